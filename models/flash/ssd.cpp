@@ -1,0 +1,242 @@
+#include "models/flash/ssd.hpp"
+
+#include <algorithm>
+
+#include "sim/core/check.hpp"
+
+namespace nearkv {
+
+using namespace std::chrono_literals;
+
+void SsdConfig::fields(FieldVisitor& v) {
+  v.parameter("count", count, "equal drives, striped as RAID-0", {1, 64});
+  v.parameter("stripe_unit", stripe_unit, "RAID-0 chunk", range_of(4_KiB, 1_GiB));
+  v.parameter("capacity", capacity, "user capacity of one drive", at_least(1));
+  v.group("flash", flash, "the flash behind the drive's controller");
+  v.group("nvme", nvme, "NVMe queue pair towards the host");
+  v.parameter("controller_cores", controller_cores, "embedded cores that run the firmware",
+              {1, 64});
+  v.constant("t_firmware", t_firmware, "firmware time of one command on one core",
+             range_of(0_ps, 1ms));
+  v.parameter("write_buffer", write_buffer, "drive DRAM for data that are not yet programmed",
+              at_least(1));
+  v.constant("write_buffer_rate", write_buffer_rate, "rate into the write buffer",
+             range_of(1_MBps, 1'000'000_MBps));  // unit: a limit against slips, 1 TB/s
+  v.require(capacity <= flash.capacity(), "capacity",
+            "must not exceed the flash behind it, " + format_exact(flash.capacity()));
+  v.require(stripe_unit.count() % std::max<std::int64_t>(flash.page_size.count(), 1) == 0,
+            "stripe_unit", "must be a multiple of the flash page");
+  v.require(write_buffer >= flash.page_size, "write_buffer", "must hold at least one flash page");
+}
+
+void GapLink::forget(SimTime now) {
+  while (head_ + 1 < intervals_.size() && intervals_[head_].end <= now) {
+    ++head_;
+  }
+  if (2 * head_ >= intervals_.size()) {
+    intervals_.erase(intervals_.begin(), intervals_.begin() + static_cast<std::ptrdiff_t>(head_));
+    head_ = 0;
+  }
+}
+
+SimTime GapLink::reserve_in_gap(SimTime ready, SimDuration length) {
+  SimTime start = ready;
+  std::size_t next = head_;  // the first interval that is not before the gap
+  while (next < intervals_.size() && intervals_[next].start < start + length) {
+    start = std::max(start, intervals_[next].end);
+    ++next;
+  }
+  const SimTime end = start + length;
+  const bool touches_previous = next > head_ && intervals_[next - 1].end == start;
+  const bool touches_next = next < intervals_.size() && intervals_[next].start == end;
+  const auto position = intervals_.begin() + static_cast<std::ptrdiff_t>(next);
+  if (touches_previous && touches_next) {
+    intervals_[next - 1].end = intervals_[next].end;
+    intervals_.erase(position);
+  } else if (touches_previous) {
+    intervals_[next - 1].end = end;
+  } else if (touches_next) {
+    intervals_[next].start = start;
+  } else {
+    intervals_.insert(position, {start, end});
+  }
+  return end;
+}
+
+Ssd::Ssd(const SsdConfig& config, Rate host_link)
+    : config_(config),
+      host_link_(host_link),
+      page_size_(config.flash.page_size),
+      page_link_time_(time_for(page_size_, host_link)),
+      page_buffer_time_(time_for(page_size_, config.write_buffer_rate)),
+      units_(config.flash.units_per_channel()),
+      flash_(config.flash),
+      queue_(config.nvme),
+      cores_(config.controller_cores),
+      slots_(static_cast<std::size_t>(config.write_buffer / page_size_)) {
+  check(!slots_.empty(), "an SSD whose write buffer holds no page");
+}
+
+Grant Ssd::accept(SimTime now, Bytes offset, Bytes size) {
+  check(now >= last_command_, "SSD commands out of time order");
+  check(size > Bytes{} && offset >= Bytes{} && offset + size <= config_.capacity,
+        "an SSD command beyond the drive");
+  last_command_ = now;
+  // All commands before this one have a completion time, so there will be a slot.
+  last_submission_ = std::max(*queue_.next_slot(now), last_submission_);
+  return cores_.issue(queue_.submit(last_submission_).done, config_.t_firmware);
+}
+
+Grant Ssd::completed(const Grant& command, SimTime last_byte) {
+  return {command.start, queue_.complete(last_byte)};
+}
+
+Grant Ssd::read(SimTime now, Bytes offset, Bytes size) {
+  const Grant command = accept(now, offset, size);
+  program_what_starts_by(command.done);
+  uplink_.forget(now);
+  bytes_read_ += size;
+  const std::int64_t first = offset / page_size_;
+  int channel = channel_of(first);
+  int unit = unit_of(first);
+  Bytes part = page_size_ - (offset - page_size_ * first);  // of the page that is asked for
+  SimTime done{};
+  while (size > Bytes{}) {
+    part = std::min(part, size);
+    const SimTime ready = flash_.read(command.done, channel, unit).done;
+    done = std::max(done, uplink_.reserve(ready, link_time(part)));
+    size -= part;
+    part = page_size_;
+    if (++channel == config_.flash.channels) {
+      channel = 0;
+      unit = unit + 1 == units_ ? 0 : unit + 1;
+    }
+  }
+  return completed(command, done);
+}
+
+Grant Ssd::write(SimTime now, Bytes offset, Bytes size) {
+  const Grant command = accept(now, offset, size);
+  bytes_written_ += size;
+  const auto slots = static_cast<std::int64_t>(slots_.size());
+  while (size > Bytes{}) {
+    SimTime& slot = slots_[buffered_ % slots];
+    while (programmed_ <= buffered_ - slots) {
+      program_oldest();
+    }
+    const Bytes part = std::min(page_size_ - open_page_, size);
+    const SimTime room = open_page_ == Bytes{} ? slot : SimTime{};
+    const SimDuration transfer = link_time(part);
+    downlink_free_ = std::max({command.done, downlink_free_, room}) + transfer;
+    downlink_busy_ += transfer;
+    buffer_port_free_ =
+        std::max(downlink_free_, buffer_port_free_) +
+        (part == page_size_ ? page_buffer_time_ : time_for(part, config_.write_buffer_rate));
+    open_page_ += part;
+    size -= part;
+    if (open_page_ == page_size_) {
+      slot = buffer_port_free_;
+      ++buffered_;
+      open_page_ = Bytes{};
+    }
+  }
+  return completed(command, buffer_port_free_);
+}
+
+void Ssd::program_oldest() {
+  SimTime& slot = slots_[programmed_ % static_cast<std::int64_t>(slots_.size())];
+  slot = flash_.program(slot, channel_of(programmed_), unit_of(programmed_)).done;
+  drained_at_ = std::max(drained_at_, slot);
+  ++programmed_;
+}
+
+void Ssd::program_what_starts_by(SimTime time) {
+  while (programmed_ < buffered_) {
+    // A read of the same unit would start when a program could; both then wait for the bus.
+    const SimTime arrival = slots_[programmed_ % static_cast<std::int64_t>(slots_.size())];
+    const Grant read = flash_.probe_read(arrival, channel_of(programmed_), unit_of(programmed_));
+    if (read.start - config_.flash.t_command > time) {
+      return;
+    }
+    program_oldest();
+  }
+}
+
+SimTime Ssd::drain() {
+  while (programmed_ < buffered_) {
+    program_oldest();
+  }
+  return drained_at_;
+}
+
+void Ssd::report(Metrics& metrics, const std::string& prefix, SimDuration elapsed) const {
+  queue_.report(metrics, prefix + "/nvme");
+  metrics.add(prefix + "/host_bytes_read", static_cast<double>(bytes_read_.count()), "B",
+              "bytes that the host read");
+  metrics.add(prefix + "/host_bytes_written", static_cast<double>(bytes_written_.count()), "B",
+              "bytes that the host wrote");
+  if (elapsed > SimDuration{}) {
+    const double seconds = to_seconds(elapsed);
+    metrics.add(prefix + "/link_read_utilization", to_seconds(uplink_.busy()) / seconds, "1",
+                "share of the time in which the host link carried data of reads");
+    metrics.add(prefix + "/link_write_utilization", to_seconds(downlink_busy_) / seconds, "1",
+                "share of the time in which the host link carried data of writes");
+    metrics.add(prefix + "/controller_utilization",
+                to_seconds(cores_.busy()) / seconds / cores_.servers(), "1",
+                "mean share of the time in which a controller core ran firmware");
+  }
+  flash_.report(metrics, prefix + "/flash", elapsed);
+}
+
+SsdArray::SsdArray(const SsdConfig& config, Rate host_link_each)
+    : stripe_unit_(config.stripe_unit), capacity_(config.capacity * config.count) {
+  check(config.count > 0, "an array of no drives");
+  drives_.reserve(static_cast<std::size_t>(config.count));
+  for (int i = 0; i < config.count; ++i) {
+    drives_.emplace_back(config, host_link_each);
+  }
+}
+
+Grant SsdArray::striped(SimTime now, Bytes offset, Bytes size,
+                        Grant (Ssd::*command)(SimTime, Bytes, Bytes)) {
+  check(size > Bytes{}, "a request for nothing");
+  const auto drives = static_cast<std::int64_t>(drives_.size());
+  const std::int64_t first = offset / stripe_unit_;
+  const std::int64_t last = (offset + size - Bytes{1}) / stripe_unit_;
+  Grant whole{kNever, SimTime{}};
+  // The chunks of one drive are neighbours there: chunk c is its chunk c / drives.
+  for (std::int64_t chunk = first; chunk <= std::min(last, first + drives - 1); ++chunk) {
+    const std::int64_t last_of_drive = last - (last - chunk) % drives;
+    const Bytes from = chunk == first ? offset - stripe_unit_ * first : Bytes{};
+    const Bytes to = last_of_drive == last ? offset + size - stripe_unit_ * last : stripe_unit_;
+    const Bytes local = stripe_unit_ * (chunk / drives) + from;
+    const Bytes local_end = stripe_unit_ * (last_of_drive / drives) + to;
+    const Grant part = (drives_[chunk % drives].*command)(now, local, local_end - local);
+    whole = {std::min(whole.start, part.start), std::max(whole.done, part.done)};
+  }
+  return whole;
+}
+
+Bytes SsdArray::bytes_read() const {
+  Bytes sum{};
+  for (const Ssd& drive : drives_) {
+    sum += drive.bytes_read();
+  }
+  return sum;
+}
+
+Bytes SsdArray::bytes_written() const {
+  Bytes sum{};
+  for (const Ssd& drive : drives_) {
+    sum += drive.bytes_written();
+  }
+  return sum;
+}
+
+void SsdArray::report(Metrics& metrics, const std::string& prefix, SimDuration elapsed) const {
+  for (int i = 0; i < count(); ++i) {
+    drives_[i].report(metrics, prefix + "/" + std::to_string(i), elapsed);
+  }
+}
+
+}  // namespace nearkv

@@ -1,0 +1,282 @@
+#include "models/flash/ssd.hpp"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include "models/host/host_fixture.hpp"
+#include "sim/core/random.hpp"
+
+using namespace nearkv;
+using namespace std::chrono_literals;
+
+namespace {
+
+// PCIe 4.0 x4: 4 x 1.969 GB/s, 256 B of payload with 26 B of overhead.
+constexpr Rate kLink{7'150'000'000};
+
+/// 2 channels x 2 units of 4 KiB pages; every stage has its own round number.
+SsdConfig small_ssd() {
+  SsdConfig config;
+  config.count = 1;
+  config.stripe_unit = 8_KiB;
+  config.capacity = 8_MiB;
+  config.flash = {.channels = 2,
+                  .dies_per_channel = 2,
+                  .planes_per_die = 1,
+                  .blocks_per_plane = 16,
+                  .pages_per_block = 64,
+                  .page_size = 4_KiB,
+                  .spare_size = 0_B,
+                  .channel_rate = Rate{4'096'000'000},  // 1 us a page
+                  .array_unit = ArrayUnit::plane,
+                  .cache_read = false,
+                  .t_command = 100ns,
+                  .t_read = 40us,
+                  .t_program = 200us,
+                  .t_erase = 3ms};
+  config.nvme = {.queue_depth = 64,
+                 .host_submit = 0ns,
+                 .doorbell = 300ns,
+                 .command_fetch = 700ns,
+                 .completion = 3us};
+  config.controller_cores = 1;
+  config.t_firmware = 5us;
+  config.write_buffer = 32_KiB;
+  config.write_buffer_rate = Rate{40'960'000'000};  // 100 ns a page
+  return config;
+}
+constexpr Rate kSmallLink{2'048'000'000};  // 2 us a page
+
+SimTime at(SimDuration d) { return SimTime{d}; }
+
+struct Throughput {
+  double bytes_per_second;
+  double commands_per_second;
+};
+
+/// `depth` commands outstanding: each completion submits the next one.
+template <class Command>
+Throughput closed_loop(std::int64_t commands, int depth, Bytes size, Command command) {
+  std::vector<SimTime> slots(static_cast<std::size_t>(depth));
+  SimTime end{};
+  for (std::int64_t i = 0; i < commands; ++i) {
+    const auto slot = std::min_element(slots.begin(), slots.end());
+    *slot = command(*slot, i).done;
+    end = std::max(end, *slot);
+  }
+  const double seconds = to_seconds(end);
+  const auto count = static_cast<double>(commands);
+  return {count * static_cast<double>(size.count()) / seconds, count / seconds};
+}
+
+}  // namespace
+
+TEST_CASE("ssd: an idle read is the sum of its parts") {
+  Ssd ssd(small_ssd(), kSmallLink);
+  // Two pages on two channels: both leave the flash at the same time and share the link.
+  const SimDuration expected =
+      300ns + 700ns + 5us + 100ns + 40us + 1us + 2 * SimDuration{2us} + 3us;
+  const Grant grant = ssd.read(at(1ms), 0_B, 8_KiB);
+  MESSAGE(
+      fmt::format("doorbell + command_fetch + t_firmware + t_command + t_read + bus transfer "
+                  "+ 2 link transfers + completion = {}; simulated {}",
+                  format_exact(expected), format_exact(grant.done - at(1ms))));
+  CHECK(grant.done - at(1ms) == expected);
+}
+
+TEST_CASE("ssd: a read of part of a page moves only that part over the link") {
+  Ssd ssd(small_ssd(), kSmallLink);
+  const SimDuration expected =
+      300ns + 700ns + 5us + 100ns + 40us + 1us + time_for(512_B, kSmallLink) + 3us;
+  CHECK(ssd.read(at(0_ps), 3584_B, 512_B).done == at(expected));
+}
+
+TEST_CASE("ssd: an idle write ends in the buffer, and the buffer drains by programs") {
+  Ssd ssd(small_ssd(), kSmallLink);
+  // Two pages follow each other over the link; the second enters the buffer last.
+  const SimDuration arrival = 300ns + 700ns + 5us + 2 * SimDuration{2us} + 100ns;
+  const Grant grant = ssd.write(at(0_ps), 0_B, 8_KiB);
+  MESSAGE(
+      fmt::format("doorbell + command_fetch + t_firmware + 2 link transfers + buffer transfer "
+                  "+ completion = {}; simulated {}",
+                  format_exact(arrival + 3us), format_exact(grant.done - at(0_ps))));
+  CHECK(grant.done == at(arrival + 3us));
+  CHECK(ssd.drain() == at(arrival + 100ns + 1us + 200us));
+  CHECK(ssd.flash().counters().pages_programmed == 2);
+}
+
+TEST_CASE("ssd: writes beyond the buffer wait for programs") {
+  Ssd ssd(small_ssd(), kSmallLink);
+  const Grant fits = ssd.write(at(0_ps), 0_B, 32_KiB);
+  const Grant waits = ssd.write(at(0_ps), 32_KiB, 4_KiB);
+  CHECK(fits.done < at(100us));
+  CHECK(waits.done > at(200us));
+  CHECK(waits.done < at(300us));
+}
+
+TEST_CASE("ssd: written bytes are programmed in whole pages, and none is lost") {
+  Ssd ssd(small_ssd(), kSmallLink);
+  Rng rng(1, "ssd/write sizes");
+  SimTime now{};
+  for (int i = 0; i < 200; ++i) {
+    const Bytes size{static_cast<std::int64_t>(rng.below(20'000)) + 1};
+    now = ssd.write(now, Bytes{static_cast<std::int64_t>(rng.below(1'000'000))}, size).done;
+  }
+  ssd.drain();
+  CHECK(ssd.flash().counters().pages_programmed == ssd.bytes_written() / 4_KiB);
+}
+
+TEST_CASE("ssd: a read goes before programs that have not started") {
+  SsdConfig config = small_ssd();
+  config.write_buffer = 1_MiB;
+  Ssd ssd(config, kSmallLink);
+  ssd.write(at(0_ps), 0_B, 1_MiB);  // 256 programs, 64 after each other on each unit
+  const Grant read = ssd.read(at(1ms), 0_B, 4_KiB);
+  // At worst a started program, what waits for it on the bus, and its own 54.1 us.
+  CHECK(read.done - at(1ms) > SimDuration{52us});
+  CHECK(read.done - at(1ms) < SimDuration{2 * 202us + 55us});
+}
+
+TEST_CASE("ssd: commands must come in time order and inside the drive") {
+  Ssd ssd(small_ssd(), kSmallLink);
+  ssd.read(at(1us), 0_B, 4_KiB);
+  CHECK_THROWS_AS(ssd.read(at(1us) - 1_ps, 0_B, 4_KiB), CheckFailure);
+  CHECK_THROWS_AS(ssd.read(at(2us), 8_MiB, 1_B), CheckFailure);
+  CHECK_THROWS_AS(ssd.read(at(2us), 0_B, 0_B), CheckFailure);
+}
+
+TEST_CASE("ssd: a command that finds no queue slot waits for one") {
+  SsdConfig config = small_ssd();
+  config.nvme.queue_depth = 1;
+  Ssd ssd(config, kSmallLink);
+  const Grant first = ssd.read(at(0_ps), 0_B, 4_KiB);
+  const Grant second = ssd.read(at(0_ps), 0_B, 4_KiB);
+  CHECK(second.done - first.done == first.done - at(0_ps));
+}
+
+TEST_CASE("ssd: the link never carries two transfers at a time and starts none early") {
+  struct Transfer {
+    SimTime start;
+    SimTime end;
+  };
+  Rng rng(7, "ssd/link");
+  GapLink link;
+  std::vector<Transfer> all;
+  SimTime now{};
+  SimDuration sum{};
+  for (int i = 0; i < 5'000; ++i) {
+    now += SimDuration{static_cast<std::int64_t>(rng.below(120))};
+    link.forget(now);
+    const SimTime ready = now + SimDuration{static_cast<std::int64_t>(rng.below(900))};
+    const SimDuration length{static_cast<std::int64_t>(rng.below(100)) + 1};
+    const SimTime end = link.reserve(ready, length);
+    REQUIRE(end - length >= ready);
+    all.push_back({end - length, end});
+    sum += length;
+  }
+  std::sort(all.begin(), all.end(),
+            [](const Transfer& a, const Transfer& b) { return a.start < b.start; });
+  for (std::size_t i = 1; i < all.size(); ++i) {
+    REQUIRE(all[i].start >= all[i - 1].end);
+  }
+  CHECK(link.busy() == sum);
+}
+
+TEST_CASE("ssd: data that are ready in order leave first come first served") {
+  GapLink link;
+  CHECK(link.reserve(at(10ns), 5ns) == at(15ns));
+  CHECK(link.reserve(at(12ns), 5ns) == at(20ns));
+  CHECK(link.reserve(at(40ns), 5ns) == at(45ns));
+  CHECK(link.reserve(at(12ns), 5ns) == at(25ns));   // into the gap
+  CHECK(link.reserve(at(12ns), 20ns) == at(65ns));  // too long for it
+}
+
+TEST_CASE("ssd: RAID-0 gives each drive its bytes, in one command") {
+  SsdConfig config = small_ssd();
+  config.count = 3;
+  Rng rng(3, "ssd/raid");
+  for (int i = 0; i < 300; ++i) {
+    SsdArray array(config, kSmallLink);
+    const Bytes offset{static_cast<std::int64_t>(rng.below(200'000))};
+    const Bytes size{static_cast<std::int64_t>(rng.below(100'000)) + 1};
+    array.read(at(0_ps), offset, size);
+    std::vector<std::int64_t> expected(3);
+    for (std::int64_t byte = offset.count(); byte < (offset + size).count(); ++byte) {
+      ++expected[byte / 8192 % 3];
+    }
+    for (int drive = 0; drive < 3; ++drive) {
+      REQUIRE(array.drive(drive).bytes_read().count() == expected[drive]);
+    }
+  }
+}
+
+TEST_CASE("ssd: faster flash and a faster link never make a sequential read later") {
+  SsdConfig slow = small_ssd();
+  SsdConfig fast = small_ssd();
+  fast.flash.t_read = 30us;
+  fast.flash.channel_rate = Rate{5'000'000'000};
+  fast.t_firmware = 4us;
+  Ssd slower(slow, kSmallLink);
+  Ssd faster(fast, Rate{3'000'000'000});
+  Rng rng(5, "ssd/monotone");
+  SimTime now{};
+  Bytes offset{};
+  for (int i = 0; i < 500; ++i) {
+    const Bytes size{static_cast<std::int64_t>(rng.below(60'000)) + 1};
+    const SimTime later = slower.read(now, offset, size).done;
+    REQUIRE(faster.read(now, offset, size).done <= later);
+    offset += size;
+    if (offset > 7_MiB) {
+      offset = Bytes{};
+    }
+    now += SimDuration{static_cast<std::int64_t>(rng.below(60'000'000))};
+  }
+}
+
+TEST_CASE("ssd: the 980 PRO model reaches its data sheet in sequential reads and writes") {
+  const SsdConfig config = shipped_ssd();
+  const Bytes size = 1_MiB;
+  SsdArray reader(config, kLink);
+  const Throughput read = closed_loop(8'000, 32, size, [&](SimTime now, std::int64_t i) {
+    return reader.read(now, size * i, size);
+  });
+  SsdArray writer(config, kLink);
+  const Throughput write = closed_loop(8'000, 32, size, [&](SimTime now, std::int64_t i) {
+    return writer.write(now, size * i, size);
+  });
+  MESSAGE(
+      fmt::format("1 MiB at depth 32: read {:.2f} GB/s (data sheet 7.0), write {:.2f} GB/s "
+                  "(data sheet 5.1, the point that t_program is fitted to)",
+                  read.bytes_per_second / 1e9, write.bytes_per_second / 1e9));
+  CHECK(read.bytes_per_second == doctest::Approx(7.0e9).epsilon(0.03));
+  CHECK(write.bytes_per_second == doctest::Approx(5.1e9).epsilon(0.03));
+}
+
+TEST_CASE("ssd: the 980 PRO model has random reads of the data sheet's order") {
+  // The data sheet says 1 M IOPS at depth 32 with 16 threads and 22 k IOPS at depth 1. FlashArray
+  // moves whole 16 KiB pages over the channel, which bounds 4 KiB reads at
+  // 8 channels / (t_command + 15.28 us) = 513 k IOPS; a real drive moves the 4 KiB only.
+  const SsdConfig config = shipped_ssd();
+  Rng rng(9, "ssd/random");
+  const auto read_random = [&](SsdArray& ssds) {
+    return [&](SimTime now, std::int64_t) {
+      return ssds.read(now, 4_KiB * static_cast<std::int64_t>(rng.below(1 << 28)), 4_KiB);
+    };
+  };
+  SsdArray deep(config, kLink);
+  const double many = closed_loop(200'000, 512, 4_KiB, read_random(deep)).commands_per_second;
+  SsdArray shallow(config, kLink);
+  const double one = closed_loop(2'000, 1, 4_KiB, read_random(shallow)).commands_per_second;
+  MESSAGE(
+      fmt::format("random 4 KiB reads: {:.0f} k IOPS at depth 512 (data sheet 1,000 k), "
+                  "{:.1f} k at depth 1 (data sheet 22 k)",
+                  many / 1e3, one / 1e3));
+  CHECK(many > 0.3e6);
+  CHECK(many < 1.03e6);
+  CHECK(one > 11e3);
+  CHECK(one < 22e3);
+}

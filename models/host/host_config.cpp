@@ -1,0 +1,76 @@
+#include "models/host/host_config.hpp"
+
+#include <algorithm>
+
+namespace nearkv {
+
+using namespace std::chrono_literals;
+
+namespace {
+
+/// `whole` is a multiple of `part`, or one of them is not set (and reported for that).
+bool divides(Bytes part, Bytes whole) {
+  return part <= Bytes{} || whole.count() % part.count() == 0;
+}
+
+}  // namespace
+
+void FileSystemConfig::fields(FieldVisitor& v) {
+  const Range cpu_cost = range_of(0_ps, 1ms);
+  v.constant("readahead_window", readahead_window,
+             "how much of a file the kernel reads ahead at a time, aligned to itself",
+             range_of(512_B, 1_GiB));
+  v.parameter("windows_in_flight", windows_in_flight,
+              "readahead windows of one stream that are read at a time; 1: each is waited for",
+              {1, 64});
+  v.constant("hit_per_page", hit_per_page,
+             "CPU time of a mapped page that is resident: minor fault and copy", cpu_cost);
+  v.constant("miss_per_page", miss_per_page,
+             "additional CPU time of a page that is not: allocation, insertion, reclaim", cpu_cost);
+  v.constant("io_submission", io_submission, "CPU time of one block request", cpu_cost);
+  v.constant("dirty_background_ratio", dirty_background_ratio,
+             "share of memory above which dirty file data are written back", {0, 1});
+  v.constant("dirty_ratio", dirty_ratio,
+             "share of memory above which a writer waits for its own writeback", {0, 1});
+  v.require(dirty_background_ratio <= dirty_ratio, "dirty_background_ratio",
+            "must not exceed dirty_ratio");
+}
+
+void SwapConfig::fields(FieldVisitor& v) {
+  const Range cpu_cost = range_of(0_ps, 1ms);
+  v.parameter("size", size, "swap space on the SSDs; 0B for none", at_least(0));
+  v.constant("cluster_pages", cluster_pages, "pages that one major fault reads from swap",
+             {1, 1024});  // not a constant: a limit against slips
+  v.constant("major_fault", major_fault, "CPU time of a fault that reads from swap", cpu_cost);
+  v.constant("minor_fault", minor_fault, "CPU time to map one anonymous page", cpu_cost);
+  v.constant("swap_out_per_page", swap_out_per_page,
+             "CPU time to unmap a page and give it a swap slot", cpu_cost);
+}
+
+void HostConfig::fields(FieldVisitor& v) {
+  v.parameter("cores", cores, "CPU cores", {1, 1024});  // not a constant: a limit against slips
+  v.parameter("dram", dram, "host memory", at_least(1));
+  v.constant("reserved", reserved, "memory held by operating system and runtime", at_least(0));
+  v.constant("dram_rate", dram_rate, "sustained memory bandwidth", at_least(1));
+  v.constant("pageable_h2d", pageable_h2d, "copy of pageable memory to the GPU", at_least(1));
+  v.constant("pageable_d2h", pageable_d2h, "copy from the GPU into pageable memory", at_least(1));
+  v.constant("page_size", page_size, "page of the virtual memory", range_of(512_B, 1_GiB));
+  v.parameter("memory_extent", memory_extent,
+              "granule in which page cache and anonymous memory age and are evicted",
+              range_of(512_B, 1_GiB));
+  v.group("file_system", file_system, "the path of file reads and writes through the page cache");
+  v.group("swap", swap, "anonymous memory that does not fit");
+
+  const Bytes window = file_system.readahead_window;
+  v.require(reserved < dram, "reserved", "must be less than dram, " + format_exact(dram));
+  v.require(divides(page_size, window), "file_system/readahead_window", "must be whole pages");
+  v.require(divides(window, memory_extent) && memory_extent >= window, "memory_extent",
+            "must be a multiple of file_system/readahead_window, " + format_exact(window));
+  v.require(memory_extent <= window * 64, "memory_extent",
+            "must be at most 64 times file_system/readahead_window");
+  v.require(divides(page_size * swap.cluster_pages, window), "swap/cluster_pages",
+            "times page_size must divide file_system/readahead_window");
+  v.require(memory_extent <= dram - reserved, "memory_extent", "must fit into dram - reserved");
+}
+
+}  // namespace nearkv

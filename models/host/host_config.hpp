@@ -1,0 +1,48 @@
+// The host: cores, memory, copies to and from the GPU, the file-system path. Config /host.
+#pragma once
+
+#include "sim/core/fields.hpp"
+#include "sim/core/units.hpp"
+
+namespace nearkv {
+
+/// What reading and writing a memory-mapped file costs on the CPU, and how the kernel reads ahead
+/// and writes back.
+struct FileSystemConfig {
+  Bytes readahead_window{};           // a missing part of a file is read in these, aligned
+  int windows_in_flight = 0;          // windows of one stream that are read ahead at a time
+  SimDuration hit_per_page{};         // mapping fault and copy to or from the relay buffer
+  SimDuration miss_per_page{};        // on top, for a page that was not resident
+  SimDuration io_submission{};        // block layer and driver, a request
+  double dirty_background_ratio = 0;  // share of memory; above it dirty data are written back
+  double dirty_ratio = 0;             // share of memory; above it writers write back themselves
+
+  void fields(FieldVisitor& v);
+};
+
+struct SwapConfig {
+  Bytes size{};
+  int cluster_pages = 0;            // swap readahead: pages read by one major fault
+  SimDuration major_fault{};        // CPU time of a fault that reads a cluster
+  SimDuration minor_fault{};        // a page: first touch, or mapping what swap readahead brought
+  SimDuration swap_out_per_page{};  // unmap, TLB shootdown, swap slot
+
+  void fields(FieldVisitor& v);
+};
+
+struct HostConfig {
+  int cores = 0;
+  Bytes dram{};
+  Bytes reserved{};     // held by operating system and runtime
+  Rate dram_rate{};     // sustained, all cores
+  Rate pageable_h2d{};  // copies of pageable memory; pinned memory moves at link rate
+  Rate pageable_d2h{};
+  Bytes page_size{};
+  Bytes memory_extent{};  // granule of the LRU over page cache and anonymous memory
+  FileSystemConfig file_system;
+  SwapConfig swap;
+
+  void fields(FieldVisitor& v);
+};
+
+}  // namespace nearkv

@@ -1,0 +1,75 @@
+// Where a CSD keeps the KV cache: page numbers of each head's three streams, and their place on
+// channels and array units.
+//
+// Layout: InstInfer / InstAttention (arXiv 2409.04992), dual KV layout. A stream is append-only:
+// token groups of K, token groups of V, and the channel-indexed second copy of K. Groups are
+// strided over channels along the token dimension. Not published: the unit inside a channel, and
+// how the streams of different heads are shifted against each other. Here a page's place follows
+// from its stream and number (static allocation: channel first, then die, then plane), and each
+// stream starts `stream_skew` pages after the one before, so that heads that are read at the same
+// time do not start on the same unit.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/api.hpp"
+#include "models/flash/flash_array.hpp"
+#include "sim/core/fields.hpp"
+
+namespace nearkv {
+
+enum class KvStream { key_tokens, value_tokens, key_channels };
+inline constexpr int kKvStreams = 3;
+
+struct KvLayoutConfig {
+  int channels_per_group = 0;  // of the channel-indexed K copy; the paper: 2 to 8
+  int stream_skew = 0;         // pages
+
+  void fields(FieldVisitor& v);
+};
+
+/// Page of the channel-indexed stream in append order: chunk after chunk, in it group after group.
+[[nodiscard]] constexpr int channel_stream_page(int channel_group, int token_chunk,
+                                                int channel_groups) {
+  return token_chunk * channel_groups + channel_group;
+}
+
+struct PagePlace {
+  int channel;
+  int unit;
+};
+
+/// Static allocation of stream pages. `pair` numbers the (sequence, KV head) pairs of one layer on
+/// one drive; layers use the same places in other blocks.
+class KvPlacement {
+ public:
+  KvPlacement(const FlashConfig& flash, const KvLayoutConfig& layout);
+
+  /// Position of a stream's first page; add the page number and look up place().
+  [[nodiscard]] int base(int pair, KvStream stream) const {
+    const std::int64_t number = std::int64_t{pair} * kKvStreams + static_cast<int>(stream);
+    return static_cast<int>(number * skew_ % slots_);
+  }
+  [[nodiscard]] PagePlace place(int base, int page) const {
+    return places_[static_cast<std::size_t>(base + page) % places_.size()];
+  }
+
+ private:
+  std::int64_t skew_;
+  std::int64_t slots_;
+  std::vector<PagePlace> places_;  // one round over all units of all channels
+};
+
+/// Flash pages that hold the KV of one head at a context, by stream.
+struct KvPageCounts {
+  std::int64_t key_tokens = 0;
+  std::int64_t value_tokens = 0;
+  std::int64_t key_channels = 0;
+
+  [[nodiscard]] std::int64_t total() const { return key_tokens + value_tokens + key_channels; }
+};
+[[nodiscard]] KvPageCounts flushed_pages(const kernels::PageGeometry& geometry, int context,
+                                         bool channel_copy);
+
+}  // namespace nearkv

@@ -1,0 +1,102 @@
+// The operators of a transformer on one GPU: how much each computes and moves.
+//
+// FLOPs are those of matrix products, 2 x m x n x k (a multiply and an add). Elementwise
+// operators and norms count none: they do about one operation a byte and are bound by memory.
+// Bytes are what a kernel reads from and writes to GPU memory when each operand passes once; bias
+// and norm vectors (below 1/1000 of a weight matrix) are left out. Projections of one input are
+// one joint GEMM (q, k, v; gate and up).
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "models/llm/model_shape.hpp"
+#include "sim/core/units.hpp"
+
+namespace nearkv {
+
+/// What limits an operator differs by kind; a GPU has achieved rates for each.
+enum class OperatorKind { gemm, attention, norm, elementwise };
+
+/// Size of [m x k] x [k x n]; m is the number of tokens. Zero for other kinds than gemm.
+struct GemmSize {
+  std::int64_t m = 0;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+};
+
+struct OperatorWork {
+  std::string_view name;  // a literal: "qkv_projection"
+  OperatorKind kind;
+  Flops flops;
+  Bytes bytes;  // read and written
+  GemmSize size;
+  int kernels;  // launches
+};
+
+/// Equal sequences that pass a layer together. Prefill: new_tokens = context = the prompt; a
+/// decode step: new_tokens = 1 and `context` counts the new token.
+struct SequenceBatch {
+  std::int64_t sequences;   // the batch size
+  std::int64_t new_tokens;  // a sequence
+  std::int64_t context;     // keys that the last new token sees, itself included; >= new_tokens
+
+  [[nodiscard]] std::int64_t tokens() const { return sequences * new_tokens; }
+};
+
+/// fused: one kernel, scores stay on the chip, masked pairs are skipped (FlashAttention).
+/// unfused: scores, softmax and weighted values as three kernels over a whole score matrix.
+enum class AttentionKernel { fused, unfused };
+
+/// [tokens x hidden] x [hidden x qkv_width].
+[[nodiscard]] OperatorWork qkv_projection(const ModelShape& shape, std::int64_t tokens);
+/// [tokens x attention_width] x [attention_width x hidden].
+[[nodiscard]] OperatorWork output_projection(const ModelShape& shape, std::int64_t tokens);
+/// Reads and writes the residual stream once. `name` is a literal.
+[[nodiscard]] OperatorWork norm(const ModelShape& shape, std::int64_t tokens,
+                                std::string_view name);
+
+/// Causal attention of the new tokens over their context, all heads of one layer.
+/// With b sequences, t new tokens, context s, H heads of d: fused 4 b H d pairs FLOPs, where
+/// pairs = t (s - t) + t (t + 1) / 2, and bytes of q, K, V and output; unfused 4 b H d t s FLOPs
+/// in two kernels, and b H t s scores written, read, written and read.
+[[nodiscard]] std::vector<OperatorWork> attention(const ModelShape& shape,
+                                                  const SequenceBatch& batch,
+                                                  AttentionKernel kernel);
+
+/// What a layer does before attention: norm, q, k, v, and rotary positions if the model has them.
+[[nodiscard]] std::vector<OperatorWork> before_attention(const ModelShape& shape,
+                                                         std::int64_t tokens);
+/// What it does after: output projection, residual, norm, feed-forward network, residual.
+[[nodiscard]] std::vector<OperatorWork> after_attention(const ModelShape& shape,
+                                                        std::int64_t tokens);
+/// A whole layer on the GPU.
+[[nodiscard]] std::vector<OperatorWork> layer_operators(const ModelShape& shape,
+                                                        const SequenceBatch& batch,
+                                                        AttentionKernel kernel);
+
+/// Embedding and position lookup of the new tokens.
+[[nodiscard]] OperatorWork embedding(const ModelShape& shape, std::int64_t tokens);
+/// Final norm and LM head, for the last token of each sequence only.
+[[nodiscard]] std::vector<OperatorWork> next_token(const ModelShape& shape, std::int64_t sequences);
+
+/// GPU memory that one layer needs beside weights and KV cache while a batch passes it.
+struct LayerWorkspace {
+  Bytes hidden;            // the residual stream
+  Bytes block_input;       // its normed copy, later the block's output
+  Bytes qkv;               // q, k, v of the new tokens
+  Bytes scores;            // one score matrix of all heads; none when fused
+  Bytes probabilities;     // softmax's output beside its input; none when fused
+  Bytes attention_output;  // before the output projection
+  Bytes ffn_inner;         // first projection's output; the activation works in place
+
+  /// Largest sum held at a time: attention and feed-forward network do not overlap.
+  [[nodiscard]] Bytes peak() const;
+};
+[[nodiscard]] LayerWorkspace layer_workspace(const ModelShape& shape, const SequenceBatch& batch,
+                                             AttentionKernel kernel);
+/// Scores over the vocabulary for the last token of each sequence.
+[[nodiscard]] Bytes logits_bytes(const ModelShape& shape, std::int64_t sequences);
+
+}  // namespace nearkv

@@ -1,0 +1,207 @@
+#include "models/llm/operators.hpp"
+
+#include <string>
+
+#include <doctest/doctest.h>
+
+#include "sim/core/check.hpp"
+
+using namespace nearkv;
+
+namespace {
+
+/// OPT-13B's shape, by hand so that these tests need no files.
+ModelShape opt_13b() {
+  ModelShape shape;
+  shape.layers = 40;
+  shape.hidden = 5120;
+  shape.heads = 40;
+  shape.kv_heads = 40;
+  shape.head_dim = 128;
+  shape.attention_width = 5120;
+  shape.ffn = 20480;
+  shape.vocab = 50272;
+  shape.max_positions = 2048;
+  shape.learned_positions = 2050;
+  shape.tied_embeddings = true;
+  shape.biases = true;
+  shape.bytes_per_value = 2;
+  return shape;
+}
+
+/// A gated, rotary model with grouped queries, small enough for mental arithmetic.
+ModelShape small_llama() {
+  ModelShape shape;
+  shape.layers = 2;
+  shape.hidden = 64;
+  shape.heads = 4;
+  shape.kv_heads = 2;
+  shape.head_dim = 16;
+  shape.attention_width = 64;
+  shape.ffn = 100;
+  shape.gated_ffn = true;
+  shape.vocab = 1000;
+  shape.max_positions = 128;
+  shape.bytes_per_value = 2;
+  return shape;
+}
+
+std::string names_of(const std::vector<OperatorWork>& operators) {
+  std::string names;
+  for (const OperatorWork& work : operators) {
+    names += (names.empty() ? "" : " ") + std::string(work.name);
+  }
+  return names;
+}
+
+Flops flops_of(const std::vector<OperatorWork>& operators) {
+  Flops sum;
+  for (const OperatorWork& work : operators) {
+    sum += work.flops;
+  }
+  return sum;
+}
+
+Bytes bytes_of(const std::vector<OperatorWork>& operators) {
+  Bytes sum;
+  for (const OperatorWork& work : operators) {
+    sum += work.bytes;
+  }
+  return sum;
+}
+
+}  // namespace
+
+TEST_CASE("operators: a layer's GEMMs do 2 FLOPs a parameter and token") {
+  const ModelShape shape = opt_13b();
+  const std::int64_t tokens = 64;
+  std::vector<OperatorWork> operators = before_attention(shape, tokens);
+  for (const OperatorWork& work : after_attention(shape, tokens)) {
+    operators.push_back(work);
+  }
+  CHECK(names_of(operators) ==
+        "attention_norm qkv_projection output_projection attention_residual ffn_norm ffn_in "
+        "ffn_activation ffn_out ffn_residual");
+  // The matrices hold 12 x 5120^2 parameters.
+  CHECK(flops_of(operators).count() == 2 * 64 * 314'572'800LL);
+}
+
+TEST_CASE("operators: bytes of a projection are weights, input and output, once each") {
+  const OperatorWork qkv = qkv_projection(opt_13b(), 64);
+  CHECK(qkv.kind == OperatorKind::gemm);
+  CHECK(qkv.size.m == 64);
+  CHECK(qkv.size.n == 15'360);
+  CHECK(qkv.size.k == 5'120);
+  CHECK(qkv.flops.count() == 2LL * 64 * 15'360 * 5'120);
+  // 2 x (5120 x 15360 + 64 x 5120 + 64 x 15360)
+  CHECK(qkv.bytes.count() == 157'286'400 + 655'360 + 1'966'080);
+  CHECK(qkv.kernels == 1);
+}
+
+TEST_CASE("operators: decode attention reads the KV cache once") {
+  const ModelShape shape = opt_13b();
+  const SequenceBatch step{.sequences = 64, .new_tokens = 1, .context = 1536};
+  const auto fused = attention(shape, step, AttentionKernel::fused);
+  REQUIRE(fused.size() == 1);
+  // K and V: 64 x 1536 x 20 KiB; q and output 64 x 10 KiB each.
+  CHECK(fused[0].bytes == 20_KiB * 64 * 1536 + 20_KiB * 64);
+  // 4 x 64 x 40 x 128 x 1536
+  CHECK(fused[0].flops.count() == 2'013'265'920);
+
+  const auto unfused = attention(shape, step, AttentionKernel::unfused);
+  CHECK(names_of(unfused) == "attention_scores attention_softmax attention_values");
+  CHECK(flops_of(unfused) == flops_of(fused));
+  // Scores of 64 x 40 x 1536 x 2 B, written, read, written and read.
+  CHECK(bytes_of(unfused) - bytes_of(fused) == 7'864'320_B * 4);
+}
+
+TEST_CASE("operators: causal prefill does half of the pairs when fused, all when not") {
+  const ModelShape shape = opt_13b();
+  const SequenceBatch prompt{.sequences = 4, .new_tokens = 1024, .context = 1024};
+  const auto fused = attention(shape, prompt, AttentionKernel::fused);
+  CHECK(fused[0].flops.count() == 4LL * 4 * 40 * 128 * (1024 * 1025 / 2));
+  const auto unfused = attention(shape, prompt, AttentionKernel::unfused);
+  CHECK(flops_of(unfused).count() == 4LL * 4 * 40 * 128 * 1024 * 1024);
+  CHECK(unfused[1].kind == OperatorKind::elementwise);
+  CHECK(unfused[1].bytes.count() == 2LL * 2 * 4 * 40 * 1024 * 1024);
+}
+
+TEST_CASE("operators: a prompt in two chunks does the work of one") {
+  const ModelShape shape = opt_13b();
+  const auto whole = attention(shape, {4, 1000, 1000}, AttentionKernel::fused);
+  const auto first = attention(shape, {4, 300, 300}, AttentionKernel::fused);
+  const auto second = attention(shape, {4, 700, 1000}, AttentionKernel::fused);
+  CHECK(flops_of(whole) == flops_of(first) + flops_of(second));
+}
+
+TEST_CASE("operators: grouped queries, gates and rotary positions") {
+  const ModelShape shape = small_llama();
+  CHECK(names_of(before_attention(shape, 3)) == "attention_norm qkv_projection rotary");
+  CHECK(qkv_projection(shape, 3).size.n == 64 + 2 * 32);
+  // q (64) and k (32) of 3 tokens, read and written.
+  CHECK(before_attention(shape, 3)[2].bytes.count() == 2 * 2 * 3 * 96);
+  const auto after = after_attention(shape, 3);
+  CHECK(after[3].size.n == 200);
+  CHECK(after[4].bytes.count() == 2 * 3 * (200 + 100));
+  CHECK(after[5].size.k == 100);
+  // 2 KV heads of 16: K and V of 10 tokens of 5 sequences, q and output of 4 heads.
+  const auto decode = attention(shape, {5, 1, 10}, AttentionKernel::fused);
+  CHECK(decode[0].bytes.count() == 2 * (2 * 5 * 10 * 32 + 2 * 5 * 64));
+  CHECK(decode[0].flops.count() == 4 * 5 * 10 * 64);
+}
+
+TEST_CASE("operators: a whole layer is its parts in order") {
+  const ModelShape shape = small_llama();
+  const SequenceBatch batch{.sequences = 2, .new_tokens = 8, .context = 8};
+  CHECK(names_of(layer_operators(shape, batch, AttentionKernel::fused)) ==
+        names_of(before_attention(shape, 16)) + " attention " +
+            names_of(after_attention(shape, 16)));
+}
+
+TEST_CASE("operators: embedding and next token") {
+  const ModelShape shape = opt_13b();
+  CHECK(embedding(shape, 7).bytes.count() == 3 * 2 * 7 * 5120);  // token and position in, sum out
+  CHECK(embedding(small_llama(), 7).bytes.count() == 2 * 2 * 7 * 64);
+  const auto next = next_token(shape, 64);
+  CHECK(names_of(next) == "final_norm lm_head");
+  CHECK(next[1].flops.count() == 2LL * 64 * 50'272 * 5'120);
+  CHECK(logits_bytes(shape, 64) == Bytes{2LL * 64 * 50'272});
+}
+
+TEST_CASE("operators: workspace of a prompt, with and without score matrices") {
+  const ModelShape shape = opt_13b();
+  const SequenceBatch prompt{.sequences = 128, .new_tokens = 1024, .context = 1024};
+  const LayerWorkspace unfused = layer_workspace(shape, prompt, AttentionKernel::unfused);
+  // 128 x 40 x 1024^2 x 2 B = 10 GiB a score matrix; 128 x 1024 x 5120 x 2 B = 1.25 GiB.
+  CHECK(unfused.scores == 10_GiB);
+  CHECK(unfused.probabilities == 10_GiB);
+  CHECK(unfused.hidden == 1280_MiB);
+  CHECK(unfused.qkv == 3 * 1280_MiB);
+  CHECK(unfused.ffn_inner == 4 * 1280_MiB);
+  CHECK(unfused.peak() == 20_GiB + (2 + 3 + 1) * 1280_MiB);
+  const LayerWorkspace fused = layer_workspace(shape, prompt, AttentionKernel::fused);
+  CHECK(fused.scores == 0_B);
+  CHECK(fused.peak() == (2 + 4) * 1280_MiB);
+}
+
+TEST_CASE("operators: work grows with tokens, context and batch") {
+  const ModelShape shape = opt_13b();
+  for (const AttentionKernel kernel : {AttentionKernel::fused, AttentionKernel::unfused}) {
+    const SequenceBatch base{.sequences = 8, .new_tokens = 16, .context = 64};
+    for (SequenceBatch more : {SequenceBatch{9, 16, 64}, {8, 17, 64}, {8, 16, 65}}) {
+      const auto small = layer_operators(shape, base, kernel);
+      const auto large = layer_operators(shape, more, kernel);
+      CHECK(flops_of(large) > flops_of(small));
+      CHECK(bytes_of(large) > bytes_of(small));
+      CHECK(layer_workspace(shape, more, kernel).peak() >=
+            layer_workspace(shape, base, kernel).peak());
+    }
+  }
+}
+
+TEST_CASE("operators: an empty batch is our bug") {
+  const ModelShape shape = opt_13b();
+  CHECK_THROWS_AS(static_cast<void>(attention(shape, {1, 2, 1}, AttentionKernel::fused)),
+                  CheckFailure);
+  CHECK_THROWS_AS(static_cast<void>(qkv_projection(shape, 0)), CheckFailure);
+}

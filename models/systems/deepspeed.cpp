@@ -1,0 +1,146 @@
+// DeepSpeed-MII with ZeRO-Inference as the paper's baseline uses it: weights in VRAM, the KV cache
+// in pageable host memory. Each decode layer copies its KV to the GPU and the new token's K and V
+// back; copies of pageable memory are synchronous, so nothing overlaps. When KV no longer fits
+// host memory, the kernel swaps.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/llm/operators.hpp"
+#include "models/systems/design_point.hpp"
+#include "models/systems/machine.hpp"
+#include "models/systems/system.hpp"
+
+namespace nearkv {
+
+namespace {
+
+class DeepSpeedSystem final : public System {
+ public:
+  void fields(FieldVisitor& v) override {
+    v.one_of("attention_kernel", attention_kernel_, {"fused", "unfused"},
+             "GPU attention: fused, or scores, softmax and values as kernels over a whole matrix");
+    v.constant("kv_copies", kv_copies_,
+               "host memory that a layer's KV takes and that a step touches, in copies of it",
+               {1, 16});
+  }
+
+  void require_parts(FieldVisitor& v, const DesignPoint& point) const override {
+    v.require(!point.ssd.empty(), "ssd", "is empty; deepspeed swaps to an SSD");
+  }
+
+  void place(RunContext& run) override;
+  void prefill(RunContext& run) override;
+  void decode_step(RunContext& run, int context) override;
+  void warm_up(RunContext& run, int context) override;
+
+  [[nodiscard]] StepKey step_key(const DesignPoint& /*point*/, int context) const override {
+    return {0, context};
+  }
+
+  [[nodiscard]] double kv_access_seconds(RunContext& run) const override {
+    return to_seconds(run.machine.phase("kv_swap") + run.machine.phase("kv_copy"));
+  }
+
+  [[nodiscard]] std::vector<std::string> notes(const DesignPoint& /*point*/) const override {
+    return {};
+  }
+
+ private:
+  /// K and V of the whole batch for one token in one layer.
+  [[nodiscard]] static Bytes row(const DesignPoint& point) {
+    return point.model.kv_bytes_per_token_and_layer() * point.workload.batch;
+  }
+  /// What a step that attends over `context` tokens touches of a layer's region.
+  [[nodiscard]] MemorySpan touched(const RunContext& run, std::int64_t layer, int context) const {
+    return {regions_[layer], Bytes{}, row(run.point) * context * kv_copies_};
+  }
+  void touch(RunContext& run, std::int64_t layer, int context);
+
+  AttentionKernel attention_kernel_ = AttentionKernel::unfused;
+  int kv_copies_ = 0;
+
+  std::vector<MemoryObject> regions_;  // by layer
+};
+
+void DeepSpeedSystem::place(RunContext& run) {
+  const DesignPoint& point = run.point;
+  Machine& machine = run.machine;
+  machine.declare_phase("gpu_compute", "GPU operators");
+  machine.declare_phase("kv_swap", "page faults on KV in host memory");
+  machine.declare_phase("kv_copy", "copies of KV between pageable host memory and VRAM");
+  machine.gpu().memory().allocate("weights", point.model.weight_bytes());
+  const Bytes size = row(point) * point.workload.longest_context() * kv_copies_;
+  for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
+    regions_.push_back(machine.host_storage().create_region(size));
+  }
+}
+
+/// Page faults of a layer's KV. Appending makes a new tensor, so that all of it is written.
+void DeepSpeedSystem::touch(RunContext& run, std::int64_t layer, int context) {
+  const ScopedPhase phase(run.machine, "kv_swap");
+  Completion touched_all;
+  run.machine.host_storage().touch_memory(run.machine.engine().now(),
+                                          touched(run, layer, context), Access::write,
+                                          touched_all);
+  run.machine.engine().wait(touched_all);
+}
+
+void DeepSpeedSystem::prefill(RunContext& run) {
+  const DesignPoint& point = run.point;
+  Machine& machine = run.machine;
+  const SequenceBatch prompt{point.workload.batch, point.workload.prompt_tokens,
+                             point.workload.prompt_tokens};
+  const Bytes layer_kv = row(point) * point.workload.prompt_tokens;
+  const ScopedAllocation workspace(machine.gpu().memory(), "prefill workspace",
+                                   layer_workspace(point.model, prompt, attention_kernel_).peak());
+  const ScopedAllocation kv(machine.gpu().memory(), "KV of one layer", layer_kv);
+  const std::vector<OperatorWork> work = layer_operators(point.model, prompt, attention_kernel_);
+  machine.compute(std::vector{embedding(point.model, prompt.tokens())});
+  for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
+    machine.compute(work);
+    touch(run, layer, point.workload.prompt_tokens);
+    machine.pageable_copy(Machine::CopyDirection::gpu_to_host, layer_kv);
+  }
+  machine.compute(next_token(point.model, point.workload.batch));
+}
+
+void DeepSpeedSystem::warm_up(RunContext& run, int context) {
+  for (std::size_t layer = 0; layer < regions_.size(); ++layer) {
+    run.machine.host_storage().assume_used(
+        touched(run, static_cast<std::int64_t>(layer), context), Access::write);
+  }
+}
+
+void DeepSpeedSystem::decode_step(RunContext& run, int context) {
+  const DesignPoint& point = run.point;
+  Machine& machine = run.machine;
+  const SequenceBatch token{point.workload.batch, 1, context};
+  const ScopedAllocation workspace(machine.gpu().memory(), "decode workspace",
+                                   layer_workspace(point.model, token, attention_kernel_).peak());
+  const ScopedAllocation kv(machine.gpu().memory(), "KV of one layer", row(point) * context);
+  const std::vector<OperatorWork> work = layer_operators(point.model, token, attention_kernel_);
+  const auto compute = [&](std::span<const OperatorWork> operators) {
+    const ScopedPhase phase(machine, "gpu_compute");
+    machine.compute(operators);
+  };
+
+  compute(std::vector{embedding(point.model, point.workload.batch)});
+  for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
+    touch(run, layer, context);
+    {
+      const ScopedPhase phase(machine, "kv_copy");
+      machine.pageable_copy(Machine::CopyDirection::host_to_gpu, row(point) * (context - 1));
+    }
+    compute(work);
+    const ScopedPhase phase(machine, "kv_copy");
+    machine.pageable_copy(Machine::CopyDirection::gpu_to_host, row(point));
+  }
+  compute(next_token(point.model, point.workload.batch));
+}
+
+}  // namespace
+
+std::unique_ptr<System> make_deepspeed() { return std::make_unique<DeepSpeedSystem>(); }
+
+}  // namespace nearkv

@@ -1,0 +1,61 @@
+#include "models/systems/design_point.hpp"
+
+#include <fmt/format.h>
+
+namespace nearkv {
+
+void Workload::fields(FieldVisitor& v) {
+  v.parameter("batch", batch, "sequences in the batch", {1, 65'536});
+  v.parameter("prompt_tokens", prompt_tokens, "tokens of each prompt", {1, 1 << 20});
+  v.parameter("output_tokens", output_tokens,
+              "tokens generated for each sequence; the first comes from prefill", {2, 1 << 20});
+}
+
+void SimulationConfig::fields(FieldVisitor& v) {
+  v.one_of("fidelity", fidelity, {"exact", "reuse", "sampled"},
+           "exact: every page of every step; reuse: equal drive work once, same result; sampled: "
+           "some decode steps, with an error bound");
+  v.parameter("seed", seed, "seed of all random streams", {0, 1e15});
+  v.parameter("sampling_tolerance", sampling_tolerance,
+              "sampled: wanted error bound of the decode time, relative", {1e-6, 1});
+  v.parameter("most_sampled_steps", most_sampled_steps,
+              "sampled: simulate at most so many decode steps", {3, 1 << 20});
+}
+
+void DesignPoint::fields(FieldVisitor& v) {
+  v.parameter("name", name, "name of the design point, used for files");
+  v.group("model", model, "shape of the language model");
+  v.group("workload", workload, "batch and lengths");
+  v.list_of("gpu", gpu, "GPUs");
+  v.group("host", host, "host CPU, memory and file system");
+  v.group("pcie", pcie, "PCIe tree");
+  v.list_of("ssd", ssd, "NVMe SSDs; may be empty");
+  v.list_of("csd", csd, "computational storage drives; may be empty");
+  v.object({"system", "inference system: where weights, KV and activations live"},
+           [this](FieldVisitor& inner) {
+             std::vector<std::string_view> names;
+             for (const SystemKind& kind : system_kinds()) {
+               names.push_back(kind.name);
+             }
+             std::size_t index = 0;
+             inner.variant({"kind", "name of the system"}, names, index,
+                           [&](std::size_t i, FieldVisitor& fields) {
+                             system_kind = names[i];
+                             system = system_kinds()[i].make();
+                             system->fields(fields);
+                           });
+           });
+  v.group("simulation", simulation, "how exactly to simulate");
+  v.require(gpu.size() == 1, "gpu",
+            fmt::format("has {} entries; must have exactly 1", gpu.size()));
+  v.require(ssd.size() <= 1, "ssd",
+            fmt::format("has {} entries; write one entry and its count", ssd.size()));
+  v.require(workload.longest_context() <= model.max_positions, "workload/output_tokens",
+            fmt::format("prompt and output reach {} tokens; the model has {} positions",
+                        workload.longest_context(), model.max_positions));
+  if (system != nullptr) {
+    system->require_parts(v, *this);
+  }
+}
+
+}  // namespace nearkv

@@ -1,0 +1,252 @@
+// FlexGen (Sheng et al., ICML 2023) with weights in VRAM and the KV cache in files on the SSDs, as
+// the paper's baseline uses it. Each layer's K and V are two memory-mapped files; copy threads move
+// a layer's slices through pinned relay buffers. With overlap, the iteration of layer j loads the
+// cache of layer j + 1, stores that of layer j - 1 and computes layer j, and then waits for all
+// three (FlexGen's generation_loop_overlap_single_batch).
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "models/llm/operators.hpp"
+#include "models/systems/design_point.hpp"
+#include "models/systems/machine.hpp"
+#include "models/systems/system.hpp"
+
+namespace nearkv {
+
+namespace {
+
+class FlexGenSystem final : public System {
+ public:
+  void fields(FieldVisitor& v) override {
+    v.one_of("attention_kernel", attention_kernel_, {"fused", "unfused"},
+             "GPU attention: fused, or scores, softmax and values as kernels over a whole matrix");
+    v.parameter("copy_threads", copy_threads_, "threads that copy between files and GPU", {1, 64});
+    v.constant("relay_buffer", relay_buffer_, "pinned buffer of one copy thread",
+               range_of(1_MiB, 1024_GiB));
+  }
+
+  void require_parts(FieldVisitor& v, const DesignPoint& point) const override {
+    v.require(!point.ssd.empty(), "ssd", "is empty; flexgen keeps its KV cache on an SSD");
+  }
+
+  void place(RunContext& run) override;
+  void prefill(RunContext& run) override;
+  void decode_step(RunContext& run, int context) override;
+  void warm_up(RunContext& run, int context) override;
+
+  [[nodiscard]] StepKey step_key(const DesignPoint& /*point*/, int context) const override {
+    return {0, context};
+  }
+
+  [[nodiscard]] double kv_access_seconds(RunContext& run) const override {
+    return to_seconds(run.machine.phase("kv_wait"));
+  }
+
+  [[nodiscard]] std::vector<std::string> notes(const DesignPoint& /*point*/) const override {
+    return {"FlexGen's policy flags in the paper are not published; weights and activations are "
+            "taken to be in VRAM and the whole KV cache in files"};
+  }
+
+ private:
+  struct LayerFiles {
+    MemoryObject keys;
+    MemoryObject values;
+  };
+  /// K, or V, of the whole batch for one token in one layer.
+  [[nodiscard]] static Bytes row(const DesignPoint& point) {
+    return point.model.kv_bytes_per_token_and_layer() * point.workload.batch / 2;
+  }
+
+  void post_load(RunContext& run, std::int64_t layer, int context);
+  void post_store(RunContext& run, std::int64_t layer, int first_token, int past_last_token);
+  void wait_for(RunContext& run, std::unique_ptr<Completion>& completion);
+  void finish_foreign_prefetch(RunContext& run, int context);
+  void move_contents_to(RunContext& run, int tokens);
+
+  AttentionKernel attention_kernel_ = AttentionKernel::unfused;
+  int copy_threads_ = 0;
+  Bytes relay_buffer_{};
+
+  std::vector<LayerFiles> files_;
+  Worker* loader_ = nullptr;
+  Worker* storer_ = nullptr;
+  std::unique_ptr<Completion> load_;   // of the next layer
+  std::unique_ptr<Completion> store_;  // of the layer before
+  int prefetched_context_ = 0;         // layer 0 of this step is on its way, or nothing
+  int stored_tokens_ = 0;              // the files have contents up to here
+};
+
+void FlexGenSystem::place(RunContext& run) {
+  const DesignPoint& point = run.point;
+  Machine& machine = run.machine;
+  machine.declare_phase("gpu_compute", "GPU operators");
+  machine.declare_phase("kv_wait", "waiting for KV files, relay copies and their PCIe transfers");
+  machine.gpu().memory().allocate("weights", point.model.weight_bytes());
+  machine.host_storage().pin("relay buffers", relay_buffer_ * copy_threads_);
+  const Bytes size = row(point) * point.workload.longest_context();
+  for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
+    const auto file = [&](const char* what) {
+      return machine.host_storage().create_file(fmt::format("layer {} {}", layer, what), size);
+    };
+    files_.push_back({file("K"), file("V")});
+  }
+  loader_ = &machine.add_worker("flexgen/load", machine.host_node());
+  storer_ = &machine.add_worker("flexgen/store", machine.host_node());
+}
+
+void FlexGenSystem::post_load(RunContext& run, std::int64_t layer, int context) {
+  load_ = std::make_unique<Completion>();
+  const int stored = context - 1;  // the new token's K and V are made in this step
+  loader_->post(
+      [this, &run, layer, stored] {
+        Machine& machine = run.machine;
+        const Bytes length = row(run.point) * stored;
+        Completion keys;
+        Completion values;
+        const SimTime now = machine.engine().now();
+        machine.host_storage().read_file(now, {files_[layer].keys, Bytes{}, length}, keys);
+        machine.host_storage().read_file(now, {files_[layer].values, Bytes{}, length}, values);
+        machine.engine().wait(keys);
+        machine.engine().wait(values);
+        machine.pinned_copy(Machine::CopyDirection::host_to_gpu, length * 2);
+      },
+      *load_);
+}
+
+void FlexGenSystem::post_store(RunContext& run, std::int64_t layer, int first_token,
+                               int past_last_token) {
+  store_ = std::make_unique<Completion>();
+  storer_->post(
+      [this, &run, layer, first_token, past_last_token] {
+        Machine& machine = run.machine;
+        const Bytes offset = row(run.point) * first_token;
+        const Bytes length = row(run.point) * (past_last_token - first_token);
+        machine.pinned_copy(Machine::CopyDirection::gpu_to_host, length * 2);
+        Completion keys;
+        Completion values;
+        const SimTime now = machine.engine().now();
+        machine.host_storage().write_file(now, {files_[layer].keys, offset, length}, keys);
+        machine.host_storage().write_file(now, {files_[layer].values, offset, length}, values);
+        machine.engine().wait(keys);
+        machine.engine().wait(values);
+      },
+      *store_);
+}
+
+void FlexGenSystem::wait_for(RunContext& run, std::unique_ptr<Completion>& completion) {
+  if (completion) {
+    const ScopedPhase phase(run.machine, "kv_wait");
+    run.machine.engine().wait(*completion);
+    completion.reset();
+  }
+}
+
+void FlexGenSystem::prefill(RunContext& run) {
+  const DesignPoint& point = run.point;
+  Machine& machine = run.machine;
+  const SequenceBatch prompt{point.workload.batch, point.workload.prompt_tokens,
+                             point.workload.prompt_tokens};
+  const Bytes layer_kv = point.model.kv_bytes_per_token_and_layer() * prompt.tokens();
+  const ScopedAllocation workspace(machine.gpu().memory(), "prefill workspace",
+                                   layer_workspace(point.model, prompt, attention_kernel_).peak());
+  const ScopedAllocation kv(machine.gpu().memory(), "KV of two layers", layer_kv * 2);
+  const std::vector<OperatorWork> work = layer_operators(point.model, prompt, attention_kernel_);
+  machine.compute(std::vector{embedding(point.model, prompt.tokens())});
+  for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
+    if (layer > 0) {
+      post_store(run, layer - 1, 0, point.workload.prompt_tokens);
+    }
+    machine.compute(work);
+    wait_for(run, store_);
+  }
+  post_store(run, point.model.layers - 1, 0, point.workload.prompt_tokens);
+  machine.compute(next_token(point.model, point.workload.batch));
+  wait_for(run, store_);
+  stored_tokens_ = point.workload.prompt_tokens;
+}
+
+/// A prefetch for another step than `context` is waited for and thrown away.
+void FlexGenSystem::finish_foreign_prefetch(RunContext& run, int context) {
+  if (prefetched_context_ != context) {
+    wait_for(run, load_);
+    prefetched_context_ = 0;
+  }
+}
+
+/// Tokens of steps that a sampled run leaves out: they are in the files.
+void FlexGenSystem::move_contents_to(RunContext& run, int tokens) {
+  if (tokens > stored_tokens_) {
+    const Bytes offset = row(run.point) * stored_tokens_;
+    const Bytes length = row(run.point) * (tokens - stored_tokens_);
+    for (const LayerFiles& files : files_) {
+      run.machine.host_storage().assume_stored({files.keys, offset, length});
+      run.machine.host_storage().assume_stored({files.values, offset, length});
+    }
+    stored_tokens_ = tokens;
+  }
+}
+
+void FlexGenSystem::warm_up(RunContext& run, int context) {
+  finish_foreign_prefetch(run, context);
+  wait_for(run, load_);
+  move_contents_to(run, context);
+  const Bytes length = row(run.point) * context;
+  for (const LayerFiles& files : files_) {
+    run.machine.host_storage().assume_used({files.keys, Bytes{}, length}, Access::read);
+    run.machine.host_storage().assume_used({files.values, Bytes{}, length}, Access::read);
+  }
+  post_load(run, 0, context + 1);
+  prefetched_context_ = context + 1;
+  run.machine.engine().wait(*load_);
+}
+
+void FlexGenSystem::decode_step(RunContext& run, int context) {
+  const DesignPoint& point = run.point;
+  Machine& machine = run.machine;
+  const SequenceBatch token{point.workload.batch, 1, context};
+  const ScopedAllocation workspace(machine.gpu().memory(), "decode workspace",
+                                   layer_workspace(point.model, token, attention_kernel_).peak());
+  const ScopedAllocation kv(machine.gpu().memory(), "KV of two layers", row(point) * 4 * context);
+  const std::vector<OperatorWork> work = layer_operators(point.model, token, attention_kernel_);
+  const auto compute = [&](std::span<const OperatorWork> operators) {
+    const ScopedPhase phase(machine, "gpu_compute");
+    machine.compute(operators);
+  };
+
+  finish_foreign_prefetch(run, context);
+  move_contents_to(run, context - 1);
+  if (prefetched_context_ != context) {
+    post_load(run, 0, context);
+  }
+  wait_for(run, load_);
+  compute(std::vector{embedding(point.model, point.workload.batch)});
+  for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
+    const bool is_last = layer + 1 == point.model.layers;
+    if (!is_last) {
+      post_load(run, layer + 1, context);
+    } else if (context < point.workload.longest_context()) {
+      // Layer 0 of the next step; its part of this step was stored long ago.
+      post_load(run, 0, context + 1);
+      prefetched_context_ = context + 1;
+    }
+    if (layer > 0) {
+      post_store(run, layer - 1, context - 1, context);
+    }
+    compute(work);
+    wait_for(run, store_);
+    wait_for(run, load_);
+  }
+  post_store(run, point.model.layers - 1, context - 1, context);
+  compute(next_token(point.model, point.workload.batch));
+  wait_for(run, store_);
+  stored_tokens_ = std::max(stored_tokens_, context);
+}
+
+}  // namespace
+
+std::unique_ptr<System> make_flexgen() { return std::make_unique<FlexGenSystem>(); }
+
+}  // namespace nearkv

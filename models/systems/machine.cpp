@@ -1,0 +1,191 @@
+#include "models/systems/machine.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+namespace nearkv {
+
+namespace {
+
+/// A gauge of bytes.
+Gauge bytes_gauge(std::string name, std::string doc, std::function<Bytes()> read) {
+  return {std::move(name), "B", std::move(doc),
+          [read = std::move(read)] { return static_cast<double>(read().count()); }};
+}
+
+/// A gauge of the busy time of `servers` equal servers.
+Gauge busy_gauge(std::string name, std::string doc, double servers,
+                 std::function<SimDuration()> read) {
+  return {std::move(name), "s", std::move(doc),
+          [read = std::move(read)] { return to_seconds(read()); }, servers};
+}
+
+}  // namespace
+
+Machine::Machine(const DesignPoint& point)
+    : gpu_(point.gpu.front()),
+      fabric_(engine_, point.pcie, device_names(point)),
+      copy_engines_(engine_, point.gpu.front().copy_engines),
+      host_cores_(point.host.cores),
+      pageable_h2d_rate_(point.host.pageable_h2d),
+      pageable_d2h_rate_(point.host.pageable_d2h) {
+  if (!point.ssd.empty()) {
+    ssds_ = std::make_unique<SsdArray>(point.ssd.front(), fabric_.path("ssd/0", "host").bandwidth);
+    host_storage_ =
+        std::make_unique<HostStorage>(engine_.loop(), point.host, host_cores_, *ssds_);
+  }
+  if (!point.csd.empty()) {
+    for (int i = 0; i < point.csd.front().count; ++i) {
+      csds_.push_back(std::make_unique<Csd>(engine_.loop(), point.csd.front(),
+                                            fmt::format("csd/{}", i),
+                                            point.simulation.fidelity != Fidelity::exact));
+    }
+  }
+  add_gpu_gauges();
+  add_host_gauges();
+  add_link_gauges();
+  for (int i = 0; i < static_cast<int>(csds_.size()); ++i) {
+    add_csd_gauges(i);
+  }
+}
+
+std::vector<std::string> Machine::device_names(const DesignPoint& point) const {
+  std::vector<std::string> names{"gpu/0"};
+  const auto add = [&](const char* kind, const auto& drives) {
+    for (int i = 0; !drives.empty() && i < drives.front().count; ++i) {
+      names.push_back(fmt::format("{}/{}", kind, i));
+    }
+  };
+  add("ssd", point.ssd);
+  add("csd", point.csd);
+  return names;
+}
+
+void Machine::compute(std::span<const OperatorWork> operators) {
+  engine_.wait_until(gpu_.issue(engine_.now(), operators).done);
+}
+
+void Machine::transfer(NodeId from, NodeId to, Bytes size) {
+  if (size > Bytes{0}) {
+    engine_.transfer(from, to, size);
+  }
+}
+
+void Machine::pinned_copy(CopyDirection direction, Bytes size) {
+  copy_engines_.acquire();
+  const bool to_gpu = direction == CopyDirection::host_to_gpu;
+  transfer(to_gpu ? host_node() : gpu_node(), to_gpu ? gpu_node() : host_node(), size);
+  copy_engines_.release();
+}
+
+void Machine::pageable_copy(CopyDirection direction, Bytes size) {
+  const bool to_gpu = direction == CopyDirection::host_to_gpu;
+  FifoServers& staging = to_gpu ? pageable_h2d_ : pageable_d2h_;
+  const SimTime staged =
+      staging
+          .issue(engine_.now(), time_for(size, to_gpu ? pageable_h2d_rate_ : pageable_d2h_rate_))
+          .done;
+  pinned_copy(direction, size);
+  engine_.wait_until(std::max(staged, engine_.now()));
+}
+
+Worker& Machine::add_worker(const std::string& name, NodeId node) {
+  return *workers_.emplace_back(std::make_unique<Worker>(engine_, name, node));
+}
+
+void Machine::stop_workers() {
+  for (const auto& worker : workers_) {
+    worker->stop();
+  }
+}
+
+void Machine::add_to_phase(const std::string& phase, SimDuration time) {
+  phases_.at(phase) += time;
+}
+
+void Machine::declare_phase(const std::string& phase, const std::string& doc) {
+  phases_[phase] = SimDuration{0};
+  gauges_.add({"phase/" + phase, "s", doc,
+               [this, phase] { return to_seconds(phases_.at(phase)); }});
+}
+
+void Machine::add_gpu_gauges() {
+  gauges_.add(busy_gauge("gpu/0/compute", "GPU busy with operators", 1, [this] {
+    SimDuration busy{};
+    for (const SimDuration part : gpu_.counters().busy) {
+      busy += part;
+    }
+    return busy;
+  }));
+  gauges_.add(bytes_gauge("gpu/0/memory", "bytes that operators moved from and to VRAM",
+                          [this] { return gpu_.counters().bytes; }));
+}
+
+void Machine::add_host_gauges() {
+  gauges_.add(busy_gauge("host/submitter", "host thread that submits commands to the drives", 1,
+                         [this] { return submitter_.busy(); }));
+  if (host_storage_ == nullptr) {
+    return;
+  }
+  gauges_.add(busy_gauge("host/cores", "host cores busy with page faults, copies and I/O",
+                         host_cores_.servers(), [this] { return host_cores_.busy(); }));
+  gauges_.add(bytes_gauge("ssd/read", "bytes read from the SSDs",
+                          [this] { return ssds_->bytes_read(); }));
+  gauges_.add(bytes_gauge("ssd/written", "bytes written to the SSDs",
+                          [this] { return ssds_->bytes_written(); }));
+}
+
+void Machine::add_link_gauges() {
+  for (const PcieFabric::DirectedLink& link : fabric_.links()) {
+    // The time at full rate, not the time with some flow: small transfers would hide the rate.
+    gauges_.add({link.name, "s", "PCIe link direction, as time at full rate",
+                 [this, link] {
+                   return to_seconds(time_for(engine_.carried(link.id), link.bandwidth));
+                 },
+                 1});
+    gauges_.add(bytes_gauge(link.name + "/bytes", "bytes that flows moved over the link direction",
+                            [this, link] { return engine_.carried(link.id); }));
+  }
+}
+
+void Machine::add_csd_gauges(int index) {
+  const Csd* csd = csds_[static_cast<std::size_t>(index)].get();
+  const std::string name = fmt::format("csd/{}", index);
+  const FlashConfig& flash = csd->config().flash;
+  gauges_.add({name + "/flash/channels", "s", "flash channels busy with pages",
+               [csd] { return to_seconds(csd->channel_time()); },
+               static_cast<double>(flash.channels)});
+  gauges_.add(bytes_gauge(name + "/flash/read", "user data read from flash",
+                          [csd] { return csd->bytes_read(); }));
+  gauges_.add(bytes_gauge(name + "/flash/programmed", "user data programmed to flash",
+                          [csd] { return csd->bytes_programmed(); }));
+  gauges_.add(busy_gauge(name + "/reading", "KV pages on their way from flash", 1,
+                         [csd] { return csd->work().reading; }));
+  gauges_.add(busy_gauge(name + "/attention_kernels", "attention kernels at work on a block", 1,
+                         [csd] { return csd->work().computing; }));
+  gauges_.add(busy_gauge(name + "/controller_cores", "firmware", csd->config().controller.cores,
+                         [csd] { return csd->work().firmware; }));
+  gauges_.add(busy_gauge(name + "/storing", "stores on their way to flash", 1,
+                         [csd] { return csd->work().storing; }));
+}
+
+void Machine::report_memories(Metrics& metrics) const {
+  const auto add = [&](const std::string& name, Bytes high_water, Bytes capacity) {
+    metrics.add("high_water/" + name, static_cast<double>(high_water.count()), "B",
+                fmt::format("most that was held, of {}", format_short(capacity)));
+  };
+  add("VRAM", gpu_.memory().high_water(), gpu_.memory().capacity());
+  if (host_storage_ != nullptr) {
+    const HostMemory& memory = host_storage_->memory();
+    add("host DRAM", memory.high_water(), memory.capacity() + memory.pinned().held());
+  }
+  for (std::size_t i = 0; i < csds_.size(); ++i) {
+    const CapacityLedger& flash = csds_[i]->flash_capacity();
+    const CapacityLedger& dram = csds_[i]->dram();
+    add(fmt::format("csd/{}/flash", i), flash.high_water(), flash.capacity());
+    add(fmt::format("csd/{}/DRAM", i), dram.high_water(), dram.capacity());
+  }
+}
+
+}  // namespace nearkv

@@ -1,0 +1,115 @@
+// The simulated machine of a design point: every part, built and wired, and what actors need to
+// use them. Systems issue work here; the parts say how long it takes.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "models/csd/csd.hpp"
+#include "models/flash/ssd.hpp"
+#include "models/gpu/gpu.hpp"
+#include "models/host/host_storage.hpp"
+#include "models/llm/operators.hpp"
+#include "models/pcie/pcie.hpp"
+#include "models/systems/design_point.hpp"
+#include "sim/core/check.hpp"
+#include "sim/core/engine.hpp"
+#include "sim/core/gauges.hpp"
+#include "sim/core/metrics.hpp"
+#include "sim/core/servers.hpp"
+#include "sim/core/worker.hpp"
+
+namespace nearkv {
+
+class Machine {
+ public:
+  /// Throws ConfigError when the parts do not fit together (a drive without a PCIe port).
+  explicit Machine(const DesignPoint& point);
+
+  [[nodiscard]] Engine& engine() { return engine_; }
+  [[nodiscard]] Gpu& gpu() { return gpu_; }
+  [[nodiscard]] std::vector<std::unique_ptr<Csd>>& csds() { return csds_; }
+  /// Only with an SSD, which it reads and swaps to.
+  [[nodiscard]] HostStorage& host_storage() {
+    check(host_storage_ != nullptr, "host storage without an SSD");
+    return *host_storage_;
+  }
+  /// The host thread that submits commands to the drives.
+  [[nodiscard]] FifoServers& submitter() { return submitter_; }
+  [[nodiscard]] Gauges& gauges() { return gauges_; }
+
+  [[nodiscard]] NodeId gpu_node() const { return fabric_.node("gpu/0"); }
+  [[nodiscard]] NodeId host_node() const { return fabric_.host(); }
+  [[nodiscard]] NodeId csd_node(int index) const {
+    return fabric_.node("csd/" + std::to_string(index));
+  }
+
+  // -- Inside an actor: each returns when the work is done.
+  void compute(std::span<const OperatorWork> operators);
+  /// Direct memory access by a drive or between drives and VRAM; nothing happens for no bytes.
+  void transfer(NodeId from, NodeId to, Bytes size);
+  enum class CopyDirection { host_to_gpu, gpu_to_host };
+  /// A copy of pinned memory by one of the GPU's copy engines.
+  void pinned_copy(CopyDirection direction, Bytes size);
+  /// A copy of pageable memory: the driver stages it through pinned buffers, so that it moves at
+  /// the slower of the host's pageable rate and the link.
+  void pageable_copy(CopyDirection direction, Bytes size);
+
+  /// A worker that stop_workers() ends.
+  Worker& add_worker(const std::string& name, NodeId node);
+  void stop_workers();
+
+  // -- Where the driver's time goes.
+  void add_to_phase(const std::string& phase, SimDuration time);
+  /// Names a phase; before the first reading of the gauges, which show it as "phase/NAME".
+  void declare_phase(const std::string& phase, const std::string& doc);
+  [[nodiscard]] SimDuration phase(const std::string& phase) const { return phases_.at(phase); }
+
+  /// High-water marks of all memories.
+  void report_memories(Metrics& metrics) const;
+
+ private:
+  [[nodiscard]] std::vector<std::string> device_names(const DesignPoint& point) const;
+  void add_gpu_gauges();
+  void add_link_gauges();
+  void add_csd_gauges(int index);
+  void add_host_gauges();
+
+  Engine engine_;
+  Gpu gpu_;
+  PcieFabric fabric_;
+  CreditPool copy_engines_;
+  FifoServers host_cores_;
+  std::unique_ptr<SsdArray> ssds_;
+  std::unique_ptr<HostStorage> host_storage_;
+  std::vector<std::unique_ptr<Csd>> csds_;
+  FifoServers submitter_{1};
+  FifoServers pageable_h2d_{1};
+  FifoServers pageable_d2h_{1};
+  Rate pageable_h2d_rate_;
+  Rate pageable_d2h_rate_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::map<std::string, SimDuration> phases_;
+  Gauges gauges_;
+};
+
+/// Adds the simulated time between construction and destruction to a phase of the driver.
+class ScopedPhase {
+ public:
+  ScopedPhase(Machine& machine, std::string phase)
+      : machine_(machine), phase_(std::move(phase)), begin_(machine.engine().now()) {}
+  ~ScopedPhase() { machine_.add_to_phase(phase_, machine_.engine().now() - begin_); }
+  ScopedPhase(const ScopedPhase&) = delete;
+  ScopedPhase& operator=(const ScopedPhase&) = delete;
+
+ private:
+  Machine& machine_;
+  std::string phase_;
+  SimTime begin_;
+};
+
+}  // namespace nearkv

@@ -1,0 +1,79 @@
+// An inference system is a policy: it places weights, KV cache and activations, and issues
+// operators on the machine's parts. It contains no timing. A new system is one file that defines a
+// subclass, one line in system_table.cpp and one config.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "models/systems/step_sampler.hpp"
+#include "sim/core/fields.hpp"
+
+namespace nearkv {
+
+class Machine;
+struct DesignPoint;
+
+/// What a system works with during a run.
+struct RunContext {
+  const DesignPoint& point;
+  Machine& machine;
+};
+
+class System {
+ public:
+  System() = default;
+  System(const System&) = delete;
+  System& operator=(const System&) = delete;
+  virtual ~System() = default;
+
+  /// The system's own parameters and constants (config /system, besides "kind").
+  virtual void fields(FieldVisitor& v) = 0;
+
+  /// Rules over the whole design point ("needs a CSD"); reported as config errors.
+  virtual void require_parts(FieldVisitor& v, const DesignPoint& point) const = 0;
+
+  /// Allocates what lives as long as the run. Throws OutOfCapacity. Runs inside an actor, as all
+  /// that follows.
+  virtual void place(RunContext& run) = 0;
+
+  /// Processes the prompts of the batch, and returns when the first token of every sequence is
+  /// known and the KV cache is where decode needs it.
+  virtual void prefill(RunContext& run) = 0;
+
+  /// Generates one token for every sequence, attending over `context` tokens (the new one
+  /// included). Steps may come in any order: a sampled run leaves most of them out.
+  virtual void decode_step(RunContext& run, int context) = 0;
+
+  /// Brings the machine into the state in which step `context` leaves it, for a sampled run that
+  /// goes on with the step behind it. What cannot be derived is simulated.
+  virtual void warm_up(RunContext& run, int context) { decode_step(run, context); }
+
+  /// Steps of equal keys take equal time (step_sampler.hpp).
+  [[nodiscard]] virtual StepKey step_key(const DesignPoint& point, int context) const = 0;
+
+  /// Cumulative time in which KV data were on their way to where attention is computed (seconds).
+  [[nodiscard]] virtual double kv_access_seconds(RunContext& run) const = 0;
+
+  /// What a reader of the record must know.
+  [[nodiscard]] virtual std::vector<std::string> notes(const DesignPoint& point) const = 0;
+};
+
+struct SystemKind {
+  std::string_view name;
+  std::string_view doc;
+  std::unique_ptr<System> (*make)();
+};
+
+/// All systems, in the order in which they are listed to users.
+[[nodiscard]] const std::vector<SystemKind>& system_kinds();
+
+// Defined one file a system.
+std::unique_ptr<System> make_deepspeed();
+std::unique_ptr<System> make_flexgen();
+std::unique_ptr<System> make_insti_dense();
+std::unique_ptr<System> make_insti_sparf();
+
+}  // namespace nearkv

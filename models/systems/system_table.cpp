@@ -1,0 +1,15 @@
+#include "models/systems/system.hpp"
+
+namespace nearkv {
+
+const std::vector<SystemKind>& system_kinds() {
+  static const std::vector<SystemKind> kinds{
+      {"deepspeed", "ZeRO-Inference: weights in VRAM, KV cache in host memory", make_deepspeed},
+      {"flexgen", "FlexGen: weights in VRAM, KV cache in files on the SSDs", make_flexgen},
+      {"insti_dense", "decode attention in the CSDs, over the whole KV cache", make_insti_dense},
+      {"insti_sparf", "decode attention in the CSDs, over what SparF selects", make_insti_sparf},
+  };
+  return kinds;
+}
+
+}  // namespace nearkv

@@ -1,0 +1,81 @@
+#include "sim/app/csv.hpp"
+
+#include <map>
+
+#include <fmt/format.h>
+
+#include "sim/core/check.hpp"
+
+namespace nearkv {
+
+namespace {
+
+std::string column_name(std::string_view name, std::string_view unit) {
+  return unit == "1" ? std::string(name) : fmt::format("{} [{}]", name, unit);
+}
+
+std::string csv_line(const std::vector<std::string>& cells) {
+  std::string line;
+  for (const std::string& cell : cells) {
+    line += (line.empty() && &cell == &cells.front() ? "" : ",") + csv_cell(cell);
+  }
+  return line + "\n";
+}
+
+/// The shortest text that reads back as the same number.
+std::string number(double value) { return fmt::format("{}", value); }
+
+}  // namespace
+
+std::string csv_cell(std::string_view text) {
+  if (text.find_first_of(",\"\r\n") == std::string_view::npos) {
+    return std::string(text);
+  }
+  std::string quoted = "\"";
+  for (const char c : text) {
+    quoted += c == '"' ? "\"\"" : std::string(1, c);
+  }
+  return quoted + "\"";
+}
+
+std::string records_as_csv(const std::vector<std::string>& key_columns,
+                           const std::vector<CsvRow>& rows) {
+  std::vector<Metric> columns;
+  std::map<std::string, std::string> units;
+  for (const CsvRow& row : rows) {
+    for (const Metric& metric : row.record->metrics()) {
+      const auto [known, is_new] = units.emplace(metric.name, metric.unit);
+      check(known->second == metric.unit, "one metric in two units");
+      if (is_new) {
+        columns.push_back(metric);
+      }
+    }
+  }
+  std::vector<std::string> header = key_columns;
+  header.insert(header.end(), {"status", "memory", "fidelity", "config_hash",
+                               column_name("throughput_lowest", "token/s"),
+                               column_name("throughput_highest", "token/s")});
+  for (const Metric& column : columns) {
+    header.push_back(column_name(column.name, column.unit));
+  }
+  std::string text = csv_line(header);
+  for (const CsvRow& row : rows) {
+    const RecordView& record = *row.record;
+    check(row.keys.size() == key_columns.size(), "a CSV row with other keys than its header");
+    std::vector<std::string> cells = row.keys;
+    const std::optional<Bounded> throughput = record.bounded("throughput");
+    cells.insert(cells.end(), {record.status(), record.overflowed_memory(),
+                               record.json().at("fidelity").get<std::string>(),
+                               record.json().at("config_hash").get<std::string>(),
+                               throughput ? number(throughput->lowest) : "",
+                               throughput ? number(throughput->highest) : ""});
+    for (const Metric& column : columns) {
+      const std::optional<double> value = record.metric(column.name);
+      cells.push_back(value ? number(*value) : "");
+    }
+    text += csv_line(cells);
+  }
+  return text;
+}
+
+}  // namespace nearkv

@@ -1,0 +1,11 @@
+// What the program's exit status says.
+#pragma once
+
+namespace nearkv {
+
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitUserError = 2;       // the input is wrong; nothing was written
+inline constexpr int kExitInternalError = 70;  // EX_SOFTWARE: our bug
+inline constexpr int kExitSignalBase = 128;    // 128 + the signal that ended the program
+
+}  // namespace nearkv

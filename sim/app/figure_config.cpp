@@ -1,0 +1,157 @@
+#include "sim/app/figure_config.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "models/systems/design_point.hpp"
+#include "sim/core/check.hpp"
+#include "sim/core/config.hpp"
+
+namespace nearkv {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+template <class T>
+bool has_duplicates(std::vector<T> values) {
+  std::sort(values.begin(), values.end());
+  return std::adjacent_find(values.begin(), values.end()) != values.end();
+}
+
+std::vector<std::string> series_names(const FigureConfig& figure) {
+  std::vector<std::string> names;
+  for (const FigureSeries& series : figure.series) {
+    names.push_back(series.name);
+  }
+  return names;
+}
+
+void check_claims(const FigureConfig& figure) {
+  std::vector<std::string> problems;
+  for (std::size_t i = 0; i < figure.claims.size(); ++i) {
+    for (const std::string& problem :
+         claim_problems(figure.claims[i], series_names(figure), figure.axis.values.texts())) {
+      problems.push_back(fmt::format("/claims/{}{}", i, problem));
+    }
+  }
+  if (!problems.empty()) {
+    throw ConfigError(problems);
+  }
+}
+
+}  // namespace
+
+void FigureAxis::fields(FieldVisitor& v) {
+  v.parameter("path", path, "what is set along the axis: a path of the design points");
+  v.parameter("name", name, "what the axis is called");
+  v.parameter("unit", unit, "unit of its values");
+  axis_field(v, "values", values, "values of the axis, in order");
+  axis_field(v, "quick", quick, "those that --quick runs");
+  v.require(!values.values.empty(), "values", "is empty; must have at least one value");
+  v.require(!has_duplicates(values.texts()), "values", "has a value twice; name each once");
+  v.require(!quick.values.empty(), "quick", "is empty; must have at least one value");
+  v.require(!has_duplicates(quick.texts()), "quick", "has a value twice; name each once");
+  for (const std::string& text : quick.texts()) {
+    v.require(values.contains(text), "quick",
+              fmt::format("{} is not among /axis/values; --quick runs a part of them", text));
+  }
+}
+
+void FigureSeries::fields(FieldVisitor& v) {
+  v.parameter("name", name, "name of the series in tables, files and claims");
+  v.require(is_file_name(name), "name",
+            fmt::format("\"{}\" names files; use letters, digits, '.', '_' and '-', and start "
+                        "with a letter or digit",
+                        name));
+  v.object({"point", "the design point that the series runs along the axis"},
+           [](FieldVisitor& inner) {
+             DesignPoint point;
+             point.fields(inner);
+           });
+}
+
+void FigureConfig::fields(FieldVisitor& v) {
+  v.parameter("title", title, "what the figure shows, in one line");
+  v.parameter("source", source, "where the paper shows it");
+  v.group("axis", axis, "what changes along a series");
+  v.list_of("series", series, "one design point each, run at every axis value");
+  v.list_of("claims", claims, "what the paper says about these points");
+  v.require(!series.empty(), "series", "is empty; must have at least one series");
+  v.require(!has_duplicates(series_names(*this)), "series",
+            "has two series of one name; names must differ");
+}
+
+std::vector<std::string> known_figures() {
+  std::vector<std::string> names;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(shipped_configs() / "figures", ignored)) {
+    if (entry.path().extension() == ".json") {
+      names.push_back(entry.path().stem().string());
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+fs::path figure_file(const std::string& name) {
+  const std::vector<std::string> known = known_figures();
+  if (std::find(known.begin(), known.end(), name) == known.end()) {
+    const std::string nearest = nearest_name(name, known);
+    throw ConfigError(fmt::format(
+        "{}: unknown figure; {}there are: {}", name,
+        nearest.empty() ? "" : fmt::format("did you mean \"{}\"? ", nearest),
+        known.empty() ? fmt::format("none in {}", (shipped_configs() / "figures").string())
+                      : fmt::format("{}, or all, or list", fmt::join(known, ", "))));
+  }
+  return shipped_configs() / "figures" / (name + ".json");
+}
+
+FigureConfig load_figure(const fs::path& file) {
+  FigureConfig figure;
+  figure.name = file.stem().string();
+  const json document = load_config(file);
+  try {
+    read_fields(with_axis_values_as_text(document),
+                [&figure](FieldVisitor& v) { figure.fields(v); });
+    check_claims(figure);
+  } catch (const ConfigError& error) {
+    throw ConfigError(prefix_lines(file.string(), error.what()));
+  }
+  for (const json& series : document.at("series")) {
+    figure.points.push_back(series.at("point"));
+  }
+  return figure;
+}
+
+const AxisValues& axis_values(const FigureConfig& figure, bool quick) {
+  return quick ? figure.axis.quick : figure.axis.values;
+}
+
+std::vector<PreparedPoint> figure_points(const FigureConfig& figure, bool quick) {
+  std::vector<PreparedPoint> points;
+  for (std::size_t s = 0; s < figure.series.size(); ++s) {
+    for (const json& value : axis_values(figure, quick).values) {
+      const std::string at = axis_text(value);
+      PreparedPoint point{
+          .origin = fmt::format("{}, {}, {} {}", figure.name, figure.series[s].name,
+                                figure.axis.name, at),
+          .name = fmt::format("{}_{}_{}", figure.series[s].name, figure.axis.name, at),
+          .config = figure.points[s],
+      };
+      try {
+        set_existing(point.config, figure.axis.path, value, "/axis/path");
+        check_point(point.config);
+      } catch (const ConfigError& error) {
+        throw ConfigError(prefix_lines(point.origin, error.what()));
+      }
+      points.push_back(std::move(point));
+    }
+  }
+  return points;
+}
+
+}  // namespace nearkv

@@ -1,0 +1,72 @@
+// A figure of the paper as data: which design points it runs along which axis, and what the paper
+// claims about them. configs/figures/NAME.json:
+//
+//   {
+//     "title": "...", "source": "...",
+//     "axis": {"path": "/workload/batch", "name": "batch", "unit": "sequences",
+//              "values": [4, 8, 16], "quick": [4, 16]},
+//     "series": [{"name": "flexgen", "point": {"extends": "nearkv:design_points/flexgen.json"}}],
+//     "claims": [{"id": "C01", "text": "...", "role": "fit", "kind": "ratio", "paper": 6.85,
+//                 "numerator": {"series": "insti_dense", "metric": "throughput", "at": 64},
+//                 "denominator": {"series": "flexgen", "metric": "throughput", "at": 64}}]
+//   }
+//
+// A series runs its design point once for each value, set at the axis's path as by --set. "point"
+// may change what it extends. How it looks (labels, colours) is the plot script's.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "sim/app/claims.hpp"
+#include "sim/app/point.hpp"
+#include "sim/core/fields.hpp"
+
+namespace nearkv {
+
+struct FigureAxis {
+  std::string path;
+  std::string name;
+  std::string unit;
+  AxisValues values;
+  AxisValues quick;  // a part of `values`
+
+  void fields(FieldVisitor& v);
+};
+
+struct FigureSeries {
+  std::string name;
+
+  void fields(FieldVisitor& v);
+};
+
+struct FigureConfig {
+  std::string name;  // the file's, without its ending
+  std::string title;
+  std::string source;
+  FigureAxis axis;
+  std::vector<FigureSeries> series;
+  std::vector<Claim> claims;
+  std::vector<nlohmann::json> points;  // resolved, one a series
+
+  void fields(FieldVisitor& v);
+};
+
+/// The figures that NAME can be, sorted.
+[[nodiscard]] std::vector<std::string> known_figures();
+[[nodiscard]] std::filesystem::path figure_file(const std::string& name);
+
+/// Reads and checks a figure. Throws ConfigError whose lines start with the file.
+[[nodiscard]] FigureConfig load_figure(const std::filesystem::path& file);
+
+/// The axis values of a full or a quick figure.
+[[nodiscard]] const AxisValues& axis_values(const FigureConfig& figure, bool quick);
+
+/// The design points, series by series along the axis. Throws ConfigError.
+[[nodiscard]] std::vector<PreparedPoint> figure_points(const FigureConfig& figure, bool quick);
+
+}  // namespace nearkv

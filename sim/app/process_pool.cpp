@@ -1,0 +1,346 @@
+#include "sim/app/process_pool.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include "sim/app/exit_status.hpp"
+#include "sim/core/check.hpp"
+
+namespace nearkv {
+
+namespace {
+
+using WallClock = std::chrono::steady_clock;
+
+constexpr int kTickMilliseconds = 200;
+constexpr std::size_t kMostDiagnostics = 1 << 16;
+
+// The first byte of what a child sends says how the rest is meant.
+constexpr char kFrameFinished = 'F';
+constexpr char kFrameUserError = 'U';
+constexpr char kFrameInternalError = 'I';
+
+void check_call(bool succeeded, std::string_view call) {
+  check(succeeded, fmt::format("{}: {}", call, std::strerror(errno)));
+}
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int number = -1) : number_(number) {}
+  FileDescriptor(FileDescriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
+    std::swap(number_, other.number_);
+    return *this;
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  ~FileDescriptor() { close(); }
+
+  void close() {
+    if (number_ >= 0) {
+      ::close(std::exchange(number_, -1));
+    }
+  }
+  [[nodiscard]] int number() const { return number_; }
+  [[nodiscard]] bool is_open() const { return number_ >= 0; }
+
+ private:
+  int number_;
+};
+
+struct Pipe {
+  Pipe() {
+    std::array<int, 2> ends{};
+    check_call(pipe2(ends.data(), O_CLOEXEC) == 0, "pipe");
+    read_end = FileDescriptor(ends[0]);
+    write_end = FileDescriptor(ends[1]);
+  }
+  FileDescriptor read_end;
+  FileDescriptor write_end;
+};
+
+/// Turns the signals that would end the program into something that poll() sees.
+class SignalWatch {
+ public:
+  SignalWatch() {
+    sigset_t watched;
+    sigemptyset(&watched);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+      struct sigaction action {};
+      sigaction(number, nullptr, &action);
+      if (action.sa_handler != SIG_IGN) {  // nohup stays in force
+        sigaddset(&watched, number);
+      }
+    }
+    check_call(sigprocmask(SIG_BLOCK, &watched, &before_) == 0, "sigprocmask");
+    descriptor_ = FileDescriptor(signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK));
+    check_call(descriptor_.is_open(), "signalfd");
+  }
+  ~SignalWatch() { restore(); }
+  SignalWatch(const SignalWatch&) = delete;
+  SignalWatch& operator=(const SignalWatch&) = delete;
+
+  void restore() const { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+  [[nodiscard]] int descriptor() const { return descriptor_.number(); }
+
+  void throw_if_signalled() const {
+    signalfd_siginfo info{};
+    if (read(descriptor_.number(), &info, sizeof info) == sizeof info) {
+      throw Interrupted(static_cast<int>(info.ssi_signo));
+    }
+  }
+
+ private:
+  sigset_t before_{};
+  FileDescriptor descriptor_;
+};
+
+void write_all(int descriptor, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = write(descriptor, text.data(), text.size());
+    if (written < 0 && errno != EINTR) {
+      return;  // the parent is gone
+    }
+    text.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(written, 0)));
+  }
+}
+
+/// The work's result or exception as a frame.
+std::string frame_of(const std::function<std::string()>& work) {
+  try {
+    return kFrameFinished + work();
+  } catch (const ConfigError& error) {
+    return kFrameUserError + std::string(error.what());
+  } catch (const std::exception& error) {
+    return kFrameInternalError + std::string(error.what());
+  }
+}
+
+/// A running child; killed when the object dies first.
+class Child {
+ public:
+  Child(std::size_t task, const SignalWatch& signals, const std::function<std::string()>& work)
+      : task_(task), started_(WallClock::now()) {
+    Pipe result;
+    Pipe diagnostics;
+    std::fflush(nullptr);  // or the child would write what is buffered once more
+    const pid_t parent = getpid();
+    pid_ = fork();
+    check_call(pid_ >= 0, "fork");
+    if (pid_ == 0) {
+      live_as_child(parent, signals, result.write_end.number(), diagnostics.write_end.number(),
+                    work);
+    }
+    result_ = std::move(result.read_end);
+    diagnostics_ = std::move(diagnostics.read_end);
+  }
+  ~Child() {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+  [[nodiscard]] std::size_t task() const { return task_; }
+  [[nodiscard]] bool has_ended() const { return !result_.is_open() && !diagnostics_.is_open(); }
+
+  void add_to(std::vector<pollfd>& polled) const {
+    for (const FileDescriptor* descriptor : {&result_, &diagnostics_}) {
+      if (descriptor->is_open()) {
+        polled.push_back({descriptor->number(), POLLIN, 0});
+      }
+    }
+  }
+
+  void read_from(int ready) {
+    if (ready == result_.number()) {
+      read_some(result_, frame_);
+    } else if (ready == diagnostics_.number()) {
+      read_some(diagnostics_, result_so_far_.diagnostics);
+      std::string& text = result_so_far_.diagnostics;
+      if (text.size() > kMostDiagnostics) {
+        text.erase(0, text.size() - kMostDiagnostics);
+      }
+    }
+  }
+
+  /// Call once, after has_ended().
+  ChildResult finish() {
+    int status = 0;
+    rusage usage{};
+    check_call(wait4(std::exchange(pid_, -1), &status, 0, &usage) > 0, "wait4");
+    ChildResult result = std::move(result_so_far_);
+    const auto seconds = [](const timeval& time) {
+      return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+    };
+    result.use = {std::chrono::duration<double>(WallClock::now() - started_).count(),
+                  seconds(usage.ru_utime) + seconds(usage.ru_stime),
+                  usage.ru_maxrss * 1024L};
+    if (WIFSIGNALED(status)) {
+      const int number = WTERMSIG(status);
+      result.output = fmt::format("was ended by signal {} ({}){}", number, strsignal(number),
+                                  number == SIGKILL ? "; did the machine run out of memory?" : "");
+      return result;
+    }
+    result.exit_status = WEXITSTATUS(status);
+    read_frame(result);
+    return result;
+  }
+
+ private:
+  [[noreturn]] static void live_as_child(pid_t parent, const SignalWatch& signals, int result,
+                                         int diagnostics,
+                                         const std::function<std::string()>& work) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) {
+      _exit(kExitInternalError);  // the parent died before the line above
+    }
+    // Ctrl-C reaches the whole process group; it is for the parent to say what happens.
+    std::signal(SIGINT, SIG_IGN);
+    std::signal(SIGHUP, SIG_IGN);
+    signals.restore();
+    const int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    dup2(nothing, STDIN_FILENO);
+    dup2(diagnostics, STDOUT_FILENO);
+    dup2(diagnostics, STDERR_FILENO);
+    write_all(result, frame_of(work));
+    std::fflush(nullptr);
+    _exit(kExitOk);
+  }
+
+  static void read_some(FileDescriptor& from, std::string& text) {
+    std::array<char, 1 << 16> buffer;  // NOLINT: filled by read()
+    const ssize_t count = read(from.number(), buffer.data(), buffer.size());
+    if (count > 0) {
+      text.append(buffer.data(), static_cast<std::size_t>(count));
+    } else if (count == 0 || errno != EINTR) {
+      from.close();
+    }
+  }
+
+  void read_frame(ChildResult& result) const {
+    if (frame_.empty()) {
+      result.output = fmt::format("ended early with status {}", result.exit_status);
+      return;
+    }
+    switch (frame_.front()) {
+      case kFrameFinished:
+        result.end = ChildEnd::finished;
+        break;
+      case kFrameUserError:
+        result.end = ChildEnd::user_error;
+        break;
+      default:
+        result.end = ChildEnd::internal_error;
+        break;
+    }
+    result.output = frame_.substr(1);
+  }
+
+  std::size_t task_;
+  WallClock::time_point started_;
+  pid_t pid_ = -1;
+  FileDescriptor result_;
+  FileDescriptor diagnostics_;
+  std::string frame_;
+  ChildResult result_so_far_;
+};
+
+}  // namespace
+
+Interrupted::Interrupted(int signal_number)
+    : std::runtime_error(fmt::format("interrupted ({})", strsignal(signal_number))),
+      signal(signal_number) {}
+
+void run_in_processes(std::size_t count, const PoolOptions& options,
+                      const std::function<std::string(std::size_t)>& work,
+                      const std::function<void(std::size_t, ChildResult)>& done) {
+  check(options.jobs > 0, "a pool without workers");
+  const SignalWatch signals;
+  std::vector<std::unique_ptr<Child>> children;
+  std::size_t next = 0;
+  while (next < count || !children.empty()) {
+    while (next < count && children.size() < static_cast<std::size_t>(options.jobs)) {
+      children.push_back(
+          std::make_unique<Child>(next, signals, [&work, next] { return work(next); }));
+      ++next;
+    }
+    std::vector<pollfd> polled{{signals.descriptor(), POLLIN, 0}};
+    for (const auto& child : children) {
+      child->add_to(polled);
+    }
+    const int ready = poll(polled.data(), polled.size(), kTickMilliseconds);
+    check_call(ready >= 0 || errno == EINTR, "poll");
+    signals.throw_if_signalled();
+    for (const pollfd& entry : polled) {
+      if (entry.revents != 0) {
+        for (const auto& child : children) {
+          child->read_from(entry.fd);
+        }
+      }
+    }
+    for (auto child = children.begin(); child != children.end();) {
+      if ((*child)->has_ended()) {
+        const std::unique_ptr<Child> ended = std::move(*child);
+        child = children.erase(child);
+        done(ended->task(), ended->finish());
+      } else {
+        ++child;
+      }
+    }
+    if (options.tick) {
+      options.tick();
+    }
+  }
+}
+
+ChildResult run_program(const std::vector<std::string>& arguments) {
+  ChildResult result;
+  run_in_processes(
+      1, {},
+      [&arguments](std::size_t /*task*/) -> std::string {
+        std::vector<std::string> copies = arguments;
+        std::vector<char*> pointers;
+        for (std::string& argument : copies) {
+          pointers.push_back(argument.data());
+        }
+        pointers.push_back(nullptr);
+        execv(pointers.front(), pointers.data());
+        throw std::runtime_error(
+            fmt::format("{}: cannot be started: {}", arguments.front(), std::strerror(errno)));
+      },
+      [&result](std::size_t /*task*/, ChildResult ended) { result = std::move(ended); });
+  // A program that ran sent no frame.
+  if (result.end == ChildEnd::crashed && result.exit_status >= 0) {
+    result.end = ChildEnd::finished;
+  }
+  return result;
+}
+
+int available_cores() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  return sched_getaffinity(0, sizeof cores, &cores) == 0 ? std::max(1, CPU_COUNT(&cores)) : 1;
+}
+
+}  // namespace nearkv

@@ -1,0 +1,63 @@
+// Child processes: work that needs a process of its own (SimGrid allows one engine a process), a
+// few at a time. A child that crashes is reported and harms nobody; children never outlive the
+// program, however it ends.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace nearkv {
+
+/// A signal (Ctrl-C) asked the program to end; all children are dead.
+class Interrupted : public std::runtime_error {
+ public:
+  explicit Interrupted(int signal_number);
+  int signal;
+};
+
+/// What a child cost. Differs from run to run: never part of a result.
+struct ResourceUse {
+  double wall_seconds = 0;
+  double processor_seconds = 0;
+  std::int64_t peak_memory_bytes = 0;
+};
+
+enum class ChildEnd {
+  finished,
+  user_error,      // the work threw ConfigError
+  internal_error,  // the work threw something else
+  crashed,         // a signal or a call of exit ended the child
+};
+
+struct ChildResult {
+  ChildEnd end = ChildEnd::crashed;
+  std::string output;       // what the work returned; else one line a problem
+  std::string diagnostics;  // what the child wrote to its stdout and stderr
+  int exit_status = -1;     // -1 when a signal ended the child
+  ResourceUse use;
+};
+
+struct PoolOptions {
+  int jobs = 1;                // children at a time
+  std::function<void()> tick;  // called some times a second while children work; may be empty
+};
+
+/// Runs work(0) ... work(count - 1), each in a forked child, started in this order. Calls `done`
+/// in the parent as the children end, in any order. Throws Interrupted. A child sees the parent's
+/// memory as it was when the child started, and has no stdin.
+void run_in_processes(std::size_t count, const PoolOptions& options,
+                      const std::function<std::string(std::size_t)>& work,
+                      const std::function<void(std::size_t, ChildResult)>& done);
+
+/// Runs a program in a child. Its exit status is the result: `end` is crashed when a signal ended
+/// it, internal_error when it could not be started, and finished otherwise.
+[[nodiscard]] ChildResult run_program(const std::vector<std::string>& arguments);
+
+/// Cores that this process may use.
+[[nodiscard]] int available_cores();
+
+}  // namespace nearkv

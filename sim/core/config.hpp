@@ -1,0 +1,71 @@
+// Configs: JSON files with `extends`, overrides, and readers and describers of field lists.
+//
+// Resolution. Any object may name one or several files in "extends"; these are merged in order
+// and the object's own keys over them. Objects merge key by key; lists, sourced constants and
+// objects with an "extends" of their own replace what they would be merged into. A path is
+// relative to the file that names it; "nearkv:platforms/x.json" is below the shipped configs.
+// "comment" is allowed in every object and means nothing. Duplicate and unknown keys are errors.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "sim/core/fields.hpp"
+
+namespace nearkv {
+
+/// Where shipped configs lie: $NEARKV_HOME/configs, or the one above the executable.
+[[nodiscard]] std::filesystem::path shipped_configs();
+
+/// Reads a JSON file strictly (no duplicate keys, no trailing text, at most 64 levels).
+/// Throws ConfigError "file:line:column: ..." or "file: ...".
+[[nodiscard]] nlohmann::json load_json(const std::filesystem::path& file);
+
+/// Reads a file and resolves every "extends" in it.
+[[nodiscard]] nlohmann::json load_config(const std::filesystem::path& file);
+
+/// Applies "path=value" ("/csd/0/flash/t_read=30us", the first slash may be missing). The path
+/// must exist. The value is JSON, or else a string. A constant becomes one of source "override".
+void apply_override(nlohmann::json& config, std::string_view assignment);
+
+/// Sets the value at an existing path, as apply_override does. `origin` ends error messages.
+void set_existing(nlohmann::json& config, std::string_view path, const nlohmann::json& value,
+                  std::string_view origin);
+
+/// A constant as a run used it.
+struct ConstantUse {
+  std::string path;
+  std::string value;
+  std::string source;  // datasheet, measured, paper, fit, assumed or override
+  std::string citation;
+};
+
+using FieldLister = std::function<void(FieldVisitor&)>;
+
+/// Fills the struct behind `fields` from `config` and returns the constants met on the way.
+/// Throws ConfigError with one line for each problem; each line starts with a JSON path.
+std::vector<ConstantUse> read_fields(const nlohmann::json& config, const FieldLister& fields);
+
+/// JSON Schema (2020-12) of the struct behind `fields`.
+[[nodiscard]] nlohmann::json schema_of(const FieldLister& fields, std::string_view title);
+
+/// One documented field, for reference text.
+struct FieldDescription {
+  std::string path;  // "/csd/*/flash/t_read"
+  std::string type;  // "duration", "integer", "one of exact, reuse, sampled"
+  std::string range;
+  FieldKind kind;
+  std::string doc;
+};
+[[nodiscard]] std::vector<FieldDescription> describe_fields(const FieldLister& fields);
+
+/// The name nearest to `word` by edit distance, or empty when none is near.
+[[nodiscard]] std::string nearest_name(std::string_view word,
+                                       const std::vector<std::string>& names);
+
+}  // namespace nearkv

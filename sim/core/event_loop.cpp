@@ -1,0 +1,71 @@
+#include "sim/core/event_loop.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace nearkv {
+
+void EventLoop::attach(Component& component) {
+  check(std::find(components_.begin(), components_.end(), &component) == components_.end(),
+        "a component was attached twice");
+  components_.push_back(&component);
+}
+
+std::optional<SimTime> EventLoop::run(SimTime bound) {
+  while (finished_.empty()) {
+    // A linear scan: there are a few dozen components, and a component usually runs for long.
+    Component* first = nullptr;
+    SimTime earliest = kNever;
+    SimTime limit = bound;
+    for (Component* component : components_) {
+      const SimTime next = component->next_event();
+      if (next < earliest) {
+        if (first != nullptr) {
+          // The component that was attached earlier goes first at its own next event.
+          limit = std::min(limit, earliest - SimDuration{1});
+        }
+        first = component;
+        earliest = next;
+      } else if (next != kNever) {
+        limit = std::min(limit, next);
+      }
+    }
+    if (first == nullptr || earliest > bound) {
+      return std::nullopt;
+    }
+    ++dispatches_;
+    from_ = earliest;
+    until_ = limit;
+    first->process(limit);
+    from_ = kNever;
+    check(!finished_.empty() || first->next_event() > limit,
+          "a component did not process its events");
+  }
+  return finished_.front()->at();
+}
+
+void EventLoop::finish(Completion& completion, SimTime at) {
+  check(!completion.done_, "a completion was finished twice");
+  check(from_ <= at && at <= until_, "a completion was not finished by an event of that time");
+  check(finished_.empty() || finished_.front()->at_ == at,
+        "a component went on after an event that finished a completion");
+  completion.done_ = true;
+  completion.at_ = at;
+  finished_.push_back(&completion);
+}
+
+std::vector<Completion*> EventLoop::take_finished() { return std::exchange(finished_, {}); }
+
+void TimerQueue::process(SimTime until) {
+  if (next_event() > until) {
+    return;
+  }
+  const SimTime at = queue_.top().at;
+  while (next_event() == at) {
+    Completion& completion = *queue_.top().completion;
+    queue_.pop();
+    loop_.finish(completion, at);
+  }
+}
+
+}  // namespace nearkv

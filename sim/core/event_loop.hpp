@@ -1,0 +1,113 @@
+// The simulator's own integer-time event loop. It knows no hardware and no SimGrid: components
+// (a drive, a timer wheel) keep private queues, the loop keeps them in step, and the engine joins
+// the loop to the simulated clock.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <queue>
+#include <vector>
+
+#include "sim/core/check.hpp"
+#include "sim/core/units.hpp"
+
+namespace nearkv {
+
+/// Something that an actor may wait for, finished once, at one picosecond. It must live until it
+/// is finished or the run has ended.
+class Completion {
+ public:
+  [[nodiscard]] bool done() const { return done_; }
+  /// When it finished; only after done().
+  [[nodiscard]] SimTime at() const {
+    check(done_, "asked when an unfinished completion finished");
+    return at_;
+  }
+
+ private:
+  friend class EventLoop;
+  friend class Engine;
+  static constexpr int kNobody = -1;
+
+  bool done_ = false;
+  SimTime at_{};
+  int waiter_ = kNobody;  // the engine's actor number
+};
+
+/// A part with events of its own. Components never see each other; they meet in actors.
+class Component {
+ public:
+  Component() = default;
+  Component(const Component&) = delete;
+  Component& operator=(const Component&) = delete;
+  virtual ~Component() = default;
+
+  /// Time of the earliest event in the private queue; kNever when there is none.
+  [[nodiscard]] virtual SimTime next_event() const = 0;
+
+  /// Processes own events up to and including `until` in time order, and returns right after an
+  /// event that finished a Completion (EventLoop::finish), so that no actor is overtaken. New
+  /// events, by the component itself or by an actor, never lie before the time at which they are
+  /// made.
+  virtual void process(SimTime until) = 0;
+};
+
+/// Runs the components in time order; at equal times in the order in which they were attached.
+class EventLoop {
+ public:
+  /// The component must outlive the loop's last run. Each once.
+  void attach(Component& component);
+
+  /// Runs events up to and including `bound`, and stops after the first one that finishes
+  /// completions. Returns their time, or nothing when the bound was reached. Does nothing while
+  /// finished completions have not been taken.
+  std::optional<SimTime> run(SimTime bound);
+
+  /// Called by a component within process(): `completion` is finished by the event at `at`. One
+  /// event may finish several.
+  void finish(Completion& completion, SimTime at);
+
+  /// The completions finished since the last call, in order.
+  std::vector<Completion*> take_finished();
+
+  /// Calls of Component::process so far: the work that the loop had.
+  [[nodiscard]] std::int64_t dispatches() const { return dispatches_; }
+
+ private:
+  std::vector<Component*> components_;
+  std::vector<Completion*> finished_;
+  SimTime from_ = kNever;  // within process(): the times that its events may have
+  SimTime until_{};
+  std::int64_t dispatches_ = 0;
+};
+
+/// Finishes completions at given times; those of one time by one event, in the order of the calls.
+class TimerQueue final : public Component {
+ public:
+  explicit TimerQueue(EventLoop& loop) : loop_(loop) { loop.attach(*this); }
+
+  void finish_at(SimTime at, Completion& completion) {
+    queue_.push({at, sequence_++, &completion});
+  }
+
+  [[nodiscard]] SimTime next_event() const override {
+    return queue_.empty() ? kNever : queue_.top().at;
+  }
+  void process(SimTime until) override;
+
+ private:
+  struct Entry {
+    SimTime at;
+    std::uint64_t sequence;
+    Completion* completion;
+    bool operator>(const Entry& o) const {
+      return at != o.at ? at > o.at : sequence > o.sequence;
+    }
+  };
+
+  EventLoop& loop_;
+  std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue_;
+  std::uint64_t sequence_ = 0;
+};
+
+}  // namespace nearkv

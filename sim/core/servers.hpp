@@ -1,0 +1,101 @@
+// Passive servers: pure timing and state, no clock. A caller asks about a time (probe) or takes
+// the service (issue); an actor then waits until what was granted.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "sim/core/check.hpp"
+#include "sim/core/engine.hpp"
+#include "sim/core/units.hpp"
+
+namespace nearkv {
+
+/// When a service starts and when it is done.
+struct Grant {
+  SimTime start;
+  SimTime done;
+};
+
+/// `servers` equal servers behind one queue, first come first served in the order of issue():
+/// `now` may lie in the future (a job that will arrive then), but a job issued later never starts
+/// on a server before one issued earlier. A job takes the server that is free first; of equal
+/// ones, the first.
+class FifoServers {
+ public:
+  explicit FifoServers(int servers) : free_at_(servers) {
+    check(servers > 0, "a server pool without servers");
+  }
+
+  /// What issue() would grant.
+  [[nodiscard]] Grant probe(SimTime now, SimDuration service) const {
+    check(service >= SimDuration{0}, "a service of negative length");
+    const SimTime start = std::max(now, *std::min_element(free_at_.begin(), free_at_.end()));
+    return {start, start + service};
+  }
+
+  Grant issue(SimTime now, SimDuration service) {
+    check(service >= SimDuration{0}, "a service of negative length");
+    const auto server = std::min_element(free_at_.begin(), free_at_.end());
+    const SimTime start = std::max(now, *server);
+    *server = start + service;
+    busy_ += service;
+    ++jobs_;
+    return {start, *server};
+  }
+
+  /// Time of service granted so far, summed over the servers.
+  [[nodiscard]] SimDuration busy() const { return busy_; }
+  [[nodiscard]] std::int64_t jobs() const { return jobs_; }
+  [[nodiscard]] int servers() const { return static_cast<int>(free_at_.size()); }
+
+ private:
+  std::vector<SimTime> free_at_;
+  SimDuration busy_{};
+  std::int64_t jobs_ = 0;
+};
+
+/// Credits that actors take and give back, in first-come order (queue slots, buffers).
+class CreditPool {
+ public:
+  CreditPool(Engine& engine, std::int64_t credits)
+      : engine_(engine), credits_(credits), available_(credits) {
+    check(credits > 0, "a credit pool without credits");
+  }
+
+  /// Takes one credit; waits in line while there is none. Inside an actor.
+  void acquire() {
+    if (available_ > 0 && waiting_.empty()) {
+      --available_;
+      return;
+    }
+    Completion turn;
+    waiting_.push_back(&turn);
+    engine_.wait(turn, "a credit");
+  }
+
+  /// Gives one credit back: to the actor first in line, if any. Inside an actor; also from the
+  /// destructors of one that is killed.
+  void release() {
+    if (waiting_.empty()) {
+      check(available_ < credits_, "a credit was given back that nobody had taken");
+      ++available_;
+      return;
+    }
+    Completion& turn = *waiting_.front();
+    waiting_.pop_front();
+    engine_.finish(turn);
+  }
+
+  [[nodiscard]] std::int64_t available() const { return available_; }
+
+ private:
+  Engine& engine_;
+  std::int64_t credits_;
+  std::int64_t available_;
+  std::deque<Completion*> waiting_;
+};
+
+}  // namespace nearkv
