@@ -7,20 +7,6 @@
 
 namespace nearkv {
 
-namespace {
-
-std::uint64_t hash_of(const std::vector<SimDuration>& state) {
-  std::uint64_t hash = 0;
-  for (std::size_t i = 0; i < state.size(); ++i) {
-    if (state[i] != SimDuration{0}) {  // an idle drive hashes to 0 quickly
-      hash = mix_hash(mix_hash(hash, i), static_cast<std::uint64_t>(state[i].count()));
-    }
-  }
-  return hash;
-}
-
-}  // namespace
-
 void AttendBatch::seal() {
   hash = mix_hash(0, static_cast<std::uint64_t>(pairs));
   for (const HeadReads& reads : patterns) {
@@ -99,7 +85,7 @@ void Csd::begin(SimTime now, const Waiting& next) {
   running_->number = batches_++;
   running_->flash_at_start = flash_.state_after(start);
   running_->work_at_start = work();
-  running_->key = mix_hash(next.batch->hash, hash_of(running_->flash_at_start));
+  running_->key = mix_hash(next.batch->hash, running_->flash_at_start.hash());
   if (reuse_) {
     if (const auto found = remembered_.find(running_->key); found != remembered_.end()) {
       running_->reused = true;
@@ -346,7 +332,7 @@ void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done) {
     key = mix_hash(mix_hash(key, static_cast<std::uint64_t>(span.first)),
                    static_cast<std::uint64_t>(span.last));
   }
-  key = mix_hash(key, hash_of(flash_.state_after(now)));
+  key = mix_hash(key, flash_.state_after(now).hash());
   SimTime last = now;
   if (const auto found = remembered_stores_.find(key); reuse_ && found != remembered_stores_.end()) {
     flash_.restore(found->second.flash_at_end, now);

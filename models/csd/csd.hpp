@@ -156,12 +156,12 @@ class Csd final : public Component {
     int number = 0;
     bool reused = false;
     bool disturbed = false;
-    std::vector<SimDuration> flash_at_start{};
+    FlashArray::State flash_at_start{};
     Work work_at_start{};
   };
   struct RememberedRun {
     SimDuration duration;
-    std::vector<SimDuration> flash_at_end;
+    FlashArray::State flash_at_end;
     Work work;
   };
   struct Waiting {

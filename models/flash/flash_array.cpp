@@ -1,6 +1,7 @@
 #include "models/flash/flash_array.hpp"
 
 #include "sim/core/check.hpp"
+#include "sim/core/hash.hpp"
 
 namespace nearkv {
 
@@ -19,6 +20,8 @@ void FlashConfig::fields(FieldVisitor& v) {
               range_of(1_MBps, 100'000_MBps));
   v.one_of("array_unit", array_unit, {"plane", "die"},
            "what reads its array independently: each plane (independent plane reads) or each die");
+  v.one_of("bus_order", bus_order, {"fifo", "first_gap"},
+           "order of transfers on a channel: as issued, or whichever page is ready first");
   v.parameter("cache_read", cache_read,
               "the next array read of a unit overlaps the transfer of its last page");
   v.constant("t_command", t_command, "command, address and status cycles on the bus, a page",
@@ -40,52 +43,79 @@ FlashArray::FlashArray(const FlashConfig& config)
       t_command_(config.t_command),
       t_read_(config.t_read),
       transfer_(time_for(config.page_size + config.spare_size, config.channel_rate)),
-      bus_free_at_(config.channels),
+      buses_(config.channels, BusSchedule(config.bus_order)),
       unit_free_at_(units_ * config.channels),
       cache_free_at_(unit_free_at_.size()) {
   check(config.channels > 0 && units_ > 0, "a flash array without channels or units");
 }
 
 Grant FlashArray::program(SimTime now, int channel, int unit) {
-  SimTime& bus_free = bus_free_at_[channel];
+  BusSchedule& bus = buses_[channel];
   SimTime& unit_free = unit_free_at_[index_of(channel, unit)];
-  const SimTime start = std::max({now, bus_free, unit_free});
-  bus_free = start + t_command_ + transfer_;
-  unit_free = bus_free + config_.t_program;
+  const SimDuration slot = t_command_ + transfer_;
+  bus.forget(now);
+  const SimTime data_in = bus.reserve(std::max(now, unit_free), slot);
+  unit_free = data_in + config_.t_program;
   ++pages_programmed_;
-  return {start, unit_free};
+  return {data_in - slot, unit_free};
 }
 
 Grant FlashArray::erase(SimTime now, int channel, int unit) {
-  SimTime& bus_free = bus_free_at_[channel];
+  BusSchedule& bus = buses_[channel];
   SimTime& unit_free = unit_free_at_[index_of(channel, unit)];
-  const SimTime start = std::max({now, bus_free, unit_free});
-  bus_free = start + t_command_;
-  unit_free = bus_free + config_.t_erase;
+  bus.forget(now);
+  const SimTime commanded = bus.reserve(std::max(now, unit_free), t_command_);
+  unit_free = commanded + config_.t_erase;
   ++blocks_erased_;
-  return {start, unit_free};
+  return {commanded - t_command_, unit_free};
 }
 
-std::vector<SimDuration> FlashArray::state_after(SimTime now) const {
-  std::vector<SimDuration> state;
-  state.reserve(bus_free_at_.size() + 2 * unit_free_at_.size());
-  for (const std::vector<SimTime>* times : {&bus_free_at_, &unit_free_at_, &cache_free_at_}) {
-    for (const SimTime at : *times) {
-      state.push_back(std::max(at - now, SimDuration{0}));
+FlashArray::State FlashArray::state_after(SimTime now) const {
+  State state;
+  for (const BusSchedule& bus : buses_) {
+    state.buses.push_back(bus.busy_after(now));
+  }
+  const auto add_units = [&](const std::vector<SimTime>& times, std::vector<SimDuration>& busy) {
+    for (const SimTime at : times) {
+      busy.push_back(std::max(at - now, SimDuration{0}));
     }
+  };
+  add_units(unit_free_at_, state.units);
+  if (cache_read_) {
+    add_units(cache_free_at_, state.caches);
   }
   return state;
 }
 
-void FlashArray::restore(const std::vector<SimDuration>& state, SimTime now) {
-  check(state.size() == bus_free_at_.size() + 2 * unit_free_at_.size(),
+void FlashArray::restore(const State& state, SimTime now) {
+  check(state.buses.size() == buses_.size() && state.units.size() == unit_free_at_.size(),
         "a flash state of another geometry");
-  auto next = state.begin();
-  for (std::vector<SimTime>* times : {&bus_free_at_, &unit_free_at_, &cache_free_at_}) {
-    for (SimTime& at : *times) {
-      at = now + *next++;
+  for (std::size_t channel = 0; channel < buses_.size(); ++channel) {
+    buses_[channel].restore(state.buses[channel], now);
+  }
+  for (std::size_t u = 0; u < unit_free_at_.size(); ++u) {
+    unit_free_at_[u] = now + state.units[u];
+    if (cache_read_) {
+      cache_free_at_[u] = now + state.caches[u];
     }
   }
+}
+
+std::uint64_t FlashArray::State::hash() const {
+  std::uint64_t hash = 0;
+  const auto fold = [&](const std::vector<SimDuration>& busy, std::uint64_t kind) {
+    for (std::size_t i = 0; i < busy.size(); ++i) {
+      if (busy[i] != SimDuration{0}) {  // an idle array hashes to 0
+        hash = mix_hash(mix_hash(hash, kind + i), static_cast<std::uint64_t>(busy[i].count()));
+      }
+    }
+  };
+  for (std::size_t channel = 0; channel < buses.size(); ++channel) {
+    fold(buses[channel], (channel + 3) << 32);
+  }
+  fold(units, std::uint64_t{1} << 32);
+  fold(caches, std::uint64_t{2} << 32);
+  return hash;
 }
 
 void FlashArray::add(const Counters& work) {

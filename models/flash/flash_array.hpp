@@ -1,23 +1,23 @@
 // The flash array: channels, dies, planes. Passive: it answers when a page command starts and is
 // done, and keeps no clock and no queue.
 //
-// Scheduling policy `fifo`: each channel serves its commands in the order in which they are
-// issued. Then every picosecond follows from a max-plus recurrence over two kinds of state, the
-// time at which a bus is free and the time at which a unit is free (a unit is what reads its
-// array independently: a plane, or a die). For a read issued at `now` on unit u of channel c:
+// A unit is what reads its array independently: a plane, or a die. A unit serves its commands in
+// the order in which they are issued; a channel's bus serves transfers in `bus_order`. For a read
+// issued at `now` on unit u of channel c:
 //     array_start = max(now, unit_free[u]) + t_command
 //     ready       = array_start + t_read
-//     out_start   = max(ready, bus_free[c])
-//     done        = out_start + transfer
-//     bus_free[c] = done + t_command          (the cycles of one command of another page)
+//     done        = end of a bus slot of `transfer` that starts at `ready` or later; t_command of
+//                   bus time behind it is taken as well, for the cycles of another page's command
 //     unit_free[u] = done, or with cache read max(ready, done of the unit's last read): the page
 //                    moves into the cache register when that is empty, and the array is free
-// and for a program, whose data go in first:
-//     in_start    = max(now, bus_free[c], unit_free[u])
-//     bus_free[c] = in_start + t_command + transfer
-//     done = unit_free[u] = bus_free[c] + t_program
-// so an unloaded read takes t_command + t_read + transfer, and a saturated channel moves one page
-// each t_command + transfer. `transfer` covers the page and its spare area.
+// For a program, whose data go in first, a slot of t_command + transfer starts at
+// max(now, unit_free[u]) or later, and done = unit_free[u] = its end + t_program. So an unloaded
+// read takes t_command + t_read + transfer, and a saturated channel moves one page each
+// t_command + transfer. `transfer` covers the page and its spare area.
+//
+// Every picosecond follows from these recurrences, without an event a page. bus_order fifo holds
+// up pages that are ready behind one that is not; first_gap does not, as controllers that pick
+// whatever die is ready.
 #pragma once
 
 #include <algorithm>
@@ -26,6 +26,7 @@
 #include <utility>
 #include <vector>
 
+#include "models/flash/bus_schedule.hpp"
 #include "sim/core/fields.hpp"
 #include "sim/core/metrics.hpp"
 #include "sim/core/servers.hpp"
@@ -46,6 +47,7 @@ struct FlashConfig {
   Bytes spare_size{};  // ECC and metadata that cross the bus with it
   Rate channel_rate{};
   ArrayUnit array_unit = ArrayUnit::plane;
+  BusOrder bus_order = BusOrder::fifo;
   bool cache_read = false;  // the next array read overlaps the transfer of the last one
   SimDuration t_command{};  // command, address and status cycles on the bus, a page command
   SimDuration t_read{};     // tR
@@ -67,19 +69,23 @@ class FlashArray {
   /// Unit in [0, units_per_channel). Grant::start is when the array read starts, Grant::done when
   /// the last byte has left the channel.
   [[nodiscard]] Grant probe_read(SimTime now, int channel, int unit) const {
-    const std::size_t u = index_of(channel, unit);
-    const SimTime array_start = std::max(now, unit_free_at_[u]) + t_command_;
-    const SimTime ready = array_start + t_read_;
-    return {array_start, std::max(ready, bus_free_at_[channel]) + transfer_};
+    const SimTime array_start =
+        std::max(now, unit_free_at_[index_of(channel, unit)]) + t_command_;
+    const SimTime bus_end = buses_[channel].probe(array_start + t_read_, transfer_ + t_command_);
+    return {array_start, bus_end - t_command_};
   }
 
+  /// Calls come in time order.
   Grant read(SimTime now, int channel, int unit) {
-    const Grant grant = probe_read(now, channel, unit);
     const std::size_t u = index_of(channel, unit);
+    const SimTime array_start = std::max(now, unit_free_at_[u]) + t_command_;
+    BusSchedule& bus = buses_[channel];
+    bus.forget(now);
+    const SimTime done =
+        bus.reserve(array_start + t_read_, transfer_ + t_command_) - t_command_;
     ++pages_read_;
-    unit_free_at_[u] = cache_read_ ? cache_handover(u, grant) : grant.done;
-    bus_free_at_[channel] = grant.done + t_command_;
-    return grant;
+    unit_free_at_[u] = cache_read_ ? cache_handover(u, array_start + t_read_, done) : done;
+    return {array_start, done};
   }
 
   Grant program(SimTime now, int channel, int unit);
@@ -88,10 +94,18 @@ class FlashArray {
   /// Bus time of one page: data, spare area and command cycles.
   [[nodiscard]] SimDuration bus_time_per_page() const { return t_command_ + transfer_; }
 
-  /// The busy times that lie after `now`, relative to it: equal values mean equal futures.
-  [[nodiscard]] std::vector<SimDuration> state_after(SimTime now) const;
+  /// The busy times that lie after a point of time, relative to it: equal states have equal
+  /// futures.
+  struct State {
+    std::vector<std::vector<SimDuration>> buses;  // BusSchedule::busy_after
+    std::vector<SimDuration> units;
+    std::vector<SimDuration> caches;
+
+    [[nodiscard]] std::uint64_t hash() const;
+  };
+  [[nodiscard]] State state_after(SimTime now) const;
   /// Puts the array into a state that state_after() gave, as of `now`.
-  void restore(const std::vector<SimDuration>& state, SimTime now);
+  void restore(const State& state, SimTime now);
 
   struct Counters {
     std::int64_t pages_read = 0;
@@ -111,8 +125,8 @@ class FlashArray {
   [[nodiscard]] std::size_t index_of(int channel, int unit) const {
     return static_cast<std::size_t>(channel) * units_ + unit;
   }
-  SimTime cache_handover(std::size_t u, const Grant& grant) {
-    return std::max(grant.start + t_read_, std::exchange(cache_free_at_[u], grant.done));
+  SimTime cache_handover(std::size_t u, SimTime ready, SimTime done) {
+    return std::max(ready, std::exchange(cache_free_at_[u], done));
   }
 
   FlashConfig config_;
@@ -121,7 +135,7 @@ class FlashArray {
   SimDuration t_command_;
   SimDuration t_read_;
   SimDuration transfer_;
-  std::vector<SimTime> bus_free_at_;   // by channel
+  std::vector<BusSchedule> buses_;      // by channel
   std::vector<SimTime> unit_free_at_;  // by channel * units + unit
   std::vector<SimTime> cache_free_at_;  // likewise; used with cache read only
   std::int64_t pages_read_ = 0;

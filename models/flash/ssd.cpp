@@ -22,45 +22,11 @@ void SsdConfig::fields(FieldVisitor& v) {
               at_least(1));
   v.constant("write_buffer_rate", write_buffer_rate, "rate into the write buffer",
              range_of(1_MBps, 1'000'000_MBps));  // unit: a limit against slips, 1 TB/s
-  v.require(capacity <= flash.capacity(), "capacity",
+  v.require([this] { return capacity <= flash.capacity(); }, "capacity",
             "must not exceed the flash behind it, " + format_exact(flash.capacity()));
-  v.require(stripe_unit.count() % std::max<std::int64_t>(flash.page_size.count(), 1) == 0,
-            "stripe_unit", "must be a multiple of the flash page");
+  v.require([this] { return stripe_unit.count() % flash.page_size.count() == 0; }, "stripe_unit",
+            "must be a multiple of the flash page");
   v.require(write_buffer >= flash.page_size, "write_buffer", "must hold at least one flash page");
-}
-
-void GapLink::forget(SimTime now) {
-  while (head_ + 1 < intervals_.size() && intervals_[head_].end <= now) {
-    ++head_;
-  }
-  if (2 * head_ >= intervals_.size()) {
-    intervals_.erase(intervals_.begin(), intervals_.begin() + static_cast<std::ptrdiff_t>(head_));
-    head_ = 0;
-  }
-}
-
-SimTime GapLink::reserve_in_gap(SimTime ready, SimDuration length) {
-  SimTime start = ready;
-  std::size_t next = head_;  // the first interval that is not before the gap
-  while (next < intervals_.size() && intervals_[next].start < start + length) {
-    start = std::max(start, intervals_[next].end);
-    ++next;
-  }
-  const SimTime end = start + length;
-  const bool touches_previous = next > head_ && intervals_[next - 1].end == start;
-  const bool touches_next = next < intervals_.size() && intervals_[next].start == end;
-  const auto position = intervals_.begin() + static_cast<std::ptrdiff_t>(next);
-  if (touches_previous && touches_next) {
-    intervals_[next - 1].end = intervals_[next].end;
-    intervals_.erase(position);
-  } else if (touches_previous) {
-    intervals_[next - 1].end = end;
-  } else if (touches_next) {
-    intervals_[next].start = start;
-  } else {
-    intervals_.insert(position, {start, end});
-  }
-  return end;
 }
 
 Ssd::Ssd(const SsdConfig& config, Rate host_link)
@@ -94,6 +60,7 @@ Grant Ssd::completed(const Grant& command, SimTime last_byte) {
 Grant Ssd::read(SimTime now, Bytes offset, Bytes size) {
   const Grant command = accept(now, offset, size);
   program_what_starts_by(command.done);
+  flash_now_ = std::max(flash_now_, command.done);
   uplink_.forget(now);
   bytes_read_ += size;
   const std::int64_t first = offset / page_size_;
@@ -103,8 +70,10 @@ Grant Ssd::read(SimTime now, Bytes offset, Bytes size) {
   SimTime done{};
   while (size > Bytes{}) {
     part = std::min(part, size);
-    const SimTime ready = flash_.read(command.done, channel, unit).done;
-    done = std::max(done, uplink_.reserve(ready, link_time(part)));
+    const SimTime ready = flash_.read(flash_now_, channel, unit).done;
+    const SimDuration transfer = link_time(part);
+    done = std::max(done, uplink_.reserve(ready, transfer));
+    uplink_busy_ += transfer;
     size -= part;
     part = page_size_;
     if (++channel == config_.flash.channels) {
@@ -145,7 +114,8 @@ Grant Ssd::write(SimTime now, Bytes offset, Bytes size) {
 
 void Ssd::program_oldest() {
   SimTime& slot = slots_[programmed_ % static_cast<std::int64_t>(slots_.size())];
-  slot = flash_.program(slot, channel_of(programmed_), unit_of(programmed_)).done;
+  flash_now_ = std::max(flash_now_, slot);
+  slot = flash_.program(flash_now_, channel_of(programmed_), unit_of(programmed_)).done;
   drained_at_ = std::max(drained_at_, slot);
   ++programmed_;
 }
@@ -177,7 +147,7 @@ void Ssd::report(Metrics& metrics, const std::string& prefix, SimDuration elapse
               "bytes that the host wrote");
   if (elapsed > SimDuration{}) {
     const double seconds = to_seconds(elapsed);
-    metrics.add(prefix + "/link_read_utilization", to_seconds(uplink_.busy()) / seconds, "1",
+    metrics.add(prefix + "/link_read_utilization", to_seconds(uplink_busy_) / seconds, "1",
                 "share of the time in which the host link carried data of reads");
     metrics.add(prefix + "/link_write_utilization", to_seconds(downlink_busy_) / seconds, "1",
                 "share of the time in which the host link carried data of writes");

@@ -7,7 +7,7 @@
 //   2. one of controller_cores for t_firmware, first come first served;
 //   3. a read: the flash pages that it touches (page p lies on channel p mod channels, unit
 //      (p / channels) mod units), each page as FlashArray grants it, then the asked part of each
-//      page over the host link;
+//      page over the host link, whichever is ready first;
 //      a write: its data over the host link into the write buffer (write_buffer_rate), as far as
 //      the buffer has room. A write is done when its last byte is in the buffer, which drains by
 //      programs, one flash page each, striped in the order of the writes. A program that cannot
@@ -25,6 +25,7 @@
 #include <string>
 #include <vector>
 
+#include "models/flash/bus_schedule.hpp"
 #include "models/flash/flash_array.hpp"
 #include "models/pcie/nvme_queue.hpp"
 #include "sim/core/fields.hpp"
@@ -46,44 +47,6 @@ struct SsdConfig {
   Rate write_buffer_rate{};
 
   void fields(FieldVisitor& v);
-};
-
-/// One direction of a link that carries one transfer at a time, without head-of-line blocking: a
-/// transfer takes the first gap at or after the time at which its data are ready. Data that become
-/// ready in issue order are served first come first served.
-class GapLink {
- public:
-  /// Returns when the last byte has arrived. `ready` is not before the last forget().
-  SimTime reserve(SimTime ready, SimDuration length) {
-    busy_ += length;
-    Interval& last = intervals_.back();
-    if (ready > last.end) {
-      intervals_.push_back({ready, ready + length});
-      return ready + length;
-    }
-    if (ready >= last.start) {
-      last.end += length;
-      return last.end;
-    }
-    return reserve_in_gap(ready, length);
-  }
-
-  /// No later transfer is ready before `now`.
-  void forget(SimTime now);
-
-  [[nodiscard]] SimDuration busy() const { return busy_; }
-
- private:
-  struct Interval {
-    SimTime start;
-    SimTime end;
-  };
-
-  SimTime reserve_in_gap(SimTime ready, SimDuration length);
-
-  std::vector<Interval> intervals_{Interval{}};  // sorted, none touches the next; never empty
-  std::size_t head_ = 0;                         // intervals before it lie in the past
-  SimDuration busy_{};
 };
 
 /// One drive.
@@ -129,9 +92,10 @@ class Ssd {
   FlashArray flash_;
   NvmeQueuePair queue_;
   FifoServers cores_;
-  GapLink uplink_;               // towards the host
-  SimTime downlink_free_{};      // towards the drive, in order
-  SimDuration downlink_busy_{};  //
+  BusSchedule uplink_{BusOrder::first_gap};  // towards the host
+  SimDuration uplink_busy_{};
+  SimTime downlink_free_{};  // towards the drive, in order
+  SimDuration downlink_busy_{};
   SimTime buffer_port_free_{};
   // The write buffer: slots of one flash page, used in turn; written page p lies in p mod slots.
   // A slot holds when its page arrived, and from the program on when the slot is free again.
@@ -142,6 +106,7 @@ class Ssd {
   SimTime drained_at_{};
   SimTime last_command_{};
   SimTime last_submission_{};
+  SimTime flash_now_{};  // the flash gets its commands in time order
   Bytes bytes_read_{};
   Bytes bytes_written_{};
 };

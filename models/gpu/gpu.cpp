@@ -15,11 +15,12 @@ namespace {
 constexpr std::array<std::string_view, Gpu::kOperatorKinds> kKindNames{"gemm", "attention", "norm",
                                                                        "elementwise"};
 
-/// Fractions above zero: a rate of zero would make a time infinite.
+// Limits that keep every achieved rate above zero, where a time would be infinite.
 Range fraction_range() {
-  constexpr double kSmallest = 1e-6;  // not a constant: keeps rates above zero
+  constexpr double kSmallest = 1e-3;  // not a constant: a limit of the input
   return {kSmallest, 1};
 }
+Range rate_range() { return at_least(static_cast<double>((1_MBps).per_second())); }
 
 }  // namespace
 
@@ -30,13 +31,14 @@ void GemmPoint::fields(FieldVisitor& v) {
 }
 
 void GpuConfig::fields(FieldVisitor& v) {
-  const Range above_zero = at_least(1);
   v.parameter("name", name, "Name of the GPU in tables and records.");
-  v.constant("memory_capacity", memory_capacity, "GPU memory.", above_zero);
+  v.constant("memory_capacity", memory_capacity, "GPU memory.", at_least(1));
   v.constant("reserved_memory", reserved_memory,
              "GPU memory that the CUDA context and libraries hold from the start.", at_least(0));
-  v.constant("memory_bandwidth", memory_bandwidth, "Peak bandwidth of the GPU memory.", above_zero);
-  v.constant("tensor_peak", tensor_peak, "Peak rate of the tensor cores, FP16, dense.", above_zero);
+  v.constant("memory_bandwidth", memory_bandwidth, "Peak bandwidth of the GPU memory.",
+             rate_range());
+  v.constant("tensor_peak", tensor_peak, "Peak rate of the tensor cores, FP16, dense.",
+             rate_range());
   v.list_of("gemm_peak_fractions", gemm_peak_fractions,
             "Fractions of tensor_peak that compute-bound GEMMs reach, by rows; linear in log(rows) "
             "between the points, constant outside.");
@@ -58,7 +60,7 @@ void GpuConfig::fields(FieldVisitor& v) {
              fraction_range());
   v.constant("kernel_launch", kernel_launch, "Time that a kernel adds before it computes.");
   v.constant("copy_engines", copy_engines, "DMA engines; copies that can run at a time.",
-             above_zero);
+             at_least(1));
 
   v.require(!gemm_peak_fractions.empty(), "gemm_peak_fractions",
             "is empty; give one point or more");

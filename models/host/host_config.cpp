@@ -1,19 +1,8 @@
 #include "models/host/host_config.hpp"
 
-#include <algorithm>
-
 namespace nearkv {
 
 using namespace std::chrono_literals;
-
-namespace {
-
-/// `whole` is a multiple of `part`, or one of them is not set (and reported for that).
-bool divides(Bytes part, Bytes whole) {
-  return part <= Bytes{} || whole.count() % part.count() == 0;
-}
-
-}  // namespace
 
 void FileSystemConfig::fields(FieldVisitor& v) {
   const Range cpu_cost = range_of(0_ps, 1ms);
@@ -61,14 +50,17 @@ void HostConfig::fields(FieldVisitor& v) {
   v.group("file_system", file_system, "the path of file reads and writes through the page cache");
   v.group("swap", swap, "anonymous memory that does not fit");
 
-  const Bytes window = file_system.readahead_window;
+  const Bytes& window = file_system.readahead_window;
+  const auto divides = [](Bytes part, Bytes whole) { return whole.count() % part.count() == 0; };
   v.require(reserved < dram, "reserved", "must be less than dram, " + format_exact(dram));
-  v.require(divides(page_size, window), "file_system/readahead_window", "must be whole pages");
-  v.require(divides(window, memory_extent) && memory_extent >= window, "memory_extent",
+  v.require([&] { return divides(page_size, window); }, "file_system/readahead_window",
+            "must be whole pages");
+  v.require([&] { return divides(window, memory_extent) && memory_extent >= window; },
+            "memory_extent",
             "must be a multiple of file_system/readahead_window, " + format_exact(window));
   v.require(memory_extent <= window * 64, "memory_extent",
             "must be at most 64 times file_system/readahead_window");
-  v.require(divides(page_size * swap.cluster_pages, window), "swap/cluster_pages",
+  v.require([&] { return divides(page_size * swap.cluster_pages, window); }, "swap/cluster_pages",
             "times page_size must divide file_system/readahead_window");
   v.require(memory_extent <= dram - reserved, "memory_extent", "must fit into dram - reserved");
 }

@@ -59,7 +59,7 @@ struct HostFixture {
 
   HostConfig host;
   SsdConfig ssd;
-  Rate host_link{7'150'000'000};  // not a constant: PCIe 4.0 x4 less its packet overhead
+  Rate host_link{6'998'000'000};  // not a constant: what PCIe 4.0 x4 carries of payload
   EventLoop loop;
   std::unique_ptr<FifoServers> cores;
   std::unique_ptr<SsdArray> ssds;

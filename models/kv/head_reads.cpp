@@ -66,6 +66,7 @@ void KvSourceConfig::fields(FieldVisitor& v) {
   const Range share{0, 1};
   const Range strength{0, 1e6};
   v.parameter("heads", heads, "synthetic heads in the pool that the run draws from", {1, 65'536});
+  v.parameter("queries", queries, "queries of each head, at its youngest positions", {1, 1024});
   v.constant("query_channel_spread", s.query_channel_spread, "sd of ln(query scale) over channels",
              strength);
   v.constant("key_channel_spread", s.key_channel_spread, "sd of ln(key scale) over channels",
@@ -116,6 +117,7 @@ struct SparfReads::Pool {
   kernels::PageGeometry geometry;
   HeadShape shape;
   SparsityConfig sparsity;
+  int queries;
   std::vector<traces::SyntheticKv> heads;
   std::vector<kernels::KvPages> caches;
 };
@@ -123,7 +125,7 @@ struct SparfReads::Pool {
 SparfReads::SparfReads(const kernels::PageGeometry& geometry, const HeadShape& shape,
                        const SparsityConfig& sparsity, const KvSourceConfig& source,
                        std::uint64_t seed, int longest_context)
-    : pool_(std::make_unique<Pool>(Pool{geometry, shape, sparsity, {}, {}})) {
+    : pool_(std::make_unique<Pool>(Pool{geometry, shape, sparsity, source.queries, {}, {}})) {
   traces::SyntheticKvSpec spec = source.heads_like;
   spec.d_head = shape.d_head;
   spec.tokens = longest_context;
@@ -151,20 +153,23 @@ std::vector<HeadReads> SparfReads::at(int context) const {
       static_cast<int>(std::lround(pool.sparsity.local_window_share * selected));
   const kernels::SparfOptions options{pool.sparsity.channels, selected, local_window};
   std::vector<HeadReads> all;
-  all.reserve(pool.caches.size());
-  for (std::size_t head = 0; head < pool.caches.size(); ++head) {
-    const std::vector<float> queries = pool.heads[head].query(context - 1);
-    const kernels::TouchedPages touched =
-        kernels::cpu::sparf_select(pool.caches[head], {queries, context}, options).touched;
-    HeadReads& reads = all.emplace_back();
-    reads.channel_pages = channel_stream_pages(touched, pool.geometry.channel_groups());
-    reads.key_pages = to_stream_pages(touched.token_k);
-    reads.value_pages = to_stream_pages(touched.token_v);
-    const std::int64_t queries_a_head = pool.shape.queries_per_kv_head;
-    reads.estimate_flops = product_flops(queries_a_head * context * pool.sparsity.channels);
-    reads.attention_flops = 2 * product_flops(queries_a_head * selected * pool.shape.d_head);
-    reads.query_elements = queries_a_head * pool.shape.d_head;
-    reads.score_elements = queries_a_head * context;
+  const int positions = std::min(pool.queries, context);
+  all.reserve(pool.caches.size() * positions);
+  for (int back = 0; back < positions; ++back) {
+    for (std::size_t head = 0; head < pool.caches.size(); ++head) {
+      const std::vector<float> queries = pool.heads[head].query(context - 1 - back);
+      const kernels::TouchedPages touched =
+          kernels::cpu::sparf_select(pool.caches[head], {queries, context}, options).touched;
+      HeadReads& reads = all.emplace_back();
+      reads.channel_pages = channel_stream_pages(touched, pool.geometry.channel_groups());
+      reads.key_pages = to_stream_pages(touched.token_k);
+      reads.value_pages = to_stream_pages(touched.token_v);
+      const std::int64_t queries_a_head = pool.shape.queries_per_kv_head;
+      reads.estimate_flops = product_flops(queries_a_head * context * pool.sparsity.channels);
+      reads.attention_flops = 2 * product_flops(queries_a_head * selected * pool.shape.d_head);
+      reads.query_elements = queries_a_head * pool.shape.d_head;
+      reads.score_elements = queries_a_head * context;
+    }
   }
   return all;
 }

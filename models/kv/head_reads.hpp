@@ -50,7 +50,8 @@ struct SparsityConfig {
 /// Where the tensors come from: a pool of synthetic heads (config /system/kv_source). Shape and
 /// length of `heads_like` follow from the model and the workload.
 struct KvSourceConfig {
-  int heads = 0;  // size of the pool
+  int heads = 0;    // size of the pool
+  int queries = 0;  // of each head: those of its youngest positions
   traces::SyntheticKvSpec heads_like{};
 
   void fields(FieldVisitor& v);
@@ -76,7 +77,9 @@ class SparfReads {
   SparfReads(const SparfReads&) = delete;
   SparfReads& operator=(const SparfReads&) = delete;
 
-  /// One entry for each head of the pool, at a context up to the longest.
+  /// One entry for each query of each head of the pool, at a context up to the longest. Several
+  /// queries a head stand for the many (sequence, head, layer) that a run has: with one, the whole
+  /// run would follow the luck of a few selections.
   [[nodiscard]] std::vector<HeadReads> at(int context) const;
 
  private:

@@ -14,13 +14,16 @@ namespace {
 constexpr std::string_view kRoot = "root";
 constexpr std::string_view kHost = "host";
 
+// Limit that keeps every bandwidth above zero.
+Range rate_range() { return at_least(static_cast<double>((1_MBps).per_second())); }
+
 }  // namespace
 
 void PcieGeneration::fields(FieldVisitor& v) {
   v.parameter("generation", generation, "PCIe generation that links refer to.", at_least(1));
   v.constant("lane_rate", lane_rate,
              "Bytes a second of one lane in one direction, after line encoding or FLIT framing.",
-             at_least(1));
+             rate_range());
   v.constant("tlp_overhead", tlp_overhead,
              "Framing, sequence number, header and CRC of a data packet.", at_least(0));
 }
@@ -32,7 +35,7 @@ void PcieLinkConfig::fields(FieldVisitor& v) {
   v.parameter("max_payload", max_payload, "Largest payload of a packet (MPS) that the host sets.",
               at_least(1));
   v.constant("latency", latency, "One-way time of a packet over the link and its ports.");
-  constexpr double kSmallest = 1e-6;  // not a constant: keeps the bandwidth above zero
+  constexpr double kSmallest = 1e-3;  // not a constant: a limit of the input
   v.constant("achieved_fraction", achieved_fraction,
              "What the device is measured to reach of the link's payload rate.", {kSmallest, 1});
   v.require((lanes & (lanes - 1)) == 0, "lanes", "must be a power of two: 1, 2, 4, 8 or 16");
@@ -64,7 +67,7 @@ bool PciePortConfig::serves(std::string_view name) const {
 void RootPeerToPeerConfig::fields(FieldVisitor& v) {
   v.constant("rate", rate,
              "Payload a second that one root port forwards to, and from, other root ports.",
-             at_least(1));
+             rate_range());
   v.constant("latency", latency, "Time that the root complex adds to such traffic.");
 }
 

@@ -20,8 +20,8 @@ class DeepSpeedSystem final : public System {
   void fields(FieldVisitor& v) override {
     v.one_of("attention_kernel", attention_kernel_, {"fused", "unfused"},
              "GPU attention: fused, or scores, softmax and values as kernels over a whole matrix");
-    v.constant("kv_copies", kv_copies_,
-               "host memory that a layer's KV takes and that a step touches, in copies of it",
+    v.constant("kv_footprint", kv_footprint_,
+               "host memory that a layer's KV takes, and that a step touches, as a multiple of it",
                {1, 16});
   }
 
@@ -51,14 +51,19 @@ class DeepSpeedSystem final : public System {
   [[nodiscard]] static Bytes row(const DesignPoint& point) {
     return point.model.kv_bytes_per_token_and_layer() * point.workload.batch;
   }
+  /// Host memory of one layer's KV of `tokens` tokens.
+  [[nodiscard]] Bytes footprint(const DesignPoint& point, int tokens) const {
+    const Bytes kv = row(point) * tokens;
+    return Bytes{static_cast<std::int64_t>(static_cast<double>(kv.count()) * kv_footprint_)};
+  }
   /// What a step that attends over `context` tokens touches of a layer's region.
   [[nodiscard]] MemorySpan touched(const RunContext& run, std::int64_t layer, int context) const {
-    return {regions_[layer], Bytes{}, row(run.point) * context * kv_copies_};
+    return {regions_[layer], Bytes{}, footprint(run.point, context)};
   }
   void touch(RunContext& run, std::int64_t layer, int context);
 
   AttentionKernel attention_kernel_ = AttentionKernel::unfused;
-  int kv_copies_ = 0;
+  double kv_footprint_ = 0;
 
   std::vector<MemoryObject> regions_;  // by layer
 };
@@ -70,7 +75,7 @@ void DeepSpeedSystem::place(RunContext& run) {
   machine.declare_phase("kv_swap", "page faults on KV in host memory");
   machine.declare_phase("kv_copy", "copies of KV between pageable host memory and VRAM");
   machine.gpu().memory().allocate("weights", point.model.weight_bytes());
-  const Bytes size = row(point) * point.workload.longest_context() * kv_copies_;
+  const Bytes size = footprint(point, point.workload.longest_context());
   for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
     regions_.push_back(machine.host_storage().create_region(size));
   }

@@ -71,17 +71,23 @@ class InstiSystem final : public System {
   void prefill(RunContext& run) override;
   void decode_step(RunContext& run, int context) override;
 
+  /// A step leaves the drives idle unless it flushes groups.
+  void warm_up(RunContext& run, int context) override {
+    if (flushes(geometry_of(run.point), context) != 0) {
+      decode_step(run, context);
+    }
+  }
+
   [[nodiscard]] StepKey step_key(const DesignPoint& point, int context) const override {
-    // Classes: a step that flushes token groups or channel groups, the step behind it (the drive
-    // still programs), all others. Dense attention then depends on the token groups only.
+    // Dense attention depends on the token groups alone. SparF selects anew at every context, and
+    // reads more where a chunk of channel-indexed pages has come to flash.
     const kernels::PageGeometry geometry = geometry_of(point);
-    const auto flush = [&](int tokens) {
-      return (tokens % geometry.tokens_per_group() == 0 ? 1 : 0) +
-             (sparse_ && tokens % geometry.tokens_per_channel_page() == 0 ? 2 : 0);
-    };
-    const int kinds = 4;
-    return {flush(context) * kinds + flush(context - 1),
-            sparse_ ? context : ceil_div(context, geometry.tokens_per_group())};
+    const int kinds_of_flush = 4;
+    if (!sparse_) {
+      return {flushes(geometry, context), ceil_div(context, geometry.tokens_per_group())};
+    }
+    return {geometry.flushed_channel_chunks(context) * kinds_of_flush + flushes(geometry, context),
+            context};
   }
 
   [[nodiscard]] std::vector<std::string> notes(const DesignPoint& /*point*/) const override {
@@ -123,6 +129,12 @@ class InstiSystem final : public System {
   [[nodiscard]] HeadShape head_shape(const DesignPoint& point) const {
     return {static_cast<int>(point.model.head_dim),
             static_cast<int>(point.model.heads / point.model.kv_heads)};
+  }
+
+  /// Which groups the step fills: 1 token groups, 2 channel groups, 3 both, 0 none.
+  [[nodiscard]] int flushes(const kernels::PageGeometry& geometry, int context) const {
+    return (context % geometry.tokens_per_group() == 0 ? 1 : 0) +
+           (sparse_ && context % geometry.tokens_per_channel_page() == 0 ? 2 : 0);
   }
 
   void store_layer(RunContext& run, Drive& drive);

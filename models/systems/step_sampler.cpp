@@ -49,11 +49,12 @@ double StepSampler::interval_bound(const Interval& interval) const {
   const std::vector<Size>& sizes = classes_.at(interval.step_class);
   const double lower = sizes[interval.lower].values->front();
   const double upper = sizes[interval.upper].values->front();
-  double error = options_.safety * interval.error;
-  if (upper > lower) {
-    error = std::min(error, upper - lower);
-  }
-  return error * static_cast<double>(steps);
+  const double monotone = std::abs(upper - lower);
+  // Where halving has shown that the time is not monotone, only what it showed counts.
+  const double seen = options_.safety * interval.error;
+  return (seen > monotone && interval.error != kUnknown ? std::max(monotone, interval.error)
+                                                        : std::min(monotone, seen)) *
+         static_cast<double>(steps);
 }
 
 std::optional<int> StepSampler::next() const {
@@ -68,23 +69,18 @@ std::optional<int> StepSampler::next() const {
   const Interval* worst = nullptr;
   double worst_bound = 0;
   for (const Interval& interval : intervals_) {
-    // An interval whose middle was never looked at comes before all others.
-    const double bound = inner_steps(interval) == 0 ? 0
-                         : interval.error == kUnknown ? kUnknown
-                                                      : interval_bound(interval);
+    const double bound = interval_bound(interval);
     if (bound > worst_bound) {
       worst = &interval;
       worst_bound = bound;
     }
   }
-  if (worst == nullptr || (worst_bound != kUnknown && simulated_ >= options_.most_steps)) {
+  if (worst == nullptr || simulated_ >= options_.most_steps) {
     return std::nullopt;
   }
-  if (worst_bound != kUnknown) {
-    const Total sum = total();
-    if (sum.time_bound <= options_.tolerance * sum.values.front()) {
-      return std::nullopt;
-    }
+  const Total sum = total();
+  if (sum.time_bound <= options_.tolerance * sum.values.front()) {
+    return std::nullopt;
   }
   return classes_.at(worst->step_class)[(worst->lower + worst->upper) / 2].first_step;
 }

@@ -3,14 +3,15 @@
 // Steps fall into classes (a step that flushes a full token group differs from one that does not)
 // and have a size within the class (the flushed groups, the context). Steps of equal class and size
 // are equal. Within a class, time and counters are taken as piecewise linear in the size between
-// simulated steps. Starting from the smallest, the middle and the largest size, the interval with
-// the largest expected error is halved until the bound is below the tolerance or the budget of
+// simulated steps. Starting from the smallest and the largest size of each class, the interval with
+// the largest bound is halved until the bound on the total is below the tolerance or the budget of
 // steps is spent.
 //
-// The bound. When an interval [a, b] is halved at m, the simulated value at m shows by how much
-// linear interpolation was wrong there, e = |T(m) - lerp(m)|. An error inside the two halves is
-// taken to be at most `safety` * e for each step of them, and, where the time grows with the size,
-// at most T(b) - T(a). The sum over all intervals is the bound on the total.
+// The bound. Between a and b a step is taken to be off by at most |T(b) - T(a)|, which holds where
+// the time is monotone in the size. When the interval is halved at m, the simulated value shows by
+// how much linear interpolation was wrong there, e = |T(m) - lerp(m)|; a step of the two halves is
+// then taken to be off by at most `safety` * e, if that is less. The sum over all steps that were
+// not simulated is the bound on the total.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,7 @@ struct StepKey {
 
 struct StepSamplerOptions {
   double tolerance;   // wanted bound, relative to the total time
-  int most_steps;     // simulate at most so many
+  int most_steps;     // simulate at most so many, but both ends of every class
   double safety;      // factor on the interpolation error seen at interval middles
 };
 
@@ -66,12 +67,12 @@ class StepSampler {
     int first_step;  // one of them
     std::optional<StepValues> values;
   };
-  /// Between two sizes of a class that were simulated; `error` is what its parent's middle showed.
+  /// Between two neighbouring simulated sizes of a class; `error` is what halving showed.
   struct Interval {
     int step_class;
     std::size_t lower;
     std::size_t upper;
-    double error;  // seconds a step; infinite while unknown
+    double error;  // seconds a step; infinite before any halving
   };
 
   [[nodiscard]] double interval_bound(const Interval& interval) const;

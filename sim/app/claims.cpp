@@ -52,10 +52,10 @@ void check_metric_exists(const FigureResults& results, const std::string& metric
   }
   if (some_ran) {
     const std::string nearest = nearest_name(metric, names);
-    throw ConfigError(fmt::format(
-        "metric \"{}\": no record has it{}", metric,
-        nearest.empty() ? "; see nearkv describe metrics"
-                        : fmt::format("; did you mean \"{}\"?", nearest)));
+    throw ConfigError(fmt::format("metric \"{}\": no record has it{}", metric,
+                                  nearest.empty()
+                                      ? "; see nearkv describe metrics"
+                                      : fmt::format("; did you mean \"{}\"?", nearest)));
   }
 }
 
@@ -66,9 +66,9 @@ std::string why_not(const FigureResults& results, const std::string& series,
   if (record == nullptr) {
     return fmt::format("needs {} at {}, which --quick leaves out", series, at);
   }
-  return record->is_ok() ? ""
-                         : fmt::format("{} at {}: out of memory ({})", series, at,
-                                       record->overflowed_memory());
+  return record->is_ok()
+             ? ""
+             : fmt::format("{} at {}: out of memory ({})", series, at, record->overflowed_memory());
 }
 
 Found find_best(const MetricAt& wanted, const FigureResults& results) {
@@ -137,8 +137,8 @@ ClaimResult evaluate_kind(const MemoryClaim& claim, const FigureResults& results
         return why_not(results, points.series, at);
       }
       const std::string ours = record->overflowed_memory();
-      const std::string what =
-          fmt::format("{} at {} {}", points.series, at, ours.empty() ? "runs" : "overflows " + ours);
+      const std::string what = fmt::format("{} at {} {}", points.series, at,
+                                           ours.empty() ? "runs" : "overflows " + ours);
       (ours == memory ? seen : against).push_back(what);
     }
     return std::string();
@@ -176,10 +176,10 @@ ClaimResult evaluate_kind(const OrderClaim& claim, const FigureResults& results)
       const std::optional<Bounded> theirs = record->bounded(claim.metric);
       // What does not run is below what runs; an order inside the error bounds is none.
       const bool is_above = ours && (!theirs || ours->lowest > theirs->highest);
-      std::string numbers = fmt::format(
-          "at {} {} {}, {} {}", at, claim.series,
-          ours ? metric_text(results, claim.metric, ours->value) : "nothing", rival,
-          theirs ? metric_text(results, claim.metric, theirs->value) : "nothing");
+      std::string numbers =
+          fmt::format("at {} {} {}, {} {}", at, claim.series,
+                      ours ? metric_text(results, claim.metric, ours->value) : "nothing", rival,
+                      theirs ? metric_text(results, claim.metric, theirs->value) : "nothing");
       if (!is_above) {
         return {std::nullopt, std::nullopt, false, "but " + numbers};
       }
@@ -273,15 +273,12 @@ json with_axis_values_as_text(const json& figure) {
   return copy;
 }
 
-void axis_field(FieldVisitor& v, std::string_view name, AxisValues& values,
-                std::string_view doc) {
+void axis_field(FieldVisitor& v, std::string_view name, AxisValues& values, std::string_view doc) {
   std::string text;
   v.parameter(name, text, doc);
-  if (text.empty()) {
-    return;
-  }
   const json list = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  v.require(list.is_array(), name, "must be a list of numbers or quantities");
+  v.require(list.is_array() && !list.empty(), name,
+            "must be a list of at least one number, quantity or name");
   values.values.clear();
   if (list.is_array()) {
     values.values.assign(list.begin(), list.end());
@@ -459,8 +456,7 @@ std::string claims_table(const std::vector<Claim>& claims,
       const bool is_number = std::holds_alternative<RatioClaim>(claims[i].statement) ||
                              std::holds_alternative<ValueClaim>(claims[i].statement);
       table.row({claims[i].id, is_number ? fmt::format("{:g}", result.paper.value_or(0)) : "yes",
-                 ours_text(result),
-                 difference ? fmt::format("{:+.1f} %", *difference * 100) : "",
+                 ours_text(result), difference ? fmt::format("{:+.1f} %", *difference * 100) : "",
                  role == ClaimRole::fit ? "fit" : "test",
                  fmt::format("{} ({})", claims[i].text, result.detail)});
     }

@@ -30,6 +30,17 @@ std::vector<std::string> series_names(const FigureConfig& figure) {
   return names;
 }
 
+/// "1.4GB/s" becomes "1.4GB-s".
+std::string file_name_part(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(),
+      [](char c) {
+        return !is_file_name({&c, 1}) && c != '.';
+      },
+      '-');
+  return text;
+}
+
 void check_claims(const FigureConfig& figure) {
   std::vector<std::string> problems;
   for (std::size_t i = 0; i < figure.claims.size(); ++i) {
@@ -51,9 +62,7 @@ void FigureAxis::fields(FieldVisitor& v) {
   v.parameter("unit", unit, "unit of its values");
   axis_field(v, "values", values, "values of the axis, in order");
   axis_field(v, "quick", quick, "those that --quick runs");
-  v.require(!values.values.empty(), "values", "is empty; must have at least one value");
   v.require(!has_duplicates(values.texts()), "values", "has a value twice; name each once");
-  v.require(!quick.values.empty(), "quick", "is empty; must have at least one value");
   v.require(!has_duplicates(quick.texts()), "quick", "has a value twice; name each once");
   for (const std::string& text : quick.texts()) {
     v.require(values.contains(text), "quick",
@@ -77,6 +86,7 @@ void FigureSeries::fields(FieldVisitor& v) {
 void FigureConfig::fields(FieldVisitor& v) {
   v.parameter("title", title, "what the figure shows, in one line");
   v.parameter("source", source, "where the paper shows it");
+  v.parameter("metric", metric, "the metric that its table shows");
   v.group("axis", axis, "what changes along a series");
   v.list_of("series", series, "one design point each, run at every axis value");
   v.list_of("claims", claims, "what the paper says about these points");
@@ -139,7 +149,8 @@ std::vector<PreparedPoint> figure_points(const FigureConfig& figure, bool quick)
       PreparedPoint point{
           .origin = fmt::format("{}, {}, {} {}", figure.name, figure.series[s].name,
                                 figure.axis.name, at),
-          .name = fmt::format("{}_{}_{}", figure.series[s].name, figure.axis.name, at),
+          .name = fmt::format("{}_{}_{}", figure.series[s].name, file_name_part(figure.axis.name),
+                              file_name_part(at)),
           .config = figure.points[s],
       };
       try {

@@ -2,7 +2,7 @@
 // claims about them. configs/figures/NAME.json:
 //
 //   {
-//     "title": "...", "source": "...",
+//     "title": "...", "source": "...", "metric": "throughput",
 //     "axis": {"path": "/workload/batch", "name": "batch", "unit": "sequences",
 //              "values": [4, 8, 16], "quick": [4, 16]},
 //     "series": [{"name": "flexgen", "point": {"extends": "nearkv:design_points/flexgen.json"}}],
@@ -48,6 +48,7 @@ struct FigureConfig {
   std::string name;  // the file's, without its ending
   std::string title;
   std::string source;
+  std::string metric;
   FigureAxis axis;
   std::vector<FigureSeries> series;
   std::vector<Claim> claims;

@@ -5,9 +5,8 @@
 #include <cmath>
 #include <sstream>
 
-#include <unistd.h>
-
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "build_info.hpp"
 #include "models/systems/design_point.hpp"
@@ -33,9 +32,10 @@ std::string check_point(const json& config) {
   DesignPoint point;
   read_fields(config, [&point](FieldVisitor& v) { point.fields(v); });
   if (!is_file_name(point.name)) {
-    throw ConfigError(fmt::format("/name: \"{}\" names files; use letters, digits, '.', '_' and "
-                                  "'-', and start with a letter or digit",
-                                  point.name));
+    throw ConfigError(
+        fmt::format("/name: \"{}\" names files; use letters, digits, '.', '_' and "
+                    "'-', and start with a letter or digit",
+                    point.name));
   }
   return point.name;
 }
@@ -56,8 +56,7 @@ std::string prefix_lines(const std::string& prefix, const std::string& lines) {
 RunRecord simulate(const PreparedPoint& prepared) {
   DesignPoint point;
   RunRecord record;
-  record.constants =
-      read_fields(prepared.config, [&point](FieldVisitor& v) { point.fields(v); });
+  record.constants = read_fields(prepared.config, [&point](FieldVisitor& v) { point.fields(v); });
   record.name = prepared.name;
   record.config = prepared.config;
   record.seed = point.simulation.seed;

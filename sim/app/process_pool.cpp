@@ -11,6 +11,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/prctl.h>
@@ -18,8 +19,6 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <fmt/format.h>
 
 #include "sim/app/exit_status.hpp"
 #include "sim/core/check.hpp"
@@ -194,8 +193,7 @@ class Child {
       return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
     };
     result.use = {std::chrono::duration<double>(WallClock::now() - started_).count(),
-                  seconds(usage.ru_utime) + seconds(usage.ru_stime),
-                  usage.ru_maxrss * 1024L};
+                  seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss * 1024L};
     if (WIFSIGNALED(status)) {
       const int number = WTERMSIG(status);
       result.output = fmt::format("was ended by signal {} ({}){}", number, strsignal(number),

@@ -3,9 +3,8 @@
 #include <cmath>
 #include <utility>
 
-#include <unistd.h>
-
 #include <fmt/format.h>
+#include <unistd.h>
 
 namespace nearkv {
 
@@ -19,8 +18,8 @@ std::string time_left(std::size_t done, std::size_t total, double elapsed_second
   if (done == 0) {
     return "";
   }
-  const double left = elapsed_seconds / static_cast<double>(done) *
-                      static_cast<double>(total - done);
+  const double left =
+      elapsed_seconds / static_cast<double>(done) * static_cast<double>(total - done);
   return fmt::format("{} left", rough_duration(left));
 }
 

@@ -108,9 +108,8 @@ std::vector<std::string> RecordView::notes() const {
 std::vector<ConstantUse> RecordView::constants(std::string_view source) const {
   std::vector<ConstantUse> uses;
   for (const auto& constant : record_.at("constants").at(std::string(source))) {
-    uses.push_back({constant.at("path").get<std::string>(),
-                    constant.at("value").get<std::string>(), std::string(source),
-                    constant.at("citation").get<std::string>()});
+    uses.push_back({constant.at("path").get<std::string>(), constant.at("value").get<std::string>(),
+                    std::string(source), constant.at("citation").get<std::string>()});
   }
   return uses;
 }

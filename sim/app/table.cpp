@@ -76,8 +76,8 @@ std::string TextTable::text(std::size_t indent, std::size_t columns) const {
       std::string line;
       for (std::size_t c = 0; c < cells.size(); ++c) {
         const bool is_last = c + 1 == cells.size();
-        const std::string cell = is_last ? (i < last.size() ? last[i] : "")
-                                         : (i == 0 ? cells[c] : "");
+        const std::string cell =
+            is_last ? (i < last.size() ? last[i] : "") : (i == 0 ? cells[c] : "");
         line += columns_[c].align == Align::left ? fmt::format("{:<{}}", cell, widths[c])
                                                  : fmt::format("{:>{}}", cell, widths[c]);
         line += kGap;
@@ -102,7 +102,7 @@ std::string TextTable::text(std::size_t indent, std::size_t columns) const {
 }
 
 std::vector<std::string> wrap_text(std::string_view text, std::size_t width) {
-  check(width > 0, "text wrapped to no width");
+  check(width > 0 || text.empty(), "text wrapped to no width");
   std::vector<std::string> lines;
   while (!text.empty()) {
     std::size_t length = std::min(width, text.size());

@@ -1,7 +1,11 @@
 // Readers and describers of field lists.
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <map>
 #include <set>
 #include <stdexcept>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -14,24 +18,33 @@ using nlohmann::json;
 
 namespace {
 
-const std::vector<std::string> kSources{"datasheet", "measured", "paper",
-                                        "fit",       "assumed",  "override"};
+constexpr std::array<std::string_view, 6> kSources{"datasheet", "measured", "paper",
+                                                   "fit",       "assumed",  "override"};
+constexpr double kLowestInt = std::numeric_limits<int>::min();
+constexpr double kHighestInt = std::numeric_limits<int>::max();
 
 std::string type_phrase(const json& node) {
-  if (node.is_null()) {
-    return "null";
-  }
-  return fmt::format("{} ({})", node.dump().substr(0, 40), node.type_name());
+  return node.is_null() ? "null" : fmt::format("{} ({})", printable(node.dump()), node.type_name());
+}
+
+/// "Decoder layers." as "Decoder layers", to go into a sentence.
+std::string_view without_full_stop(std::string_view doc) {
+  return doc.ends_with('.') ? doc.substr(0, doc.size() - 1) : doc;
 }
 
 /// Formats a limit of a range in the text form of the field.
 using LimitText = std::function<std::string(double)>;
 
+/// The limits of the type int are no news to anybody, unless they are the ones exceeded.
 std::string range_text(const Range& range, const LimitText& text) {
-  const bool has_lowest = range.lowest > std::numeric_limits<double>::lowest();
-  const bool has_highest = range.highest < std::numeric_limits<double>::max();
+  const bool has_lowest =
+      range.lowest > std::numeric_limits<double>::lowest() && range.lowest != kLowestInt;
+  const bool has_highest =
+      range.highest < std::numeric_limits<double>::max() && range.highest != kHighestInt;
   if (has_lowest && has_highest) {
-    return fmt::format("{} to {}", text(range.lowest), text(range.highest));
+    return range.lowest == range.highest
+               ? text(range.lowest)
+               : fmt::format("{} to {}", text(range.lowest), text(range.highest));
   }
   if (has_lowest) {
     return fmt::format("at least {}", text(range.lowest));
@@ -39,10 +52,12 @@ std::string range_text(const Range& range, const LimitText& text) {
   return has_highest ? fmt::format("at most {}", text(range.highest)) : "";
 }
 
-std::string plain_number(double value) { return fmt::format("{:g}", value); }
+std::string plain_number(double value) { return fmt::format("{}", value); }
 template <class Quantity>
 std::string quantity_text(double value) {
-  return format_exact(Quantity{static_cast<std::int64_t>(value)});
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  const bool fits = value < static_cast<double>(kMost);  // which is 2^63, one more than kMost
+  return format_exact(Quantity{fits ? static_cast<std::int64_t>(value) : kMost});
 }
 
 class JsonReader final : public FieldVisitor {
@@ -53,11 +68,7 @@ class JsonReader final : public FieldVisitor {
 
   void integer(const FieldInfo& info, std::int64_t& value) override {
     if (const json* found = scalar(info)) {
-      if (!found->is_number_integer()) {
-        wrong_type(info, *found, "a whole number");
-      } else if (in_range(info, found->get<double>(), plain_number)) {
-        value = found->get<std::int64_t>();
-      }
+      whole_number(info, path_of(info.name), *found, value);
     }
   }
 
@@ -65,7 +76,7 @@ class JsonReader final : public FieldVisitor {
     if (const json* found = scalar(info)) {
       if (!found->is_number()) {
         wrong_type(info, *found, "a number");
-      } else if (in_range(info, found->get<double>(), plain_number)) {
+      } else if (in_range(info, path_of(info.name), found->get<double>(), plain_number)) {
         value = found->get<double>();
       }
     }
@@ -84,7 +95,7 @@ class JsonReader final : public FieldVisitor {
   void text(const FieldInfo& info, std::string& value) override {
     if (const json* found = scalar(info)) {
       if (!found->is_string()) {
-        wrong_type(info, *found, "a string");
+        wrong_type(info, *found, "a string in double quotes");
       } else {
         value = found->get<std::string>();
       }
@@ -93,7 +104,9 @@ class JsonReader final : public FieldVisitor {
 
   void choice(const FieldInfo& info, const std::vector<std::string_view>& names,
               std::size_t& index) override {
-    static_cast<void>(choose(info, names, index));
+    if (const json* found = scalar(info)) {
+      static_cast<void>(choose(info, *found, names, index));
+    }
   }
 
   void duration(const FieldInfo& info, SimDuration& value) override {
@@ -124,8 +137,9 @@ class JsonReader final : public FieldVisitor {
       wrong_type(info, *found, "a list of objects");
       return;
     }
-    if (!in_range(info, static_cast<double>(found->size()),
-                  [](double n) { return fmt::format("{:g} elements", n); })) {
+    if (!in_range(info, path_of(info.name), static_cast<double>(found->size()), [](double n) {
+          return fmt::format("{} element{}", n, n == 1 ? "" : "s");
+        })) {
       return;
     }
     access.resize(found->size());
@@ -136,7 +150,7 @@ class JsonReader final : public FieldVisitor {
   }
 
   void integers(const FieldInfo& info, std::vector<std::int64_t>& values) override {
-    const json* found = member(info);
+    const json* found = scalar(info);
     if (found == nullptr) {
       return;
     }
@@ -144,31 +158,29 @@ class JsonReader final : public FieldVisitor {
       wrong_type(info, *found, "a list of whole numbers");
       return;
     }
-    values.clear();
-    for (const json& element : *found) {
-      if (!element.is_number_integer()) {
-        wrong_type(info, element, "a list of whole numbers");
-        return;
-      }
-      if (!in_range(info, element.get<double>(), plain_number)) {
-        return;
-      }
-      values.push_back(element.get<std::int64_t>());
+    values.assign(found->size(), 0);
+    for (std::size_t i = 0; i < found->size(); ++i) {
+      whole_number(info, fmt::format("{}/{}", path_of(info.name), i), (*found)[i], values[i]);
     }
   }
 
   void variant(const FieldInfo& info, const std::vector<std::string_view>& names,
                std::size_t& index,
                const std::function<void(std::size_t, FieldVisitor&)>& visit) override {
-    if (choose(info, names, index)) {
+    const json* found = member(info);
+    if (found != nullptr && choose(info, *found, names, index)) {
       visit(index, *this);
     } else {
       fields_are_known_ = false;
     }
   }
 
+  [[nodiscard]] bool checks_rules() const override {
+    return problems_.size() == problems_at_start_ && missing_.empty();
+  }
+
   void require(bool holds, std::string_view field, const std::string& message) override {
-    if (!holds && problems_.size() == problems_at_start_) {
+    if (!holds && checks_rules()) {
       problem(path_of(field), message);
     }
   }
@@ -177,31 +189,39 @@ class JsonReader final : public FieldVisitor {
   void read_all(const std::function<void(FieldVisitor&)>& visit) {
     problems_at_start_ = problems_.size();
     visit(*this);
-    if (!fields_are_known_) {
-      return;
-    }
-    std::set<std::string> explained;
-    const std::vector<std::string> known(known_.begin(), known_.end());
-    for (const auto& [key, value] : node_.items()) {
-      if (known_.contains(key)) {
-        continue;
-      }
-      std::vector<std::string> candidates(missing_);
-      candidates.insert(candidates.end(), known.begin(), known.end());
-      const std::string nearest = nearest_name(key, candidates);
-      explained.insert(nearest);
-      problem(path_of(key), nearest.empty()
-                                ? fmt::format("unknown key; known here: {}", fmt::join(known, ", "))
-                                : fmt::format("unknown key; did you mean \"{}\"?", nearest));
-    }
+    const std::set<std::string> explained =
+        fields_are_known_ ? report_unknown_keys() : std::set<std::string>{};
     for (const std::string& name : missing_) {
       if (!explained.contains(name)) {
-        problem(path_of(name), fmt::format("missing; it gives {}", docs_.at(name)));
+        problem(path_of(name), fmt::format("missing; add it ({})", docs_.at(name)));
       }
     }
   }
 
  private:
+  /// Returns the missing names that an unknown key seems to be meant for.
+  std::set<std::string> report_unknown_keys() {
+    std::set<std::string> explained;
+    std::vector<std::string> known;
+    for (const auto& [name, doc] : docs_) {
+      known.push_back(name);
+    }
+    for (const auto& [key, value] : node_.items()) {
+      if (docs_.contains(key) || key == "comment") {
+        continue;
+      }
+      // A missing name is the better guess than one that is there already.
+      std::string nearest = nearest_name(key, missing_);
+      nearest = nearest.empty() ? nearest_name(key, known) : nearest;
+      explained.insert(nearest);
+      problem(path_of(printable(key)),
+              nearest.empty()
+                  ? fmt::format("unknown key; known here: {}", fmt::join(known, ", "))
+                  : fmt::format("unknown key; did you mean \"{}\"?", nearest));
+    }
+    return explained;
+  }
+
   std::string path_of(std::string_view name) const { return fmt::format("{}/{}", path_, name); }
 
   void problem(const std::string& path, const std::string& message) {
@@ -213,8 +233,8 @@ class JsonReader final : public FieldVisitor {
 
   const json* member(const FieldInfo& info) {
     const std::string name(info.name);
-    known_.insert(name);
-    docs_[name] = std::string(info.doc);
+    check(docs_.emplace(name, without_full_stop(info.doc)).second,
+          fmt::format("the field {} is listed twice", path_of(name)));
     const auto found = node_.find(name);
     if (found == node_.end()) {
       missing_.push_back(name);
@@ -236,74 +256,93 @@ class JsonReader final : public FieldVisitor {
       problem(path_of(info.name),
               fmt::format("a constant needs its source; write {{\"value\": {}, \"source\": "
                           "\"assumed\", \"citation\": \"why\"}} (sources: {})",
-                          found->dump(), fmt::join(kSources, ", ")));
+                          printable(found->dump()), fmt::join(kSources, ", ")));
       return nullptr;
     }
     return found;
   }
 
   const json* sourced(const FieldInfo& info, const json& object) {
+    constexpr std::string_view kWanted =
+        "a value with a source has \"value\", \"source\" and \"citation\"";
+    const std::string path = path_of(info.name);
+    const std::size_t problems_before = problems_.size();
+    if (!object.contains("value") && !object.contains("source")) {
+      wrong_type(info, object, fmt::format("a plain value; {}", kWanted));
+      return nullptr;
+    }
     for (const auto& [key, value] : object.items()) {
-      if (key != "value" && key != "source" && key != "citation") {
-        problem(path_of(info.name) + "/" + key,
-                "unknown key; a sourced value has \"value\", \"source\" and \"citation\"");
-        return nullptr;
+      if (key != "value" && key != "source" && key != "citation" && key != "comment") {
+        problem(path + "/" + printable(key), fmt::format("unknown key; {}", kWanted));
       }
     }
     for (const char* key : {"value", "source", "citation"}) {
       if (!object.contains(key)) {
-        problem(path_of(info.name) + "/" + key,
-                "missing; a sourced value has \"value\", \"source\" and \"citation\"");
-        return nullptr;
+        problem(path + "/" + key, fmt::format("missing; {}", kWanted));
       }
     }
-    const json& source = object["source"];
-    const json& citation = object["citation"];
-    if (!source.is_string() ||
-        std::find(kSources.begin(), kSources.end(), source.get<std::string>()) == kSources.end()) {
-      problem(path_of(info.name) + "/source",
-              fmt::format("is {}; must be one of {}", source.dump(), fmt::join(kSources, ", ")));
-      return nullptr;
+    const json& source = object.value("source", json("assumed"));
+    if (!source.is_string() || std::find(kSources.begin(), kSources.end(),
+                                         source.get<std::string>()) == kSources.end()) {
+      problem(path + "/source", fmt::format("is {}; must be one of {}", printable(source.dump()),
+                                            fmt::join(kSources, ", ")));
     }
+    const json& citation = object.value("citation", json("none"));
     if (!citation.is_string() || citation.get<std::string>().empty()) {
-      problem(path_of(info.name) + "/citation", "must say where the value came from");
+      problem(path + "/citation",
+              fmt::format("is {}; must be a text that says where the value came from",
+                          printable(citation.dump())));
+    }
+    if (problems_.size() != problems_before) {
       return nullptr;
     }
     const json& value = object["value"];
-    constants_.push_back({path_of(info.name),
-                          value.is_string() ? value.get<std::string>() : value.dump(),
+    constants_.push_back({path, value.is_string() ? value.get<std::string>() : value.dump(),
                           source.get<std::string>(), citation.get<std::string>()});
     return &value;
   }
 
-  bool in_range(const FieldInfo& info, double value, const LimitText& text) {
+  void whole_number(const FieldInfo& info, const std::string& path, const json& found,
+                    std::int64_t& value) {
+    constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+    if (!found.is_number_integer()) {
+      problem(path, fmt::format("is {}; must be a whole number, without point or exponent",
+                                type_phrase(found)));
+    } else if (found.is_number_unsigned() && found.get<std::uint64_t>() > kMost) {
+      problem(path, fmt::format("{} is out of range; must be at most {}", found.dump(), kMost));
+    } else if (in_range(info, path, found.get<double>(), plain_number)) {
+      value = found.get<std::int64_t>();
+    }
+  }
+
+  bool in_range(const FieldInfo& info, const std::string& path, double value,
+                const LimitText& text) {
     if (value >= info.range.lowest && value <= info.range.highest) {
       return true;
     }
-    problem(path_of(info.name),
-            fmt::format("{} is out of range; must be {}", text(value),
-                        range_text(info.range, text)));
+    std::string limits = range_text(info.range, text);
+    if (limits.empty() || (value > info.range.highest && info.range.highest == kHighestInt)) {
+      limits = value > info.range.highest ? fmt::format("at most {}", text(info.range.highest))
+                                          : fmt::format("at least {}", text(info.range.lowest));
+    }
+    problem(path, fmt::format("{} is out of range; must be {}", text(value), limits));
     return false;
   }
 
-  bool choose(const FieldInfo& info, const std::vector<std::string_view>& names,
+  /// Sets `index` to that of the name `found`; false after a problem.
+  bool choose(const FieldInfo& info, const json& found, const std::vector<std::string_view>& names,
               std::size_t& index) {
-    const json* found = scalar(info);
-    if (found == nullptr) {
+    if (!found.is_string()) {
+      wrong_type(info, found, fmt::format("one of {}", fmt::join(names, ", ")));
       return false;
     }
-    if (!found->is_string()) {
-      wrong_type(info, *found, fmt::format("one of {}", fmt::join(names, ", ")));
-      return false;
-    }
-    const auto name = found->get<std::string>();
+    const auto name = found.get<std::string>();
     const auto match = std::find(names.begin(), names.end(), name);
     if (match == names.end()) {
       const std::string nearest = nearest_name(name, {names.begin(), names.end()});
       problem(path_of(info.name),
-              fmt::format("\"{}\" is unknown; {}must be one of {}", name,
-                          nearest.empty() ? "" : fmt::format("did you mean \"{}\"? ", nearest),
-                          fmt::join(names, ", ")));
+              fmt::format("is {}; must be one of {}{}", in_quotes(name), fmt::join(names, ", "),
+                          nearest.empty() ? "" : fmt::format("; did you mean \"{}\"?", nearest)));
       return false;
     }
     index = static_cast<std::size_t>(match - names.begin());
@@ -328,7 +367,7 @@ class JsonReader final : public FieldVisitor {
       } else {
         base_units = static_cast<double>(parsed.count());
       }
-      if (in_range(info, base_units, quantity_text<Quantity>)) {
+      if (in_range(info, path_of(info.name), base_units, quantity_text<Quantity>)) {
         value = parsed;
       }
     } catch (const std::invalid_argument& error) {
@@ -349,9 +388,8 @@ class JsonReader final : public FieldVisitor {
   std::string path_;
   std::vector<std::string>& problems_;
   std::vector<ConstantUse>& constants_;
-  std::set<std::string> known_;
   std::vector<std::string> missing_;
-  std::map<std::string, std::string> docs_;
+  std::map<std::string, std::string> docs_;  // of the fields listed so far, by name
   std::size_t problems_at_start_ = 0;
   bool fields_are_known_ = true;  // false when a variant's kind could not be read
 };
@@ -386,6 +424,7 @@ class Describer : public FieldVisitor {
   void integers(const FieldInfo& info, std::vector<std::int64_t>& /*values*/) override {
     leaf(info, "list of integers", range_text(info.range, plain_number));
   }
+  [[nodiscard]] bool checks_rules() const override { return false; }
   void require(bool /*holds*/, std::string_view /*field*/,
                const std::string& /*message*/) override {}
 
@@ -404,7 +443,9 @@ class TextDescriber final : public Describer {
     visit(inner);
   }
   void list(const FieldInfo& info, const ListAccess& access) override {
-    leaf(info, "list", range_text(info.range, plain_number));
+    leaf(info, "list", range_text(info.range, [](double n) {
+           return fmt::format("{} element{}", n, n == 1 ? "" : "s");
+         }));
     TextDescriber inner(fmt::format("{}/{}/*", path_, info.name), fields_);
     access.visit_example(inner);
   }
@@ -452,22 +493,26 @@ class SchemaDescriber final : public Describer {
   void list(const FieldInfo& info, const ListAccess& access) override {
     SchemaDescriber inner;
     access.visit_example(inner);
-    add(info, {{"type", "array"}, {"items", closed(std::move(inner).finish())}});
+    json schema{{"type", "array"}, {"items", closed(std::move(inner).finish())}};
+    add_limits(schema, info.range, "minItems", "maxItems");
+    add(info, std::move(schema));
   }
   void choice(const FieldInfo& info, const std::vector<std::string_view>& names,
               std::size_t& /*index*/) override {
-    add(info, {{"enum", std::vector<std::string>(names.begin(), names.end())}});
+    add(info, sourced(info, {{"enum", names}}));
   }
   void variant(const FieldInfo& info, const std::vector<std::string_view>& names,
-               std::size_t& index,
+               std::size_t& /*index*/,
                const std::function<void(std::size_t, FieldVisitor&)>& visit) override {
-    choice(info, names, index);
+    const std::string name(info.name);
+    add(info, {{"enum", names}});
     for (std::size_t i = 0; i < names.size(); ++i) {
       SchemaDescriber inner;
       visit(i, inner);
-      kinds_.push_back(
-          {{"if", {{"properties", {{std::string(info.name), {{"const", names[i]}}}}}}},
-           {"then", std::move(inner).finish()}});
+      kinds_.push_back({{"if",
+                         {{"properties", {{name, {{"const", names[i]}}}}},
+                          {"required", json::array({name})}}},
+                        {"then", std::move(inner).finish()}});
     }
   }
 
@@ -476,22 +521,35 @@ class SchemaDescriber final : public Describer {
     add(info, sourced(info, value_schema(info, type)));
   }
 
+  /// Whole limits as integers: 1, not 1.0.
+  static void add_limits(json& schema, const Range& range, const char* lowest,
+                         const char* highest) {
+    constexpr double kExactIntegers = 1LL << 53;
+    const auto number = [](double value) {
+      const bool is_whole = std::abs(value) <= kExactIntegers && std::trunc(value) == value;
+      return is_whole ? json(static_cast<std::int64_t>(value)) : json(value);
+    };
+    if (range.lowest > std::numeric_limits<double>::lowest()) {
+      schema[lowest] = number(range.lowest);
+    }
+    if (range.highest < std::numeric_limits<double>::max()) {
+      schema[highest] = number(range.highest);
+    }
+  }
+
   static json value_schema(const FieldInfo& info, std::string_view type) {
     if (type == "true or false") {
       return {{"type", "boolean"}};
     }
     if (type == "integer" || type == "number") {
       json schema{{"type", type}};
-      if (info.range.lowest > std::numeric_limits<double>::lowest()) {
-        schema["minimum"] = info.range.lowest;
-      }
-      if (info.range.highest < std::numeric_limits<double>::max()) {
-        schema["maximum"] = info.range.highest;
-      }
+      add_limits(schema, info.range, "minimum", "maximum");
       return schema;
     }
     if (type == "list of integers") {
-      return {{"type", "array"}, {"items", {{"type", "integer"}}}};
+      json element{{"type", "integer"}};
+      add_limits(element, info.range, "minimum", "maximum");
+      return {{"type", "array"}, {"items", std::move(element)}};
     }
     json schema{{"type", "string"}};
     if (type == "duration") {
@@ -511,7 +569,8 @@ class SchemaDescriber final : public Describer {
                            {"properties",
                             {{"value", value},
                              {"source", {{"enum", kSources}}},
-                             {"citation", {{"type", "string"}, {"minLength", 1}}}}},
+                             {"citation", {{"type", "string"}, {"minLength", 1}}},
+                             {"comment", {{"type", "string"}}}}},
                            {"required", {"value", "source", "citation"}},
                            {"additionalProperties", false}};
     return info.kind == FieldKind::constant ? with_source
@@ -534,6 +593,9 @@ class SchemaDescriber final : public Describer {
 std::vector<ConstantUse> read_fields(const json& config, const FieldLister& fields) {
   std::vector<std::string> problems;
   std::vector<ConstantUse> constants;
+  if (!config.is_object()) {
+    throw ConfigError(fmt::format("/: is {}; must be an object", type_phrase(config)));
+  }
   JsonReader(config, "", problems, constants).read_all(fields);
   if (!problems.empty()) {
     throw ConfigError(problems);

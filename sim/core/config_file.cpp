@@ -102,7 +102,7 @@ std::string place_in(const std::string& file, std::string_view text, std::size_t
   return fmt::format("{}:{}:{}", file, line, column + 1);
 }
 
-/// The parser names the last byte that it read; the first byte of that token.
+/// The first byte of the token that went wrong; the parser names the last byte that it read.
 std::size_t token_start(std::string_view text, std::size_t last) {
   if (text[last] == '"' && last > 0) {
     std::size_t start = text.rfind('"', last - 1);
@@ -115,8 +115,9 @@ std::size_t token_start(std::string_view text, std::size_t last) {
     const auto c = static_cast<unsigned char>(text[i]);
     return std::isalnum(c) != 0 || c == '.' || c == '+' || c == '-' || c == '_';
   };
-  std::size_t start = last;
-  while (is_word(last) && start > 0 && is_word(start - 1)) {
+  const bool is_behind_word = !is_word(last) && last > 0 && std::isalpha(text[last - 1]) != 0;
+  std::size_t start = is_behind_word ? last - 1 : last;
+  while (is_word(start) && start > 0 && is_word(start - 1)) {
     --start;
   }
   return start;
@@ -153,8 +154,8 @@ std::string explain_syntax(std::string_view text, std::size_t at, std::string_vi
     return "a single quote; JSON strings are in double quotes";
   }
   if (says("expected '}'") || says("expected ']'")) {
-    return fmt::format("unexpected {}; a ',' is missing before it, or a closing '{}'",
-                       in_quotes(text.substr(at, 1)), says("expected '}'") ? '}' : ']');
+    return fmt::format("unexpected '{}'; a ',' is missing before it, or a closing '{}'",
+                       printable(text.substr(at, 1)), says("expected '}'") ? '}' : ']');
   }
   if (says("parsing object key")) {
     return "a key in double quotes was expected";
@@ -425,7 +426,7 @@ json load_json(const fs::path& file) {
     throw ConfigError(overflow_line(name, text, overflow));
   }
   if (!document.is_object()) {
-    throw ConfigError(fmt::format("{}: holds one {}; a JSON object {{...}} was expected", name,
+    throw ConfigError(fmt::format("{}: a JSON object {{...}} was expected (found: {})", name,
                                   document.type_name()));
   }
   return document;

@@ -2,10 +2,12 @@
 //   void fields(FieldVisitor& v);
 // and that one list gives parsing, ranges, error messages, the JSON schema, `nearkv describe` and
 // the reference page. There are no defaults: every listed field must be present in the resolved
-// design point.
+// design point. fields() also runs on structs that nobody has filled (for the schema, and after a
+// problem), so that it must not compute with the values; rules that do are passed as functions.
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -22,15 +24,16 @@ namespace nearkv {
 /// a source in the config: {"value": "50us", "source": "datasheet", "citation": "..."}.
 enum class FieldKind { parameter, constant };
 
-/// Inclusive limits of a number, in the field's base unit (picoseconds, bytes, bytes a second).
+/// Inclusive limits of a number, in the field's base unit (picoseconds, bytes, bytes a second), or
+/// of the length of a list of objects.
 struct Range {
   double lowest = std::numeric_limits<double>::lowest();
   double highest = std::numeric_limits<double>::max();
 };
 
 struct FieldInfo {
-  std::string_view name;
-  std::string_view doc;  // one sentence
+  std::string_view name;  // unique in its object; not "extends" or "comment"
+  std::string_view doc;   // one sentence or phrase
   FieldKind kind = FieldKind::parameter;
   Range range{};
 };
@@ -65,7 +68,7 @@ class FieldVisitor {
   virtual void object(const FieldInfo& info,
                       const std::function<void(FieldVisitor&)>& visit) = 0;
   virtual void list(const FieldInfo& info, const ListAccess& access) = 0;
-  /// A list of plain integers.
+  /// A list of plain integers; the range is that of each.
   virtual void integers(const FieldInfo& info, std::vector<std::int64_t>& values) = 0;
 
   /// Fields of the current object that depend on the name in the text field `info.name`.
@@ -74,11 +77,23 @@ class FieldVisitor {
                        std::size_t& index,
                        const std::function<void(std::size_t, FieldVisitor&)>& visit) = 0;
 
+  /// Whether require() looks at its rule: only after all fields so far were read without a problem.
+  [[nodiscard]] virtual bool checks_rules() const = 0;
+
   /// A rule over several fields of the current object; reported with the path of `field` when
   /// `holds` is false. Describers ignore it.
   virtual void require(bool holds, std::string_view field, const std::string& message) = 0;
 
   // -- What config structs call.
+
+  /// The same with a rule that may compute with the fields (divide by one): called only when they
+  /// all were read.
+  template <std::predicate Rule>
+  void require(Rule holds, std::string_view field, const std::string& message) {
+    if (checks_rules()) {
+      require(static_cast<bool>(holds()), field, message);
+    }
+  }
 
   template <class T>
   void parameter(std::string_view name, T& value, std::string_view doc, Range range = {}) {
@@ -101,8 +116,9 @@ class FieldVisitor {
     object(FieldInfo{name, doc}, [&value](FieldVisitor& v) { value.fields(v); });
   }
   template <class T>
-  void list_of(std::string_view name, std::vector<T>& values, std::string_view doc) {
-    list(FieldInfo{name, doc},
+  void list_of(std::string_view name, std::vector<T>& values, std::string_view doc,
+               Range length = {}) {
+    list(FieldInfo{name, doc, FieldKind::parameter, length},
          ListAccess{
              [&values](std::size_t size) { values.resize(size); },
              [&values](std::size_t i, FieldVisitor& v) { values[i].fields(v); },

@@ -15,11 +15,11 @@ def main():
     files = [file.path for file in tidy_check.source_files(root) if file.is_cpp]
     wrong = []
     for path in files:
-        command = [clang_format, "--dry-run", "-Werror", "--ferror-limit=3", path]
+        command = [clang_format, "--dry-run", "-Werror", "--ferror-limit=1", path]
         result = subprocess.run(command, cwd=root, capture_output=True, text=True)
         if result.returncode != 0:
             wrong.append(path)
-            print(result.stderr, end="")
+            print(result.stderr.split("\n")[0])
     if wrong:
         print("Format them with:\n  clang-format -i " + " ".join(wrong))
     print(f"{len(files)} files, {len(wrong)} to format")

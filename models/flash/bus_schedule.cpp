@@ -1,0 +1,59 @@
+#include "models/flash/bus_schedule.hpp"
+
+#include <algorithm>
+
+namespace nearkv {
+
+BusSchedule::Gap BusSchedule::find_gap(SimTime ready, SimDuration length) const {
+  const auto first = busy_.begin() + static_cast<std::ptrdiff_t>(head_);
+  auto next = std::partition_point(
+      first, busy_.end(), [&](const Interval& interval) { return interval.second <= ready; });
+  SimTime start = ready;
+  while (next != busy_.end() && next->first < start + length) {
+    start = std::max(start, next->second);
+    ++next;
+  }
+  return {static_cast<std::size_t>(next - busy_.begin()), start, start + length};
+}
+
+SimTime BusSchedule::fill_gap(SimTime ready, SimDuration length) {
+  const Gap gap = find_gap(ready, length);
+  const bool touches_previous = gap.next > head_ && busy_[gap.next - 1].second == gap.start;
+  const bool touches_next = gap.next < busy_.size() && busy_[gap.next].first == gap.end;
+  const auto position = busy_.begin() + static_cast<std::ptrdiff_t>(gap.next);
+  if (touches_previous && touches_next) {
+    busy_[gap.next - 1].second = busy_[gap.next].second;
+    busy_.erase(position);
+  } else if (touches_previous) {
+    busy_[gap.next - 1].second = gap.end;
+  } else if (touches_next) {
+    busy_[gap.next].first = gap.start;
+  } else {
+    busy_.insert(position, {gap.start, gap.end});
+  }
+  return gap.end;
+}
+
+std::vector<SimDuration> BusSchedule::busy_after(SimTime now) const {
+  std::vector<SimDuration> busy;
+  for (std::size_t i = head_; i < busy_.size(); ++i) {
+    if (busy_[i].second > now) {
+      busy.push_back(std::max(busy_[i].first - now, SimDuration{0}));
+      busy.push_back(busy_[i].second - now);
+    }
+  }
+  return busy;
+}
+
+void BusSchedule::restore(const std::vector<SimDuration>& busy, SimTime now) {
+  busy_.clear();
+  head_ = 0;
+  for (std::size_t i = 0; i + 1 < busy.size(); i += 2) {
+    busy_.emplace_back(now + busy[i], now + busy[i + 1]);
+  }
+  if (busy_.empty()) {
+    busy_.emplace_back(now, now);
+  }
+}
+
+}  // namespace nearkv

@@ -1,0 +1,127 @@
+#include "sim/app/cli.hpp"
+
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "build_info.hpp"
+#include "sim/app/commands.hpp"
+#include "sim/app/exit_status.hpp"
+#include "sim/app/process_pool.hpp"
+#include "sim/core/check.hpp"
+#include "sim/core/config.hpp"
+
+namespace nearkv {
+
+namespace {
+
+constexpr const char* kFooter = R"(
+Reproduce the paper's central figure:  nearkv figure fig14
+Simulate one design point:             nearkv run configs/design_points/insti_sparf_opt13b_a6000.json
+Ask what a design point consists of:   nearkv describe csd/flash
+)";
+
+/// CLI11 would call an unknown command an unexpected argument.
+void check_command_is_known(int argument_count, const char* const* arguments) {
+  if (argument_count < 2 || arguments[1][0] == '-') {
+    return;
+  }
+  std::vector<std::string> names;
+  for (const Command& command : commands()) {
+    names.emplace_back(command.name);
+    if (command.name == arguments[1]) {
+      return;
+    }
+  }
+  const std::string nearest = nearest_name(arguments[1], names);
+  throw ConfigError(
+      fmt::format("{}: unknown command; {}there are: {}", arguments[1],
+                  nearest.empty() ? "" : fmt::format("did you mean \"{}\"? ", nearest),
+                  fmt::join(names, ", ")));
+}
+
+/// One line: CLI11's messages may have several and do not say where to look.
+ConfigError usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  std::string name = "nearkv";
+  for (const CLI::App* called : app.get_subcommands()) {
+    name += " " + called->get_name();
+  }
+  std::string message = error.what();
+  for (char& c : message) {
+    c = c == '\n' ? ' ' : c;
+  }
+  return ConfigError(fmt::format("{}: {}; see {} --help", name, message, name));
+}
+
+int parse_and_run(int argument_count, const char* const* arguments) {
+  check_command_is_known(argument_count, arguments);
+  CLI::App app{"NearKV: a calibrated simulator of LLM inference whose KV cache lives in storage"};
+  app.name("nearkv");
+  app.footer(kFooter);
+  app.require_subcommand(1);
+  app.set_version_flag("--version", fmt::format("nearkv {}", build_info::kVersion));
+  int exit_status = kExitOk;
+  for (const Command& command : commands()) {
+    CLI::App* added = app.add_subcommand(std::string(command.name), std::string(command.doc));
+    command.add(*added, exit_status);
+  }
+  try {
+    app.parse(argument_count, arguments);
+  } catch (const CLI::Success& asked) {
+    app.exit(asked);  // --help and --version
+  } catch (const CLI::ParseError& error) {
+    if (argument_count < 2) {
+      fmt::print(stderr, "{}", app.help());
+      return kExitUserError;
+    }
+    throw usage_error(app, error);
+  }
+  if (std::fflush(stdout) != 0) {
+    throw ConfigError("stdout: cannot be written; is the disk full?");
+  }
+  return exit_status;
+}
+
+}  // namespace
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> all{
+      {"run", "Simulate design points and write their records", add_run_command},
+      {"figure", "Reproduce a figure of the paper: points, table, claims, picture",
+       add_figure_command},
+      {"describe", "Explain the fields of a design point, the systems, models or metrics",
+       add_describe_command},
+      {"schema", "Print the JSON schema of a design point", add_schema_command},
+      {"version", "Print the version and what it was built with", add_version_command},
+  };
+  return all;
+}
+
+int run_command_line(int argument_count, const char* const* arguments) {
+  try {
+    return parse_and_run(argument_count, arguments);
+  } catch (const ConfigError& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    return kExitUserError;
+  } catch (const std::filesystem::filesystem_error& error) {
+    fmt::print(stderr, "{}: {}; is it writable, and no folder where a file should be?\n",
+               error.path1().string(), error.code().message());
+    return kExitUserError;
+  } catch (const Interrupted& interrupted) {
+    fmt::print(stderr, "nearkv: {}\n", interrupted.what());
+    return kExitSignalBase + interrupted.signal;
+  } catch (const CheckFailure& failure) {
+    fmt::print(stderr, "nearkv: {}\n", failure.what());
+    return kExitInternalError;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "nearkv: internal error: {}\n", error.what());
+    return kExitInternalError;
+  }
+}
+
+}  // namespace nearkv

@@ -1,0 +1,29 @@
+// The commands of nearkv, one file each: every one adds a subcommand with its options and sets
+// the exit status when it was called.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace nearkv {
+
+void add_run_command(CLI::App& command, int& exit_status);
+void add_figure_command(CLI::App& command, int& exit_status);
+void add_describe_command(CLI::App& command, int& exit_status);
+void add_schema_command(CLI::App& command, int& exit_status);
+void add_version_command(CLI::App& command, int& exit_status);
+
+struct Command {
+  std::string_view name;
+  std::string_view doc;
+  void (*add)(CLI::App& command, int& exit_status);
+};
+
+/// All commands, in the order in which they are listed to users.
+[[nodiscard]] const std::vector<Command>& commands();
+
+}  // namespace nearkv
