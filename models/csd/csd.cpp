@@ -98,8 +98,8 @@ void Csd::begin(SimTime now, const Waiting& next) {
 
 void Csd::simulate(SimTime start) {
   Running& run = *running_;
-  const int block_count = static_cast<int>(
-      ceil_div(run.batch->pairs, config_.engine.heads_per_block));
+  const int block_count =
+      static_cast<int>(ceil_div(run.batch->pairs, config_.engine.heads_per_block));
   run.blocks.assign(block_count, Block{});
   SimTime fetched = start + config_.nvme.doorbell;
   for (int pair = 0; pair < run.batch->pairs; ++pair) {
@@ -230,8 +230,7 @@ void Csd::estimate_scores(int pair, SimTime now) {
   const HeadReads& reads = reads_of(pair);
   const SimTime scores = kernels_.issue(now, kernel_time(reads.estimate_flops)).done;
   const SimTime softmax = scores + config_.engine.softmax_latency;
-  push(argtopk_.issue(softmax, argtopk_time(reads.score_elements)).done, EventKind::selected,
-       pair);
+  push(argtopk_.issue(softmax, argtopk_time(reads.score_elements)).done, EventKind::selected, pair);
 }
 
 void Csd::read_second_step(int pair, SimTime now) {
@@ -334,7 +333,8 @@ void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done) {
   }
   key = mix_hash(key, flash_.state_after(now).hash());
   SimTime last = now;
-  if (const auto found = remembered_stores_.find(key); reuse_ && found != remembered_stores_.end()) {
+  if (const auto found = remembered_stores_.find(key);
+      reuse_ && found != remembered_stores_.end()) {
     flash_.restore(found->second.flash_at_end, now);
     flash_.add({.pages_programmed = batch.pages()});
     last = now + found->second.duration;

@@ -130,9 +130,7 @@ class Csd final : public Component {
     std::uint64_t sequence;
     EventKind kind;
     int index;  // of the block, the pair, the reused batch or the store
-    bool operator>(const Event& o) const {
-      return at != o.at ? at > o.at : sequence > o.sequence;
-    }
+    bool operator>(const Event& o) const { return at != o.at ? at > o.at : sequence > o.sequence; }
   };
   struct Block {
     SimTime commands_ready{};
@@ -146,7 +144,7 @@ class Csd final : public Component {
     Completion* done;
     SimTime start;
     std::vector<Block> blocks{};
-    int next_block = 0;    // the next one to read
+    int next_block = 0;  // the next one to read
     int blocks_computed = 0;
     bool reading = false;  // a block's pages are on their way
     SimTime last_computed{};
@@ -170,9 +168,7 @@ class Csd final : public Component {
     Completion* done;
   };
 
-  void push(SimTime at, EventKind kind, int index) {
-    events_.push({at, sequence_++, kind, index});
-  }
+  void push(SimTime at, EventKind kind, int index) { events_.push({at, sequence_++, kind, index}); }
   void begin(SimTime now, const Waiting& next);
   void simulate(SimTime start);
   void simulate_reused_after_all(SimTime now);
@@ -207,9 +203,7 @@ class Csd final : public Component {
   [[nodiscard]] Block& block_of(int pair) {
     return running_->blocks[pair / config_.engine.heads_per_block];
   }
-  [[nodiscard]] int first_pair(int block) const {
-    return block * config_.engine.heads_per_block;
-  }
+  [[nodiscard]] int first_pair(int block) const { return block * config_.engine.heads_per_block; }
   [[nodiscard]] int end_pair(int block) const {
     return std::min(first_pair(block + 1), running_->batch->pairs);
   }

@@ -6,8 +6,7 @@ using namespace std::chrono_literals;
 
 void ControllerConfig::fields(FieldVisitor& v) {
   v.parameter("cores", cores, "embedded cores that run the firmware", {1, 64});
-  v.constant("attend_cost", attend_cost, "firmware time of one attend command",
-             range_of(0_ps, 1s));
+  v.constant("attend_cost", attend_cost, "firmware time of one attend command", range_of(0_ps, 1s));
   v.constant("completion_cost", completion_cost, "firmware time of one completion",
              range_of(0_ps, 1s));
 }
@@ -40,7 +39,8 @@ void CsdConfig::fields(FieldVisitor& v) {
   v.group("layout", layout, "placement of the KV cache on the flash array");
   v.group("nvme", nvme, "NVMe queue pair towards the host");
   v.group("controller", controller, "controller cores and firmware costs");
-  v.parameter("dram_capacity", dram_capacity, "DRAM of the drive", range_of(1_MiB, Bytes{1LL << 42}));
+  v.parameter("dram_capacity", dram_capacity, "DRAM of the drive",
+              range_of(1_MiB, Bytes{1LL << 42}));
   v.parameter("store_chunk", store_chunk,
               "size of the chunks in which prefill's KV arrives and is programmed",
               range_of(64_KiB, Bytes{1LL << 36}));

@@ -69,8 +69,7 @@ class FlashArray {
   /// Unit in [0, units_per_channel). Grant::start is when the array read starts, Grant::done when
   /// the last byte has left the channel.
   [[nodiscard]] Grant probe_read(SimTime now, int channel, int unit) const {
-    const SimTime array_start =
-        std::max(now, unit_free_at_[index_of(channel, unit)]) + t_command_;
+    const SimTime array_start = std::max(now, unit_free_at_[index_of(channel, unit)]) + t_command_;
     const SimTime bus_end = buses_[channel].probe(array_start + t_read_, transfer_ + t_command_);
     return {array_start, bus_end - t_command_};
   }
@@ -81,8 +80,7 @@ class FlashArray {
     const SimTime array_start = std::max(now, unit_free_at_[u]) + t_command_;
     BusSchedule& bus = buses_[channel];
     bus.forget(now);
-    const SimTime done =
-        bus.reserve(array_start + t_read_, transfer_ + t_command_) - t_command_;
+    const SimTime done = bus.reserve(array_start + t_read_, transfer_ + t_command_) - t_command_;
     ++pages_read_;
     unit_free_at_[u] = cache_read_ ? cache_handover(u, array_start + t_read_, done) : done;
     return {array_start, done};
@@ -136,7 +134,7 @@ class FlashArray {
   SimDuration t_read_;
   SimDuration transfer_;
   std::vector<BusSchedule> buses_;      // by channel
-  std::vector<SimTime> unit_free_at_;  // by channel * units + unit
+  std::vector<SimTime> unit_free_at_;   // by channel * units + unit
   std::vector<SimTime> cache_free_at_;  // likewise; used with cache read only
   std::int64_t pages_read_ = 0;
   std::int64_t pages_programmed_ = 0;

@@ -211,9 +211,11 @@ TEST_CASE("ssd: the 980 PRO model reaches its data sheet in sequential reads and
   const Throughput write = closed_loop(8'000, 32, size, [&](SimTime now, std::int64_t i) {
     return writer.write(now, size * i, size);
   });
+  // Both are fits: achieved_fraction of the link is the data sheet's read rate, t_program gives its
+  // write rate. Tested is that nothing else in the drive stands in the way.
   MESSAGE(
       fmt::format("1 MiB at depth 32: read {:.2f} GB/s (data sheet 7.0), write {:.2f} GB/s "
-                  "(data sheet 5.1, the point that t_program is fitted to)",
+                  "(data sheet 5.1); both by fitted constants",
                   read.bytes_per_second / 1e9, write.bytes_per_second / 1e9));
   CHECK(read.bytes_per_second == doctest::Approx(7.0e9).epsilon(0.03));
   CHECK(write.bytes_per_second == doctest::Approx(5.1e9).epsilon(0.03));

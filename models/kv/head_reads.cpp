@@ -31,8 +31,7 @@ std::vector<int> channel_stream_pages(const kernels::TouchedPages& touched, int 
   for (const std::uint32_t page : touched.channel_k) {
     const int number = static_cast<int>(page);
     pages.push_back(channel_stream_page(number / touched.pages_per_channel_group,
-                                        number % touched.pages_per_channel_group,
-                                        channel_groups));
+                                        number % touched.pages_per_channel_group, channel_groups));
   }
   std::sort(pages.begin(), pages.end());
   return pages;
@@ -133,8 +132,8 @@ SparfReads::SparfReads(const kernels::PageGeometry& geometry, const HeadShape& s
   // The selection never looks at V: one row stands for all.
   const std::vector<float> no_value(shape.d_head);
   for (int head = 0; head < source.heads; ++head) {
-    const traces::SyntheticKv& kv = pool_->heads.emplace_back(
-        spec, Rng(seed, "kv_source/" + std::to_string(head)));
+    const traces::SyntheticKv& kv =
+        pool_->heads.emplace_back(spec, Rng(seed, "kv_source/" + std::to_string(head)));
     kernels::KvPages& cache = pool_->caches.emplace_back(geometry);
     cache.reserve(longest_context);
     for (int token = 0; token < longest_context; ++token) {

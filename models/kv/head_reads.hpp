@@ -23,15 +23,14 @@ struct HeadReads {
   std::vector<int> channel_pages;  // first step; empty for dense attention
   std::vector<int> key_pages;
   std::vector<int> value_pages;
-  Flops estimate_flops{};            // first step: scores of all tokens on the selected channels
-  Flops attention_flops{};           // second step, or all of dense attention
-  std::int64_t query_elements = 0;   // compared by argtopk before the first step
-  std::int64_t score_elements = 0;   // compared by argtopk after it
+  Flops estimate_flops{};           // first step: scores of all tokens on the selected channels
+  Flops attention_flops{};          // second step, or all of dense attention
+  std::int64_t query_elements = 0;  // compared by argtopk before the first step
+  std::int64_t score_elements = 0;  // compared by argtopk after it
 
   [[nodiscard]] bool has_first_step() const { return score_elements > 0; }
   [[nodiscard]] std::int64_t pages() const {
-    return static_cast<std::int64_t>(channel_pages.size() + key_pages.size() +
-                                     value_pages.size());
+    return static_cast<std::int64_t>(channel_pages.size() + key_pages.size() + value_pages.size());
   }
   [[nodiscard]] std::uint64_t hash() const;
 };

@@ -10,16 +10,14 @@ void KvLayoutConfig::fields(FieldVisitor& v) {
 }
 
 KvPlacement::KvPlacement(const FlashConfig& flash, const KvLayoutConfig& layout)
-    : skew_(layout.stream_skew),
-      slots_(std::int64_t{flash.channels} * flash.units_per_channel()) {
+    : skew_(layout.stream_skew), slots_(std::int64_t{flash.channels} * flash.units_per_channel()) {
   for (std::int64_t slot = 0; slot < slots_; ++slot) {
-    places_.push_back({static_cast<int>(slot % flash.channels),
-                       static_cast<int>(slot / flash.channels)});
+    places_.push_back(
+        {static_cast<int>(slot % flash.channels), static_cast<int>(slot / flash.channels)});
   }
 }
 
-KvPageCounts flushed_pages(const kernels::PageGeometry& geometry, int context,
-                           bool channel_copy) {
+KvPageCounts flushed_pages(const kernels::PageGeometry& geometry, int context, bool channel_copy) {
   const std::int64_t groups = geometry.flushed_token_groups(context);
   return {groups, groups, channel_copy ? geometry.flushed_channel_pages(context) : 0};
 }

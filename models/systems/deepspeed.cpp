@@ -8,6 +8,7 @@
 
 #include "models/llm/operators.hpp"
 #include "models/systems/design_point.hpp"
+#include "models/systems/layer_loop.hpp"
 #include "models/systems/machine.hpp"
 #include "models/systems/system.hpp"
 
@@ -38,10 +39,6 @@ class DeepSpeedSystem final : public System {
     return {0, context};
   }
 
-  [[nodiscard]] double kv_access_seconds(RunContext& run) const override {
-    return to_seconds(run.machine.phase("kv_swap") + run.machine.phase("kv_copy"));
-  }
-
   [[nodiscard]] std::vector<std::string> notes(const DesignPoint& /*point*/) const override {
     return {};
   }
@@ -61,6 +58,9 @@ class DeepSpeedSystem final : public System {
     return {regions_[layer], Bytes{}, footprint(run.point, context)};
   }
   void touch(RunContext& run, std::int64_t layer, int context);
+  void assume_touched(RunContext& run, std::int64_t layer, int context) const {
+    run.machine.host_storage().assume_used(touched(run, layer, context), Access::write);
+  }
 
   AttentionKernel attention_kernel_ = AttentionKernel::unfused;
   double kv_footprint_ = 0;
@@ -74,6 +74,9 @@ void DeepSpeedSystem::place(RunContext& run) {
   machine.declare_phase("gpu_compute", "GPU operators");
   machine.declare_phase("kv_swap", "page faults on KV in host memory");
   machine.declare_phase("kv_copy", "copies of KV between pageable host memory and VRAM");
+  machine.gauges().add({std::string(Machine::kKvAccess), "s", "KV faults and copies", [&machine] {
+                          return to_seconds(machine.phase("kv_swap") + machine.phase("kv_copy"));
+                        }});
   machine.gpu().memory().allocate("weights", point.model.weight_bytes());
   const Bytes size = footprint(point, point.workload.longest_context());
   for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
@@ -85,9 +88,8 @@ void DeepSpeedSystem::place(RunContext& run) {
 void DeepSpeedSystem::touch(RunContext& run, std::int64_t layer, int context) {
   const ScopedPhase phase(run.machine, "kv_swap");
   Completion touched_all;
-  run.machine.host_storage().touch_memory(run.machine.engine().now(),
-                                          touched(run, layer, context), Access::write,
-                                          touched_all);
+  run.machine.host_storage().touch_memory(run.machine.engine().now(), touched(run, layer, context),
+                                          Access::write, touched_all);
   run.machine.engine().wait(touched_all);
 }
 
@@ -111,9 +113,8 @@ void DeepSpeedSystem::prefill(RunContext& run) {
 }
 
 void DeepSpeedSystem::warm_up(RunContext& run, int context) {
-  for (std::size_t layer = 0; layer < regions_.size(); ++layer) {
-    run.machine.host_storage().assume_used(
-        touched(run, static_cast<std::int64_t>(layer), context), Access::write);
+  for (std::int64_t layer = 0; layer < run.point.model.layers; ++layer) {
+    assume_touched(run, layer, context);
   }
 }
 
@@ -130,17 +131,21 @@ void DeepSpeedSystem::decode_step(RunContext& run, int context) {
     machine.compute(operators);
   };
 
-  compute(std::vector{embedding(point.model, point.workload.batch)});
-  for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
-    touch(run, layer, context);
-    {
-      const ScopedPhase phase(machine, "kv_copy");
-      machine.pageable_copy(Machine::CopyDirection::host_to_gpu, row(point) * (context - 1));
-    }
-    compute(work);
+  const auto copy_kv = [&](Machine::CopyDirection direction, Bytes size) {
     const ScopedPhase phase(machine, "kv_copy");
-    machine.pageable_copy(Machine::CopyDirection::gpu_to_host, row(point));
-  }
+    machine.pageable_copy(direction, size);
+  };
+
+  compute(std::vector{embedding(point.model, point.workload.batch)});
+  LayerLoop(machine, point)
+      .run(
+          [&](std::int64_t layer) {
+            touch(run, layer, context);
+            copy_kv(Machine::CopyDirection::host_to_gpu, row(point) * (context - 1));
+            compute(work);
+            copy_kv(Machine::CopyDirection::gpu_to_host, row(point));
+          },
+          [&](std::int64_t layer) { assume_touched(run, layer, context); });
   compute(next_token(point.model, point.workload.batch));
 }
 

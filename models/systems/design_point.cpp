@@ -46,8 +46,7 @@ void DesignPoint::fields(FieldVisitor& v) {
                            });
            });
   v.group("simulation", simulation, "how exactly to simulate");
-  v.require(gpu.size() == 1, "gpu",
-            fmt::format("has {} entries; must have exactly 1", gpu.size()));
+  v.require(gpu.size() == 1, "gpu", fmt::format("has {} entries; must have exactly 1", gpu.size()));
   v.require(ssd.size() <= 1, "ssd",
             fmt::format("has {} entries; write one entry and its count", ssd.size()));
   v.require(workload.longest_context() <= model.max_positions, "workload/output_tokens",

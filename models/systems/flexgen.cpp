@@ -41,13 +41,10 @@ class FlexGenSystem final : public System {
     return {0, context};
   }
 
-  [[nodiscard]] double kv_access_seconds(RunContext& run) const override {
-    return to_seconds(run.machine.phase("kv_wait"));
-  }
-
   [[nodiscard]] std::vector<std::string> notes(const DesignPoint& /*point*/) const override {
-    return {"FlexGen's policy flags in the paper are not published; weights and activations are "
-            "taken to be in VRAM and the whole KV cache in files"};
+    return {
+        "FlexGen's policy flags in the paper are not published; weights and activations are "
+        "taken to be in VRAM and the whole KV cache in files"};
   }
 
  private:
@@ -84,6 +81,8 @@ void FlexGenSystem::place(RunContext& run) {
   Machine& machine = run.machine;
   machine.declare_phase("gpu_compute", "GPU operators");
   machine.declare_phase("kv_wait", "waiting for KV files, relay copies and their PCIe transfers");
+  machine.gauges().add({std::string(Machine::kKvAccess), "s", "waiting for KV",
+                        [&machine] { return to_seconds(machine.phase("kv_wait")); }});
   machine.gpu().memory().allocate("weights", point.model.weight_bytes());
   machine.host_storage().pin("relay buffers", relay_buffer_ * copy_threads_);
   const Bytes size = row(point) * point.workload.longest_context();

@@ -100,10 +100,6 @@ class InstiSystem final : public System {
         kv_source_.heads)};
   }
 
-  [[nodiscard]] double kv_access_seconds(RunContext& run) const override {
-    return to_seconds(run.machine.csds().front()->work().reading);
-  }
-
  private:
   /// One drive's share: a worker drives it, layer by layer.
   struct Drive {
@@ -167,6 +163,10 @@ void InstiSystem::place(RunContext& run) {
   machine.declare_phase("csd_attention", "commands, flash reads and attention in the CSDs");
   machine.declare_phase("download", "attention outputs from the CSDs to VRAM");
 
+  machine.gauges().add(
+      {std::string(Machine::kKvAccess), "s", "KV pages on their way from flash",
+       [csd = machine.csds().front().get()] { return to_seconds(csd->work().reading); }});
+
   machine.gpu().memory().allocate("weights", model.weight_bytes());
   const kernels::PageGeometry geometry = geometry_of(point);
   const int longest = point.workload.longest_context();
@@ -198,9 +198,8 @@ void InstiSystem::prefill(RunContext& run) {
   const SequenceBatch prompt{point.workload.batch, point.workload.prompt_tokens,
                              point.workload.prompt_tokens};
   const Bytes layer_kv = model.kv_bytes_per_token_and_layer() * prompt.tokens();
-  const ScopedAllocation workspace(
-      machine.gpu().memory(), "prefill workspace",
-      layer_workspace(model, prompt, AttentionKernel::fused).peak());
+  const ScopedAllocation workspace(machine.gpu().memory(), "prefill workspace",
+                                   layer_workspace(model, prompt, AttentionKernel::fused).peak());
   const ScopedAllocation waiting_kv(machine.gpu().memory(), "KV on its way to the CSDs", layer_kv);
 
   const std::vector<OperatorWork> layer_work =
@@ -311,17 +310,17 @@ void InstiSystem::attend_on_all_drives(RunContext& run,
     machine.engine().wait(completion);
   }
   // The driver waited for the drive that was last: its time is where the layer's time went.
-  const LayerTimes& last = *std::max_element(
-      times.begin(), times.end(),
-      [](const LayerTimes& a, const LayerTimes& b) { return a.end < b.end; });
+  const LayerTimes& last =
+      *std::max_element(times.begin(), times.end(),
+                        [](const LayerTimes& a, const LayerTimes& b) { return a.end < b.end; });
   machine.add_to_phase("upload", last.upload);
   machine.add_to_phase("submission", last.submission);
   machine.add_to_phase("csd_attention", last.attention);
   machine.add_to_phase("download", last.download);
 }
 
-InstiSystem::LayerTimes InstiSystem::attend_layer(
-    RunContext& run, Drive& drive, const std::shared_ptr<const AttendBatch>& batch) {
+InstiSystem::LayerTimes InstiSystem::attend_layer(RunContext& run, Drive& drive,
+                                                  const std::shared_ptr<const AttendBatch>& batch) {
   Machine& machine = run.machine;
   Engine& engine = machine.engine();
   const ModelShape& model = run.point.model;

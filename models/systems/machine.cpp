@@ -32,8 +32,7 @@ Machine::Machine(const DesignPoint& point)
       pageable_d2h_rate_(point.host.pageable_d2h) {
   if (!point.ssd.empty()) {
     ssds_ = std::make_unique<SsdArray>(point.ssd.front(), fabric_.path("ssd/0", "host").bandwidth);
-    host_storage_ =
-        std::make_unique<HostStorage>(engine_.loop(), point.host, host_cores_, *ssds_);
+    host_storage_ = std::make_unique<HostStorage>(engine_.loop(), point.host, host_cores_, *ssds_);
   }
   if (!point.csd.empty()) {
     for (int i = 0; i < point.csd.front().count; ++i) {
@@ -42,6 +41,9 @@ Machine::Machine(const DesignPoint& point)
                                             point.simulation.fidelity != Fidelity::exact));
     }
   }
+  gauges_.add({std::string(kExtrapolationBound), "s",
+               "error bound of what was taken to be like simulated work",
+               [this] { return to_seconds(extrapolation_bound_); }});
   add_gpu_gauges();
   add_host_gauges();
   add_link_gauges();
@@ -83,11 +85,27 @@ void Machine::pageable_copy(CopyDirection direction, Bytes size) {
   const bool to_gpu = direction == CopyDirection::host_to_gpu;
   FifoServers& staging = to_gpu ? pageable_h2d_ : pageable_d2h_;
   const SimTime staged =
-      staging
-          .issue(engine_.now(), time_for(size, to_gpu ? pageable_h2d_rate_ : pageable_d2h_rate_))
+      staging.issue(engine_.now(), time_for(size, to_gpu ? pageable_h2d_rate_ : pageable_d2h_rate_))
           .done;
   pinned_copy(direction, size);
   engine_.wait_until(std::max(staged, engine_.now()));
+}
+
+std::vector<double> Machine::read_gauges() const {
+  std::vector<double> values = gauges_.read();
+  for (std::size_t i = 0; i < extrapolated_.size(); ++i) {
+    values[i] += extrapolated_[i];
+  }
+  return values;
+}
+
+void Machine::extrapolate(const Extrapolation& work) {
+  extrapolated_.resize(gauges_.all().size());
+  for (std::size_t i = 0; i < extrapolated_.size(); ++i) {
+    extrapolated_[i] += work.increments.at(i) * static_cast<double>(work.times);
+  }
+  extrapolation_bound_ += work.bound * work.times;
+  engine_.wait_until(engine_.now() + work.time * work.times);
 }
 
 Worker& Machine::add_worker(const std::string& name, NodeId node) {
@@ -106,8 +124,8 @@ void Machine::add_to_phase(const std::string& phase, SimDuration time) {
 
 void Machine::declare_phase(const std::string& phase, const std::string& doc) {
   phases_[phase] = SimDuration{0};
-  gauges_.add({"phase/" + phase, "s", doc,
-               [this, phase] { return to_seconds(phases_.at(phase)); }});
+  gauges_.add(
+      {"phase/" + phase, "s", doc, [this, phase] { return to_seconds(phases_.at(phase)); }});
 }
 
 void Machine::add_gpu_gauges() {
@@ -130,8 +148,8 @@ void Machine::add_host_gauges() {
   }
   gauges_.add(busy_gauge("host/cores", "host cores busy with page faults, copies and I/O",
                          host_cores_.servers(), [this] { return host_cores_.busy(); }));
-  gauges_.add(bytes_gauge("ssd/read", "bytes read from the SSDs",
-                          [this] { return ssds_->bytes_read(); }));
+  gauges_.add(
+      bytes_gauge("ssd/read", "bytes read from the SSDs", [this] { return ssds_->bytes_read(); }));
   gauges_.add(bytes_gauge("ssd/written", "bytes written to the SSDs",
                           [this] { return ssds_->bytes_written(); }));
 }
@@ -139,11 +157,10 @@ void Machine::add_host_gauges() {
 void Machine::add_link_gauges() {
   for (const PcieFabric::DirectedLink& link : fabric_.links()) {
     // The time at full rate, not the time with some flow: small transfers would hide the rate.
-    gauges_.add({link.name, "s", "PCIe link direction, as time at full rate",
-                 [this, link] {
-                   return to_seconds(time_for(engine_.carried(link.id), link.bandwidth));
-                 },
-                 1});
+    gauges_.add(
+        {link.name, "s", "PCIe link direction, as time at full rate",
+         [this, link] { return to_seconds(time_for(engine_.carried(link.id), link.bandwidth)); },
+         1});
     gauges_.add(bytes_gauge(link.name + "/bytes", "bytes that flows moved over the link direction",
                             [this, link] { return engine_.carried(link.id); }));
   }

@@ -27,6 +27,11 @@ namespace nearkv {
 
 class Machine {
  public:
+  // Gauges that a run looks up by name.
+  static constexpr std::string_view kExtrapolationBound = "extrapolation_bound";
+  /// Added by systems: time in which KV data were on their way to where attention is computed.
+  static constexpr std::string_view kKvAccess = "kv_access";
+
   /// Throws ConfigError when the parts do not fit together (a drive without a PCIe port).
   explicit Machine(const DesignPoint& point);
 
@@ -58,6 +63,18 @@ class Machine {
   /// A copy of pageable memory: the driver stages it through pinned buffers, so that it moves at
   /// the slower of the host's pageable rate and the link.
   void pageable_copy(CopyDirection direction, Bytes size);
+
+  /// Gauges, what extrapolate() added to them included.
+  [[nodiscard]] std::vector<double> read_gauges() const;
+  /// Work that is taken to be like work that was simulated.
+  struct Extrapolation {
+    std::int64_t times;
+    SimDuration time;                // of one
+    std::vector<double> increments;  // of the gauges, of one
+    SimDuration bound;               // one may be off by so much
+  };
+  /// Advances time and gauges; inside an actor.
+  void extrapolate(const Extrapolation& work);
 
   /// A worker that stop_workers() ends.
   Worker& add_worker(const std::string& name, NodeId node);
@@ -95,6 +112,8 @@ class Machine {
   std::vector<std::unique_ptr<Worker>> workers_;
   std::map<std::string, SimDuration> phases_;
   Gauges gauges_;
+  std::vector<double> extrapolated_;  // by gauge
+  SimDuration extrapolation_bound_{};
 };
 
 /// Adds the simulated time between construction and destruction to a phase of the driver.

@@ -21,10 +21,9 @@ constexpr double kSamplingSafety = 2;
 struct Measurements {
   double prefill_time = 0;
   StepValues prefill;  // increments of the gauges over prefill
-  StepValues decode;   // decode time, then increments of the gauges and KV access over decode
+  StepValues decode;   // decode time, then increments of the gauges over decode
   double decode_bound = 0;
   int steps_simulated = 0;
-  double kv_access = 0;
 };
 
 /// The run's one driver: prefill, then the decode steps that the fidelity asks for.
@@ -36,10 +35,10 @@ class Driver {
   void operator()() {
     system_.place(run_);
     const SimTime begin = machine_.engine().now();
-    const StepValues before = read();
+    const StepValues before = machine_.read_gauges();
     system_.prefill(run_);
     found.prefill_time = to_seconds(machine_.engine().now() - begin);
-    found.prefill = difference(read(), before);
+    found.prefill = difference(machine_.read_gauges(), before);
     if (point_.simulation.fidelity == Fidelity::sampled) {
       decode_sampled();
     } else {
@@ -51,13 +50,6 @@ class Driver {
   Measurements found;
 
  private:
-  /// Gauges and, last, KV access.
-  StepValues read() {
-    StepValues values = machine_.gauges().read();
-    values.push_back(system_.kv_access_seconds(run_));
-    return values;
-  }
-
   static StepValues difference(StepValues after, const StepValues& before) {
     for (std::size_t i = 0; i < after.size(); ++i) {
       after[i] -= before[i];
@@ -67,24 +59,34 @@ class Driver {
 
   /// Time of the step first, then the increments.
   StepValues simulate(int step) {
-    const StepValues before = read();
+    const StepValues before = machine_.read_gauges();
     const SimTime begin = machine_.engine().now();
     system_.decode_step(run_, point_.workload.context_of(step));
     StepValues values{to_seconds(machine_.engine().now() - begin)};
-    const StepValues increments = difference(read(), before);
+    const StepValues increments = difference(machine_.read_gauges(), before);
     values.insert(values.end(), increments.begin(), increments.end());
     return values;
   }
 
+  /// Index of the gauge that holds the bound of what was extrapolated within steps.
+  std::size_t bound_gauge() const {
+    const std::vector<Gauge>& gauges = machine_.gauges().all();
+    const auto found_gauge = std::find_if(gauges.begin(), gauges.end(), [](const Gauge& gauge) {
+      return gauge.name == Machine::kExtrapolationBound;
+    });
+    check(found_gauge != gauges.end(), "no gauge of the extrapolation bound");
+    return static_cast<std::size_t>(found_gauge - gauges.begin());
+  }
+
   void decode_all() {
     const int steps = point_.workload.decode_steps();
-    const StepValues before = read();
+    const StepValues before = machine_.read_gauges();
     const SimTime begin = machine_.engine().now();
     for (int step = 0; step < steps; ++step) {
       system_.decode_step(run_, point_.workload.context_of(step));
     }
     found.decode = {to_seconds(machine_.engine().now() - begin)};
-    const StepValues increments = difference(read(), before);
+    const StepValues increments = difference(machine_.read_gauges(), before);
     found.decode.insert(found.decode.end(), increments.begin(), increments.end());
     found.steps_simulated = steps;
   }
@@ -106,7 +108,7 @@ class Driver {
     }
     const StepSampler::Total total = sampler.total();
     found.decode = total.values;
-    found.decode_bound = total.time_bound;
+    found.decode_bound = total.time_bound + total.values[1 + bound_gauge()];
     found.steps_simulated = total.steps_simulated;
   }
 
@@ -125,8 +127,8 @@ void report(const DesignPoint& point, const Machine& machine, const Gauges& gaug
   const auto decode_tokens = static_cast<double>(work.batch) * work.decode_steps();
   metrics.add("throughput", tokens / total, "token/s",
               "output tokens of the batch over prefill and decode time");
-  metrics.add("throughput_bound", tokens / (total - found.decode_bound) - tokens / total,
-              "token/s", "error bound of the throughput; 0 unless sampled");
+  metrics.add("throughput_bound", tokens / (total - found.decode_bound) - tokens / total, "token/s",
+              "error bound of the throughput; 0 unless sampled");
   metrics.add("decode_throughput", decode_tokens / decode_time, "token/s",
               "tokens of the decode steps over the decode time");
   metrics.add("prefill_time", found.prefill_time, "s",
@@ -140,13 +142,17 @@ void report(const DesignPoint& point, const Machine& machine, const Gauges& gaug
   metrics.add("ttft", found.prefill_time, "s", "time to first token");
   metrics.add("tpot", decode_time / work.decode_steps(), "s",
               "mean time of a further token of each sequence");
-  metrics.add("kv_access_share", found.decode.back() / decode_time, "1",
-              "share of the decode time in which KV was on its way to the attention unit");
   for (std::size_t i = 0; i < gauges.all().size(); ++i) {
     const Gauge& gauge = gauges.all()[i];
     const double prefill = found.prefill[i];
     const double decode = found.decode[i + 1];
-    if (gauge.name.starts_with("phase/")) {
+    if (gauge.name == Machine::kExtrapolationBound) {
+      continue;
+    }
+    if (gauge.name == Machine::kKvAccess) {
+      metrics.add("kv_access_share", decode / decode_time, "1",
+                  "share of the decode time: " + gauge.doc);
+    } else if (gauge.name.starts_with("phase/")) {
       metrics.add("decode/" + gauge.name, decode, "s", "decode time: " + gauge.doc);
     } else if (gauge.servers > 0) {
       metrics.add("utilization/" + gauge.name, decode / gauge.servers / decode_time, "1",

@@ -31,9 +31,9 @@ struct StepKey {
 };
 
 struct StepSamplerOptions {
-  double tolerance;   // wanted bound, relative to the total time
-  int most_steps;     // simulate at most so many, but both ends of every class
-  double safety;      // factor on the interpolation error seen at interval middles
+  double tolerance;  // wanted bound, relative to the total time
+  int most_steps;    // simulate at most so many, but both ends of every class
+  double safety;     // factor on the interpolation error seen at interval middles
 };
 
 /// A simulated step: its time in seconds first, then any cumulative counters' increments.
@@ -49,8 +49,8 @@ class StepSampler {
   void observe(int step, StepValues values);
 
   struct Total {
-    StepValues values;       // sums over all steps
-    double time_bound = 0;   // at most so many seconds off in values[0]
+    StepValues values;      // sums over all steps
+    double time_bound = 0;  // at most so many seconds off in values[0]
     int steps_simulated = 0;
     int steps_equal_to_simulated = 0;  // of all steps, those whose key was simulated
   };

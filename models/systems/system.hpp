@@ -35,7 +35,8 @@ class System {
   /// Rules over the whole design point ("needs a CSD"); reported as config errors.
   virtual void require_parts(FieldVisitor& v, const DesignPoint& point) const = 0;
 
-  /// Allocates what lives as long as the run. Throws OutOfCapacity. Runs inside an actor, as all
+  /// Allocates what lives as long as the run, declares the phases of the driver's time and adds the
+  /// gauge Machine::kKvAccess. Throws OutOfCapacity. Runs inside an actor, as all
   /// that follows.
   virtual void place(RunContext& run) = 0;
 
@@ -53,9 +54,6 @@ class System {
 
   /// Steps of equal keys take equal time (step_sampler.hpp).
   [[nodiscard]] virtual StepKey step_key(const DesignPoint& point, int context) const = 0;
-
-  /// Cumulative time in which KV data were on their way to where attention is computed (seconds).
-  [[nodiscard]] virtual double kv_access_seconds(RunContext& run) const = 0;
 
   /// What a reader of the record must know.
   [[nodiscard]] virtual std::vector<std::string> notes(const DesignPoint& point) const = 0;

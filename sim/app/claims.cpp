@@ -1,6 +1,7 @@
 #include "sim/app/claims.hpp"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include <fmt/format.h>
@@ -254,19 +255,15 @@ bool AxisValues::contains(const std::string& text) const {
 }
 
 json with_axis_values_as_text(const json& figure) {
-  const auto is_plain = [](const json& value) { return value.is_number() || value.is_string(); };
+  constexpr std::array<std::string_view, 4> kAxisValueKeys{"values", "quick", "at", "rivals"};
   json copy = figure;
   for (auto& [key, value] : copy.items()) {
-    const bool is_plain_list =
-        value.is_array() && std::all_of(value.begin(), value.end(), is_plain);
-    if (key == "point") {
-      continue;
-    }
-    if (is_plain_list) {
-      value = value.dump();
-    } else if (key == "at" && is_plain(value)) {
-      value = json::array({value}).dump();
-    } else if (value.is_structured()) {
+    const bool holds_axis_values =
+        figure.is_object() &&
+        std::find(kAxisValueKeys.begin(), kAxisValueKeys.end(), key) != kAxisValueKeys.end();
+    if (holds_axis_values) {
+      value = (value.is_array() ? value : json::array({value})).dump();
+    } else if (value.is_structured() && key != "point") {
       value = with_axis_values_as_text(value);
     }
   }
@@ -277,10 +274,12 @@ void axis_field(FieldVisitor& v, std::string_view name, AxisValues& values, std:
   std::string text;
   v.parameter(name, text, doc);
   const json list = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  v.require(list.is_array() && !list.empty(), name,
-            "must be a list of at least one number, quantity or name");
+  const bool is_list = list.is_array() && !list.empty() &&
+                       std::all_of(list.begin(), list.end(),
+                                   [](const json& x) { return x.is_number() || x.is_string(); });
+  v.require(is_list, name, "must be a list of at least one number, quantity or name");
   values.values.clear();
-  if (list.is_array()) {
+  if (is_list) {
     values.values.assign(list.begin(), list.end());
   }
 }

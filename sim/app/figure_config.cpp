@@ -122,6 +122,7 @@ fs::path figure_file(const std::string& name) {
 
 FigureConfig load_figure(const fs::path& file) {
   FigureConfig figure;
+  figure.file = file;
   figure.name = file.stem().string();
   const json document = load_config(file);
   try {
@@ -153,11 +154,13 @@ std::vector<PreparedPoint> figure_points(const FigureConfig& figure, bool quick)
                               file_name_part(at)),
           .config = figure.points[s],
       };
+      const std::string setter = fmt::format("/axis/values: {}", value.dump());
       try {
         set_existing(point.config, figure.axis.path, value, "/axis/path");
         check_point(point.config);
       } catch (const ConfigError& error) {
-        throw ConfigError(prefix_lines(point.origin, error.what()));
+        throw ConfigError(
+            prefix_lines(fmt::format("{}: {}", figure.file.string(), setter), error.what()));
       }
       points.push_back(std::move(point));
     }

@@ -45,6 +45,7 @@ struct FigureSeries {
 };
 
 struct FigureConfig {
+  std::filesystem::path file;
   std::string name;  // the file's, without its ending
   std::string title;
   std::string source;

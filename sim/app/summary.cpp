@@ -96,7 +96,7 @@ std::string utilization(const RecordView& record) {
   }
   std::string text = fmt::format("\nutilization over the decode time\n{}", table.text(kIndent));
   if (idle > 0) {
-    text += fmt::format("  {} others below 0.05 %\n", idle);
+    text += fmt::format("  ({} more below 0.05 %)\n", idle);
   }
   return text;
 }

@@ -49,8 +49,8 @@ std::string printable(std::string_view text) {
 std::string in_quotes(std::string_view text) { return '"' + printable(text) + '"'; }
 
 void check_failed(std::string_view what, const std::source_location& where) {
-  throw CheckFailure(fmt::format("internal error: {} ({}:{})", what, where.file_name(),
-                                 where.line()));
+  throw CheckFailure(
+      fmt::format("internal error: {} ({}:{})", what, where.file_name(), where.line()));
 }
 
 }  // namespace nearkv

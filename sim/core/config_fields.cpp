@@ -137,9 +137,10 @@ class JsonReader final : public FieldVisitor {
       wrong_type(info, *found, "a list of objects");
       return;
     }
-    if (!in_range(info, path_of(info.name), static_cast<double>(found->size()), [](double n) {
-          return fmt::format("{} element{}", n, n == 1 ? "" : "s");
-        })) {
+    const auto length = static_cast<double>(found->size());
+    if (length < info.range.lowest || length > info.range.highest) {
+      problem(path_of(info.name), fmt::format("has {} elements; must have {}", found->size(),
+                                              range_text(info.range, plain_number)));
       return;
     }
     access.resize(found->size());
@@ -215,9 +216,8 @@ class JsonReader final : public FieldVisitor {
       nearest = nearest.empty() ? nearest_name(key, known) : nearest;
       explained.insert(nearest);
       problem(path_of(printable(key)),
-              nearest.empty()
-                  ? fmt::format("unknown key; known here: {}", fmt::join(known, ", "))
-                  : fmt::format("unknown key; did you mean \"{}\"?", nearest));
+              nearest.empty() ? fmt::format("unknown key; known here: {}", fmt::join(known, ", "))
+                              : fmt::format("unknown key; did you mean \"{}\"?", nearest));
     }
     return explained;
   }
@@ -282,8 +282,8 @@ class JsonReader final : public FieldVisitor {
       }
     }
     const json& source = object.value("source", json("assumed"));
-    if (!source.is_string() || std::find(kSources.begin(), kSources.end(),
-                                         source.get<std::string>()) == kSources.end()) {
+    if (!source.is_string() ||
+        std::find(kSources.begin(), kSources.end(), source.get<std::string>()) == kSources.end()) {
       problem(path + "/source", fmt::format("is {}; must be one of {}", printable(source.dump()),
                                             fmt::join(kSources, ", ")));
     }
@@ -443,9 +443,8 @@ class TextDescriber final : public Describer {
     visit(inner);
   }
   void list(const FieldInfo& info, const ListAccess& access) override {
-    leaf(info, "list", range_text(info.range, [](double n) {
-           return fmt::format("{} element{}", n, n == 1 ? "" : "s");
-         }));
+    const std::string length = range_text(info.range, plain_number);
+    leaf(info, "list", length.empty() ? "" : length + " elements");
     TextDescriber inner(fmt::format("{}/{}/*", path_, info.name), fields_);
     access.visit_example(inner);
   }
@@ -509,10 +508,10 @@ class SchemaDescriber final : public Describer {
     for (std::size_t i = 0; i < names.size(); ++i) {
       SchemaDescriber inner;
       visit(i, inner);
-      kinds_.push_back({{"if",
-                         {{"properties", {{name, {{"const", names[i]}}}}},
-                          {"required", json::array({name})}}},
-                        {"then", std::move(inner).finish()}});
+      kinds_.push_back(
+          {{"if",
+            {{"properties", {{name, {{"const", names[i]}}}}}, {"required", json::array({name})}}},
+           {"then", std::move(inner).finish()}});
     }
   }
 
@@ -573,8 +572,7 @@ class SchemaDescriber final : public Describer {
                              {"comment", {{"type", "string"}}}}},
                            {"required", {"value", "source", "citation"}},
                            {"additionalProperties", false}};
-    return info.kind == FieldKind::constant ? with_source
-                                            : json{{"anyOf", {value, with_source}}};
+    return info.kind == FieldKind::constant ? with_source : json{{"anyOf", {value, with_source}}};
   }
 
   void add(const FieldInfo& info, json schema) {

@@ -103,7 +103,7 @@ std::string place_in(const std::string& file, std::string_view text, std::size_t
 }
 
 /// The first byte of the token that went wrong; the parser names the last byte that it read.
-std::size_t token_start(std::string_view text, std::size_t last) {
+std::size_t token_start(std::string_view text, std::size_t last, bool in_literal) {
   if (text[last] == '"' && last > 0) {
     std::size_t start = text.rfind('"', last - 1);
     while (start != std::string_view::npos && start > 0 && text[start - 1] == '\\') {
@@ -115,7 +115,7 @@ std::size_t token_start(std::string_view text, std::size_t last) {
     const auto c = static_cast<unsigned char>(text[i]);
     return std::isalnum(c) != 0 || c == '.' || c == '+' || c == '-' || c == '_';
   };
-  const bool is_behind_word = !is_word(last) && last > 0 && std::isalpha(text[last - 1]) != 0;
+  const bool is_behind_word = in_literal && !is_word(last) && last > 0 && is_word(last - 1);
   std::size_t start = is_behind_word ? last - 1 : last;
   while (is_word(start) && start > 0 && is_word(start - 1)) {
     --start;
@@ -173,8 +173,10 @@ std::string explain_syntax(std::string_view text, std::size_t at, std::string_vi
 std::string syntax_error_line(const std::string& file, const std::string& text,
                               const json::parse_error& error) {
   const std::size_t last = std::min(error.byte == 0 ? 0 : error.byte - 1, text.size());
-  const std::size_t at = last < text.size() ? token_start(text, last) : last;
-  return place_in(file, text, at) + ": " + explain_syntax(text, at, error.what());
+  const std::string_view says = error.what();
+  const bool in_literal = says.find("invalid literal") != std::string_view::npos;
+  const std::size_t at = last < text.size() ? token_start(text, last, in_literal) : last;
+  return place_in(file, text, at) + ": " + explain_syntax(text, at, says);
 }
 
 /// The library throws out_of_range with "... number overflow parsing '1e999'".
@@ -185,8 +187,7 @@ std::string overflow_line(const std::string& file, const std::string& text,
   const std::string_view number =
       open == std::string_view::npos ? "" : what.substr(open + 1, what.size() - open - 2);
   const std::size_t at = text.find(number);
-  return fmt::format("{}: the number {} is too large", place_in(file, text, at),
-                     printable(number));
+  return fmt::format("{}: the number {} is too large", place_in(file, text, at), printable(number));
 }
 
 bool is_sourced_constant(const json& node) { return node.is_object() && node.contains("value"); }
@@ -236,9 +237,10 @@ class Resolver {
                                     printable(canonical.filename().string())));
     }
     if (open_.size() >= kDeepestNesting || ++files_ > kMostFiles) {
-      throw ConfigError(fmt::format("{}: too many files by \"extends\" (at most {} in a chain, {} "
-                                    "in all)",
-                                    printable(file.string()), kDeepestNesting, kMostFiles));
+      throw ConfigError(
+          fmt::format("{}: too many files by \"extends\" (at most {} in a chain, {} "
+                      "in all)",
+                      printable(file.string()), kDeepestNesting, kMostFiles));
     }
     const json document = load_json(file);
     open_.push_back(canonical);
@@ -303,7 +305,8 @@ class Resolver {
   static fs::path locate(const std::string& base, const fs::path& file, const std::string& path) {
     const bool is_shipped = base.starts_with(kShippedPrefix);
     const fs::path folder = is_shipped ? shipped_configs() : file.parent_path();
-    fs::path found = folder / (is_shipped ? base.substr(kShippedPrefix.size()) : base);
+    fs::path found =
+        (folder / (is_shipped ? base.substr(kShippedPrefix.size()) : base)).lexically_normal();
     std::error_code error;
     if (!fs::exists(found, error)) {
       throw ConfigError(fmt::format(
@@ -374,8 +377,8 @@ json& existing_child(json& node, const std::string& part, const std::string& par
   if (node.is_object() && node.contains(part)) {
     return node[part];
   }
-  throw ConfigError(fmt::format("{}: no such path{} ({})", path,
-                                hint_for_missing(node, part, parent), origin));
+  throw ConfigError(
+      fmt::format("{}: no such path{} ({})", path, hint_for_missing(node, part, parent), origin));
 }
 
 }  // namespace
@@ -392,8 +395,9 @@ fs::path shipped_configs() {
       return folder / "configs";
     }
   }
-  throw ConfigError("NEARKV_HOME: not set, and there is no configs folder above the executable; "
-                    "set it to the folder that holds configs/");
+  throw ConfigError(
+      "NEARKV_HOME: not set, and there is no configs folder above the executable; "
+      "set it to the folder that holds configs/");
 }
 
 json load_json(const fs::path& file) {
@@ -404,8 +408,8 @@ json load_json(const fs::path& file) {
     throw ConfigError(fmt::format("{}: no such file; name a JSON file", name));
   }
   if (status.type() != fs::file_type::regular) {
-    throw ConfigError(fmt::format("{}: {}; name a JSON file", name,
-                                  error ? error.message() : "is not a file"));
+    throw ConfigError(
+        fmt::format("{}: {}; name a JSON file", name, error ? error.message() : "is not a file"));
   }
   std::ifstream stream(file, std::ios::binary);
   std::ostringstream buffer;
@@ -438,8 +442,7 @@ json load_config(const fs::path& file) {
   return config;
 }
 
-void set_existing(json& config, std::string_view path, const json& value,
-                  std::string_view origin) {
+void set_existing(json& config, std::string_view path, const json& value, std::string_view origin) {
   json* node = &config;
   std::string parent;
   for (const std::string& part : split_path(path)) {
@@ -478,8 +481,8 @@ json value_of_override(const std::string& where, std::string_view text) {
 void apply_override(json& config, std::string_view assignment) {
   const std::size_t equals = assignment.find('=');
   if (equals == std::string_view::npos || equals == 0) {
-    throw ConfigError(fmt::format(
-        "--set {}: write path=value, as in --set workload/batch=64", printable(assignment)));
+    throw ConfigError(fmt::format("--set {}: write path=value, as in --set workload/batch=64",
+                                  printable(assignment)));
   }
   const std::string_view path = assignment.substr(0, equals);
   const std::string where = fmt::format("--set {}", printable(path));

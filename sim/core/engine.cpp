@@ -163,8 +163,8 @@ struct Engine::Impl {
   std::vector<int> due;                          // actors that go on at this instant
   std::map<const SimgridAction*, int> on_links;  // the actor of each flow; never iterated over
   SimTime now{};
-  std::optional<SimTime> ahead;       // when `awaited` finish: the loop ran ahead to there
-  std::vector<Completion*> awaited;   // finished, and their waiters do not know yet
+  std::optional<SimTime> ahead;      // when `awaited` finish: the loop ran ahead to there
+  std::vector<Completion*> awaited;  // finished, and their waiters do not know yet
   std::exception_ptr failure;
   std::uint64_t digest = 0;
   std::int64_t wakeups = 0;
@@ -406,8 +406,8 @@ std::string Engine::Impl::describe_deadlock() const {
   int waiting = 0;
   for (const auto& actor : actors) {
     if (!actor->finished && ++waiting <= kMostNamed) {
-      text += fmt::format("{} {} waits for {}", waiting == 1 ? "" : ",", actor->name,
-                          actor->waits_for);
+      text +=
+          fmt::format("{} {} waits for {}", waiting == 1 ? "" : ",", actor->name, actor->waits_for);
     }
   }
   return waiting <= kMostNamed ? text : text + fmt::format(", and {} more", waiting - kMostNamed);

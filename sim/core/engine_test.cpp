@@ -113,7 +113,8 @@ TEST_CASE("engine: random flows on an idle link take the closed form within 1 ps
   engine.spawn("sender", pair.from, [&] {
     Rng rng{3, "sim/core/engine_test/flows"};
     for (int i = 0; i < 2000; ++i) {
-      engine.wait_until(engine.now() + SimDuration{static_cast<std::int64_t>(rng.below(1ULL << 32))});
+      engine.wait_until(engine.now() +
+                        SimDuration{static_cast<std::int64_t>(rng.below(1ULL << 32))});
       const SimTime start = engine.now();
       const Bytes size{1 + static_cast<std::int64_t>(rng.below(1ULL << rng.below(24)))};
       engine.transfer(pair.from, pair.to, size);
@@ -185,10 +186,11 @@ TEST_CASE("engine: three flows on two links get the max-min fair shares") {
   engine.add_route(x, z, {l1, l2});
   std::vector<SimTime> ends(3);
   const auto send = [&](int number, NodeId from, NodeId to, Bytes size) {
-    engine.spawn("sender " + std::to_string(number), from, [&engine, &ends, number, from, to, size] {
-      engine.transfer(from, to, size);
-      ends[number] = engine.now();
-    });
+    engine.spawn("sender " + std::to_string(number), from,
+                 [&engine, &ends, number, from, to, size] {
+                   engine.transfer(from, to, size);
+                   ends[number] = engine.now();
+                 });
   };
   send(0, x, y, 500'000_B);
   send(1, y, z, 2'500'000_B);
@@ -265,9 +267,8 @@ TEST_CASE("engine: events 1 ps apart stay apart") {
 
 TEST_CASE("engine: sleeps are exact integers at any time") {
   // A double of seconds resolves 4 ps at 20,000 s, and of picoseconds 2 ps above 2^53 ps.
-  for (const SimDuration start :
-       {SimDuration{9'007s}, SimDuration{(1LL << 53) + 1}, SimDuration{20'000s},
-        SimDuration{1'000h}}) {
+  for (const SimDuration start : {SimDuration{9'007s}, SimDuration{(1LL << 53) + 1},
+                                  SimDuration{20'000s}, SimDuration{1'000h}}) {
     const std::uint64_t errors = in_child([start] {
       Engine engine;
       const NodeId node = engine.add_node("node");
@@ -557,7 +558,8 @@ std::uint64_t digest_of_run(SimDuration late = {}) {
       for (int n = 0; n < 20; ++n) {
         const SimDuration pause{static_cast<std::int64_t>(rng.below(5)) * 1000};
         engine.wait_until(engine.now() + pause + (i == 3 && n == 7 ? late : SimDuration{}));
-        engine.transfer(pair.from, pair.to, Bytes{2 * (1 + static_cast<std::int64_t>(rng.below(50)))});
+        engine.transfer(pair.from, pair.to,
+                        Bytes{2 * (1 + static_cast<std::int64_t>(rng.below(50)))});
       }
       engine.finish(done[i]);
       engine.wait(done[(i + 1) % 10]);
@@ -721,7 +723,8 @@ TEST_CASE("engine: any type of exception passes, also at the start and in a comp
     engine.loop().attach(broken);
     bool unwound = false;
     engine.spawn("waiter", engine.add_node("node"), [&] {
-      const std::unique_ptr<bool, void (*)(bool*)> guard(&unwound, [](bool* flag) { *flag = true; });
+      const std::unique_ptr<bool, void (*)(bool*)> guard(&unwound,
+                                                         [](bool* flag) { *flag = true; });
       engine.wait_until(at(10ns));
     });
     CHECK_THROWS_WITH_AS(engine.run(), "no such page", std::runtime_error);
@@ -844,8 +847,8 @@ class Machine final : public Component {
     for (int i = 0; i < 2; ++i) {
       const std::uint64_t hash = splitmix64(state);
       if (hash % 100 < 47) {
-        made.push_back({event.time + SimDuration{static_cast<std::int64_t>(hash >> 40) % 5000},
-                        hash});
+        made.push_back(
+            {event.time + SimDuration{static_cast<std::int64_t>(hash >> 40) % 5000}, hash});
       }
     }
     return made;

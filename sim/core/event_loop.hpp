@@ -100,9 +100,7 @@ class TimerQueue final : public Component {
     SimTime at;
     std::uint64_t sequence;
     Completion* completion;
-    bool operator>(const Entry& o) const {
-      return at != o.at ? at > o.at : sequence > o.sequence;
-    }
+    bool operator>(const Entry& o) const { return at != o.at ? at > o.at : sequence > o.sequence; }
   };
 
   EventLoop& loop_;

@@ -39,9 +39,9 @@ class Script final : public Component {
     loop.attach(*this);
   }
   void add(const Event& event) {
-    const auto place = std::upper_bound(
-        events_.begin(), events_.end(), event,
-        [](const Event& a, const Event& b) { return a.time < b.time; });
+    const auto place =
+        std::upper_bound(events_.begin(), events_.end(), event,
+                         [](const Event& a, const Event& b) { return a.time < b.time; });
     events_.insert(place, event);
   }
   [[nodiscard]] SimTime next_event() const override {
@@ -288,8 +288,8 @@ TEST_CASE("event loop: the sequence equals that of one global queue") {
       // Step the oracle to the same point.
       std::optional<SimTime> oracle_stopped;
       while (!oracle.empty() && !oracle_stopped) {
-        const auto next = std::min_element(
-            oracle.begin(), oracle.end(), [](const Planned& a, const Planned& b) {
+        const auto next =
+            std::min_element(oracle.begin(), oracle.end(), [](const Planned& a, const Planned& b) {
               return std::tie(a.time, a.component, a.order) <
                      std::tie(b.time, b.component, b.order);
             });
@@ -301,8 +301,8 @@ TEST_CASE("event loop: the sequence equals that of one global queue") {
         expected.push_back({planned.time, planned.component, planned.event.id});
         if (planned.event.then_after) {
           const SimTime then = planned.time + *planned.event.then_after;
-          oracle.push_back({then, planned.component, order++,
-                            {.time = then, .id = planned.event.id + 1000}});
+          oracle.push_back(
+              {then, planned.component, order++, {.time = then, .id = planned.event.id + 1000}});
         }
         if (planned.event.finishes != nullptr) {
           oracle_stopped = planned.time;

@@ -65,8 +65,7 @@ class FieldVisitor {
   virtual void bytes(const FieldInfo& info, Bytes& value) = 0;
   virtual void rate(const FieldInfo& info, Rate& value) = 0;
   virtual void flop_rate(const FieldInfo& info, FlopRate& value) = 0;
-  virtual void object(const FieldInfo& info,
-                      const std::function<void(FieldVisitor&)>& visit) = 0;
+  virtual void object(const FieldInfo& info, const std::function<void(FieldVisitor&)>& visit) = 0;
   virtual void list(const FieldInfo& info, const ListAccess& access) = 0;
   /// A list of plain integers; the range is that of each.
   virtual void integers(const FieldInfo& info, std::vector<std::int64_t>& values) = 0;

@@ -26,9 +26,9 @@ TEST_CASE("metrics: reported once each, found by name, in the order of the repor
 
 TEST_CASE("metrics: a value that JSON cannot hold is our bug") {
   Metrics metrics;
-  for (const double value : {std::numeric_limits<double>::infinity(),
-                             -std::numeric_limits<double>::infinity(),
-                             std::numeric_limits<double>::quiet_NaN()}) {
+  for (const double value :
+       {std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(),
+        std::numeric_limits<double>::quiet_NaN()}) {
     CHECK_THROWS_WITH_AS(metrics.add("ratio", value, "1", "A ratio."),
                          doctest::Contains("the metric ratio is no finite number"), CheckFailure);
   }

@@ -25,9 +25,8 @@ json constants_to_json(const std::vector<ConstantUse>& constants) {
   for (const ConstantUse& constant : constants) {
     ++counts[constant.source];
     if (listed.contains(constant.source)) {
-      listed[constant.source].push_back({{"path", constant.path},
-                                         {"value", constant.value},
-                                         {"citation", constant.citation}});
+      listed[constant.source].push_back(
+          {{"path", constant.path}, {"value", constant.value}, {"citation", constant.citation}});
     }
   }
   listed["count_by_source"] = counts;
@@ -69,9 +68,10 @@ void write_file_atomically(const std::filesystem::path& file, std::string_view t
   const auto refuse = [&](std::string_view why) {
     std::error_code ignored;
     fs::remove(temporary, ignored);
-    throw ConfigError(fmt::format("{}: cannot be written ({}); name a file in a folder that is "
-                                  "writable and has room",
-                                  printable(file.string()), why));
+    throw ConfigError(
+        fmt::format("{}: cannot be written ({}); name a file in a folder that is "
+                    "writable and has room",
+                    printable(file.string()), why));
   };
   if (file.has_parent_path()) {
     fs::create_directories(file.parent_path(), error);

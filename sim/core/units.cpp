@@ -68,8 +68,7 @@ struct QuantityKind {
 constexpr QuantityKind kDuration{"a duration", "50us", kDurationUnits, Rounding::up};
 constexpr QuantityKind kBytes{"a size", "4KiB", kByteUnits, Rounding::refuse};
 constexpr QuantityKind kRate{"a data rate", "1.4GB/s", kRateUnits, Rounding::refuse};
-constexpr QuantityKind kFlopRate{"a compute rate", "12.7GFLOP/s", kFlopRateUnits,
-                                 Rounding::refuse};
+constexpr QuantityKind kFlopRate{"a compute rate", "12.7GFLOP/s", kFlopRateUnits, Rounding::refuse};
 
 std::string unit_names(const QuantityKind& kind) {
   std::string names;

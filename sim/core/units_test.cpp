@@ -39,9 +39,13 @@ static_assert(!std::is_convertible_v<std::chrono::duration<std::int64_t, std::fe
 static_assert(std::is_convertible_v<std::chrono::microseconds, SimDuration>);
 
 template <class A, class B>
-concept Adds = requires(A a, B b) { a + b; };
+concept Adds = requires(A a, B b) {
+  a + b;
+};
 template <class A, class B>
-concept TakesTime = requires(A a, B b) { time_for(a, b); };
+concept TakesTime = requires(A a, B b) {
+  time_for(a, b);
+};
 static_assert(Adds<Bytes, Bytes> && !Adds<Bytes, Flops> && !Adds<Bytes, int>);
 static_assert(TakesTime<Bytes, Rate> && TakesTime<Flops, FlopRate>);
 static_assert(!TakesTime<Bytes, FlopRate> && !TakesTime<Flops, Rate> && !TakesTime<int, Rate>);
@@ -121,7 +125,8 @@ TEST_CASE("units: each refusal says what would have been right") {
         "\"9223372036854775808ps\" is too large" + wanted);
   CHECK(duration_refusal("2563h") == "\"2563h\" is too large" + wanted);
   // A value of the user's stays on its line, and a long one is cut.
-  CHECK(duration_refusal("5us\nx\x01") == R"("5us\nx\x01" has the unknown unit "us\nx\x01")" + wanted);
+  CHECK(duration_refusal("5us\nx\x01") ==
+        R"("5us\nx\x01" has the unknown unit "us\nx\x01")" + wanted);
   CHECK(duration_refusal(std::string(5000, 'x')).size() < 250);
   // The unit of another quantity.
   CHECK(refusal(parse_rate, "1.4GB") ==
@@ -130,7 +135,8 @@ TEST_CASE("units: each refusal says what would have been right") {
   CHECK(refusal(parse_flop_rate, "1GFLOPS") ==
         "\"1GFLOPS\" has the unknown unit \"GFLOPS\"; write a compute rate such as "
         "\"12.7GFLOP/s\" (units: FLOP/s, KFLOP/s, MFLOP/s, GFLOP/s, TFLOP/s, PFLOP/s)");
-  CHECK(refusal(parse_bytes, "4kB").starts_with("\"4kB\" has the unknown unit \"kB\"; write a size"));
+  CHECK(
+      refusal(parse_bytes, "4kB").starts_with("\"4kB\" has the unknown unit \"kB\"; write a size"));
 }
 
 TEST_CASE("units: the shortest exact text reads back to the same value") {
@@ -183,7 +189,7 @@ TEST_CASE("units: text for people has four digits and no exponent") {
 TEST_CASE("units: time for an amount rounds up, against exact integer arithmetic") {
   CHECK(time_for(0_B, Rate{1}) == 0_ps);
   CHECK(time_for(1_B, Rate{1}) == 1s);
-  CHECK(time_for(1_B, Rate{3'000'000'000'000}) == 1_ps);    // a third of one
+  CHECK(time_for(1_B, Rate{3'000'000'000'000}) == 1_ps);         // a third of one
   CHECK(time_for(4096_B, Rate{1'400'000'000}) == 2'925'715_ps);  // 2925714.28...
   CHECK(time_for(Flops{1'000}, FlopRate{1'000'000'000}) == 1us);
   Rng rng{7, "sim/core/units_test/time_for"};
@@ -192,8 +198,8 @@ TEST_CASE("units: time for an amount rounds up, against exact integer arithmetic
     const auto rate = static_cast<std::int64_t>(1'000'000'000 + rng.below(1ULL << 42));
     const Int128 time = time_for(Bytes{amount}, Rate{rate}).count();
     const Int128 moved_times_1e12 = static_cast<Int128>(amount) * 1'000'000'000'000;
-    REQUIRE(time * rate >= moved_times_1e12);        // never early
-    REQUIRE((time - 1) * rate < moved_times_1e12);   // and less than 1 ps late
+    REQUIRE(time * rate >= moved_times_1e12);       // never early
+    REQUIRE((time - 1) * rate < moved_times_1e12);  // and less than 1 ps late
   }
   CHECK_THROWS_AS(static_cast<void>(time_for(1_B, Rate{0})), CheckFailure);
   CHECK_THROWS_AS(static_cast<void>(time_for(Bytes{-1}, Rate{1})), CheckFailure);

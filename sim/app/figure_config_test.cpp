@@ -1,0 +1,120 @@
+#include "sim/app/figure_config.hpp"
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include "sim/core/check.hpp"
+#include "sim/core/config.hpp"
+
+namespace nearkv {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+/// The message with which fig14 is refused after a merge patch, without the file's name; empty
+/// when it is taken.
+std::string problem_after(const std::string& patch) {
+  json figure = load_json(shipped_configs() / "figures" / "fig14.json");
+  for (auto& series : figure.at("series")) {
+    const std::string base = series.at("point").at("extends");
+    series["point"]["extends"] = "nearkv:" + base.substr(base.find("design_points"));
+  }
+  figure.merge_patch(json::parse(patch));
+  const fs::path file =
+      fs::temp_directory_path() / ("nearkv_figure_" + std::to_string(getpid()) + ".json");
+  std::ofstream(file) << figure.dump();
+  std::string problem;
+  try {
+    static_cast<void>(figure_points(load_figure(file), false));
+  } catch (const ConfigError& error) {
+    problem = error.what();
+    const std::string prefix = file.string() + ": ";
+    CHECK(problem.starts_with(prefix));
+    problem.erase(0, prefix.size());
+  }
+  fs::remove(file);
+  return problem;
+}
+
+}  // namespace
+
+TEST_CASE("every shipped figure is complete and its points are valid") {
+  const std::vector<std::string> names = known_figures();
+  CHECK(std::find(names.begin(), names.end(), "fig14") != names.end());
+  for (const std::string& name : names) {
+    INFO(name);
+    const FigureConfig figure = load_figure(figure_file(name));
+    CHECK(figure.name == name);
+    CHECK(figure_points(figure, false).size() ==
+          figure.series.size() * figure.axis.values.values.size());
+    CHECK(figure_points(figure, true).size() < figure_points(figure, false).size());
+    CHECK(fs::exists(shipped_configs().parent_path() / "plots" / (name + ".py")));
+  }
+}
+
+TEST_CASE("the points of a figure are its series at each axis value") {
+  const FigureConfig figure = load_figure(figure_file("fig14"));
+  const std::vector<PreparedPoint> points = figure_points(figure, false);
+  REQUIRE(points.size() == 28);
+  CHECK(points[0].name == "deepspeed_batch_4");
+  CHECK(points[0].config.at("workload").at("batch") == 4);
+  CHECK(points[0].origin == "fig14, deepspeed, batch 4");
+  CHECK(points[27].name == "insti_sparf_batch_256");
+  CHECK(points[27].config.at("system").at("kind") == "insti_sparf");
+}
+
+TEST_CASE("an unchanged figure is taken") { CHECK(problem_after("{}").empty()); }
+
+TEST_CASE("an unknown figure is refused with the nearest") {
+  CHECK_THROWS_WITH_AS(static_cast<void>(figure_file("fig41")),
+                       doctest::Contains("fig41: unknown figure; did you mean \"fig14\"?"),
+                       ConfigError);
+}
+
+TEST_CASE("mistakes in a figure are refused with their path") {
+  CHECK(problem_after(R"({"axis": {"path": "/workload/bach"}})")
+            .find("/workload/bach: no such path; did you mean \"batch\"?") != std::string::npos);
+  CHECK(problem_after(R"({"axis": {"values": [4, 4], "quick": [4]}, "claims": []})") ==
+        "/axis/values: has a value twice; name each once");
+  CHECK(problem_after(R"({"axis": {"values": []}})") ==
+        "/axis/values: must be a list of at least one number, quantity or name");
+  CHECK(problem_after(R"({"axis": {"quick": [5]}})") ==
+        "/axis/quick: 5 is not among /axis/values; --quick runs a part of them");
+  CHECK(problem_after(R"({"axis": {"values": [4, "64 sequences"], "quick": [4]}, "claims": []})")
+            .starts_with("/axis/values: \"64 sequences\": /workload/batch: is \"64 sequences\""));
+  CHECK(problem_after(R"({"titel": "x"})") == "/titel: unknown key; did you mean \"title\"?");
+  CHECK(problem_after(R"({"series": [], "claims": []})") ==
+        "/series: is empty; must have at least one series");
+  CHECK(problem_after(R"({"metric": null})").starts_with("/metric: missing"));
+}
+
+TEST_CASE("mistakes in a figure's claims are refused with their path") {
+  const std::string claim = R"({"claims": [{"id": "C", "text": "t", "role": "test",
+      "kind": "KIND", "paper": 1, "value": {"series": "SERIES", "metric": "m", "at": AT}}]})";
+  const auto with = [&claim](const std::string& kind, const std::string& series,
+                             const std::string& at) {
+    std::string text = claim;
+    text.replace(text.find("KIND"), 4, kind);
+    text.replace(text.find("SERIES"), 6, series);
+    text.replace(text.find("AT"), 2, at);
+    return problem_after(text);
+  };
+  CHECK(with("value", "flexgen", "64").empty());
+  CHECK(with("value", "flexgen", "\"best\"").empty());
+  CHECK(with("value", "flexgen", "65") ==
+        "/claims/0/value/at: 65 is no value of the axis; there are: 4, 8, 16, 32, 64, 128, 256");
+  CHECK(with("value", "flexgenn", "64") ==
+        "/claims/0/value/series: \"flexgenn\" is no series of this figure; there are: deepspeed, "
+        "flexgen, insti_dense, insti_sparf");
+  CHECK(with("valu", "flexgen", "64") ==
+        "/claims/0/kind: is \"valu\"; must be one of ratio, value, memory, order; did you mean "
+        "\"value\"?");
+}
+
+}  // namespace nearkv

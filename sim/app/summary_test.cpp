@@ -1,0 +1,73 @@
+#include "sim/app/summary.hpp"
+
+#include <doctest/doctest.h>
+
+#include "sim/app/test_records.hpp"
+
+namespace nearkv {
+
+namespace {
+
+RunRecord typical_record() {
+  RunRecord record;
+  record.name = "typical";
+  record.fidelity = "sampled";
+  record.config = {
+      {"system", {{"kind", "insti_dense"}}},
+      {"model", {{"name", "OPT-13B"}}},
+      {"workload", {{"batch", 64}, {"prompt_tokens", 1024}, {"output_tokens", 1024}}},
+      {"simulation",
+       {{"fidelity", {{"value", "sampled"}, {"source", "override"}, {"citation", "--set"}}}}}};
+  Metrics& metrics = record.outcome.metrics;
+  metrics.add("throughput", 6.5536, "token/s", "d");
+  metrics.add("prefill_time", 10, "s", "d");
+  metrics.add("decode_time", 9990, "s", "d");
+  metrics.add("decode_time_bound", 100, "s", "d");
+  metrics.add("decode_steps", 1023, "1", "d");
+  metrics.add("decode_steps_simulated", 12, "1", "d");
+  metrics.add("tpot", 9.765, "s", "d");
+  metrics.add("decode/phase/csd_attention", 7492.5, "s", "d");
+  metrics.add("decode/phase/gpu_compute", 2497.5, "s", "d");
+  metrics.add("utilization/csd/0/flash", 0.8, "1", "d");
+  metrics.add("utilization/idle", 0.0001, "1", "d");
+  metrics.add("high_water/VRAM", 31.7e9, "B", "d");
+  record.outcome.notes = {"synthetic tensors"};
+  record.constants = {{"/csd/0/flash/t_read", "50us", "assumed", "not published"},
+                      {"/gpu/0/memory", "48GB", "datasheet", "sheet"}};
+  return record;
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("a summary tells speed, shares, utilization, memory, constants and notes") {
+  const std::string text = summary_of(RecordView(typical_record().to_json("0")));
+  INFO(text);
+  CHECK(contains(text, "typical: insti_dense, OPT-13B, batch 64, 1024 + 1024 tokens\n"));
+  CHECK(contains(text, "6.554 token/s +- 1.0 %\n"));
+  CHECK(contains(text, "sampled; 12 of 1023 decode steps simulated\n"));
+  CHECK(contains(text, "csd_attention  #######################.......  75.0 %  7492 s\n"));
+  CHECK(contains(text, "csd/0/flash  ########################......  80.0 %\n"));
+  CHECK(contains(text, "(1 more below 0.05 %)"));
+  CHECK(contains(text, "VRAM  31.70 GB\n"));
+  CHECK(contains(text, "1 assumed, 0 fit, 0 override"));
+  CHECK(contains(text, "note: synthetic tensors\n"));
+}
+
+TEST_CASE("a summary of a run that is out of memory says what overflowed") {
+  const std::string text = summary_of(record_out_of("VRAM"));
+  INFO(text);
+  CHECK(contains(text, "out_of_memory: VRAM: scores needs 2 GB"));
+  CHECK_FALSE(contains(text, "throughput"));
+}
+
+TEST_CASE("the constants table gives value, source and reason") {
+  const std::string text = constants_table(RecordView(typical_record().to_json("0")));
+  CHECK(contains(text, "/csd/0/flash/t_read   50us  assumed  not published\n"));
+  CHECK_FALSE(contains(text, "/gpu/0/memory"));
+}
+
+}  // namespace nearkv
