@@ -2,8 +2,8 @@
 //
 // In sampled fidelity, when `kAlike` layers in a row took the same time within `kTolerance`, the
 // layers behind them are taken to be like them: their state is brought forward without simulating
-// it, and time and gauges advance by the mean of those layers. What the layers differed by, times
-// the layers left out, goes into the step's error bound.
+// it, and time and gauges advance by the mean of those layers. Half of what the layers differed by,
+// times the layers left out, goes into the step's error bound.
 #pragma once
 
 #include <algorithm>
@@ -43,20 +43,20 @@ class LayerLoop {
   }
 
  private:
-  static constexpr std::size_t kAlike = 4;    // even: the SSD state of neighbours may alternate
-  static constexpr double kTolerance = 0.01;  // not a constant: of the method, reported as bound
+  static constexpr std::size_t kAlike = 4;
+  static constexpr double kTolerance = 0.02;  // not a constant: of the method, reported as bound
 
-  [[nodiscard]] bool are_alike() const {
-    if (times_.size() <= kAlike) {  // the first layer starts from another state
-      return false;
-    }
+  [[nodiscard]] SimDuration spread() const {
     const auto [least, most] = std::minmax_element(times_.end() - kAlike, times_.end());
-    return to_seconds(*most - *least) <= kTolerance * to_seconds(*least);
+    return *most - *least;
+  }
+  [[nodiscard]] bool are_alike() const {
+    // One more than compared: the first layer starts from another state.
+    return times_.size() > kAlike && to_seconds(spread()) <= kTolerance * to_seconds(times_.back());
   }
 
   template <class Assume>
   void leave_out(std::int64_t first, Assume assume) {
-    const auto [least, most] = std::minmax_element(times_.end() - kAlike, times_.end());
     SimDuration sum{};
     std::vector<double> mean(increments_.back().size());
     for (std::size_t back = 1; back <= kAlike; ++back) {
@@ -74,7 +74,7 @@ class LayerLoop {
     machine_.extrapolate({.times = left,
                           .time = SimDuration{ceil_div(sum.count(), kAlike)},
                           .increments = mean,
-                          .bound = *most - *least});
+                          .bound = spread() / 2});
   }
 
   Machine& machine_;

@@ -18,15 +18,15 @@ std::string text_of(Bytes asked, Bytes available, Bytes capacity) {
 
 }  // namespace
 
-OutOfCapacity::OutOfCapacity(std::string resource_, std::string operation_, Bytes asked_,
-                             Bytes available_, Bytes capacity_)
-    : std::runtime_error(fmt::format("out_of_memory: {}: {} {}", resource_, operation_,
-                                     text_of(asked_, available_, capacity_))),
-      resource(std::move(resource_)),
-      operation(std::move(operation_)),
-      asked(asked_),
-      available(available_),
-      capacity(capacity_) {}
+OutOfCapacity::OutOfCapacity(const std::string& full_resource, const std::string& for_operation,
+                             Bytes asked_for, Bytes still_available, Bytes whole_capacity)
+    : std::runtime_error(fmt::format("out_of_memory: {}: {} {}", full_resource, for_operation,
+                                     text_of(asked_for, still_available, whole_capacity))),
+      resource(full_resource),
+      operation(for_operation),
+      asked(asked_for),
+      available(still_available),
+      capacity(whole_capacity) {}
 
 void CapacityLedger::allocate(std::string_view label, Bytes size) {
   check(size >= Bytes{0}, "an allocation of negative size");

@@ -16,8 +16,8 @@ namespace nearkv {
 /// ("out_of_memory: VRAM"), not an error of the program.
 class OutOfCapacity : public std::runtime_error {
  public:
-  OutOfCapacity(std::string resource, std::string operation, Bytes asked, Bytes available,
-                Bytes capacity);
+  OutOfCapacity(const std::string& full_resource, const std::string& for_operation, Bytes asked_for,
+                Bytes still_available, Bytes whole_capacity);
 
   std::string resource;   // "VRAM"
   std::string operation;  // "prefill attention scores"
