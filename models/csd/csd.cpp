@@ -57,7 +57,7 @@ Csd::Csd(EventLoop& loop, const CsdConfig& config, std::string name, bool reuse)
       flash_(config.flash),
       cores_(config.controller.cores),
       kernels_(config.engine.attention_kernels),
-      filter_free_at_(config.flash.channels),
+      filters_(config.flash.channels, BusSchedule(BusOrder::first_gap)),
       filter_time_(time_for(config.flash.page_size, config.engine.filter_rate)),
       flash_capacity_("CSD flash", config.flash.capacity()),
       dram_("CSD DRAM", config.dram_capacity) {
@@ -93,36 +93,40 @@ void Csd::begin(SimTime now, const Waiting& next) {
       return;
     }
   }
-  simulate(start);
+  simulate();
 }
 
-void Csd::simulate(SimTime start) {
+void Csd::simulate() {
   Running& run = *running_;
   const int block_count =
       static_cast<int>(ceil_div(run.batch->pairs, config_.engine.heads_per_block));
   run.blocks.assign(block_count, Block{});
-  SimTime fetched = start + config_.nvme.doorbell;
-  for (int pair = 0; pair < run.batch->pairs; ++pair) {
-    fetched += config_.nvme.command_fetch;
-    const SimTime ready = cores_.issue(fetched, config_.controller.attend_cost).done;
-    Block& block = block_of(pair);
-    block.commands_ready = std::max(block.commands_ready, ready);
-  }
   work_.firmware += config_.controller.attend_cost * run.batch->pairs;
-  push(run.blocks.front().commands_ready, EventKind::start_block, 0);
+  push(fetched(end_pair(0) - 1), EventKind::start_block, 0);
 }
 
-void Csd::simulate_reused_after_all(SimTime now) {
+void Csd::simulate_reused_after_all() {
   running_->reused = false;
-  running_->disturbed = true;
   flash_.restore(running_->flash_at_start, running_->start);
-  simulate(running_->start);
+  simulate();
+}
+
+/// Handles what happens on the drive up to `now`, also outside process(). Completions are left to
+/// process(): nothing on the drive depends on them.
+void Csd::settle(SimTime now) {
+  std::vector<Event> completions;
   while (!events_.empty() && events_.top().at <= now) {
     const Event event = events_.top();
     events_.pop();
-    handle(event);
+    if (event.kind >= EventKind::batch_done) {
+      completions.push_back(event);
+    } else {
+      handle(event);
+    }
   }
-  check(!completed_something_, "a reused batch ended otherwise when it was simulated");
+  for (const Event& event : completions) {
+    events_.push(event);
+  }
 }
 
 void Csd::process(SimTime until) {
@@ -171,6 +175,17 @@ void Csd::handle(const Event& event) {
   }
 }
 
+/// Gives the cores the commands that the controller has by `now`: before whatever comes later.
+void Csd::accept_commands(SimTime now) {
+  Running& run = *running_;
+  for (; run.accepted < run.batch->pairs && fetched(run.accepted) <= now; ++run.accepted) {
+    const SimTime ready =
+        cores_.issue(fetched(run.accepted), config_.controller.attend_cost).done;
+    Block& block = block_of(run.accepted);
+    block.commands_ready = std::max(block.commands_ready, ready);
+  }
+}
+
 /// Starts reading the next block if its commands are there, no block is being read and a staging
 /// buffer is free. Called whenever one of these may have changed.
 void Csd::start_next_block(SimTime now) {
@@ -181,6 +196,12 @@ void Csd::start_next_block(SimTime now) {
     return;
   }
   Block& block = run.blocks[index];
+  const SimTime last_fetched = fetched(end_pair(index) - 1);
+  if (last_fetched > now) {
+    push(last_fetched, EventKind::start_block, index);
+    return;
+  }
+  accept_commands(now);
   if (block.commands_ready > now) {
     push(block.commands_ready, EventKind::start_block, index);
     return;
@@ -254,6 +275,9 @@ void Csd::compute_block(int index, SimTime now) {
   Running& run = *running_;
   work_.reading += now - run.blocks[index].reads_start;
   run.reading = false;
+  if (run.computing++ == 0) {
+    run.computing_since = now;
+  }
   SimTime last = now;
   for (int pair = first_pair(index); pair < end_pair(index); ++pair) {
     last = std::max(last, kernels_.issue(now, kernel_time(reads_of(pair).attention_flops)).done);
@@ -264,12 +288,14 @@ void Csd::compute_block(int index, SimTime now) {
 
 void Csd::complete_block(int index, SimTime now) {
   Running& run = *running_;
-  work_.computing += now - std::max(run.blocks[index].arrived, run.last_computed);
-  run.last_computed = now;
+  if (--run.computing == 0) {
+    work_.computing += now - run.computing_since;
+  }
   ++run.blocks_computed;
   const int heads = end_pair(index) - first_pair(index);
   work_.attends += heads;
   work_.firmware += config_.controller.completion_cost * heads;
+  accept_commands(now);
   for (int head = 0; head < heads; ++head) {
     const SimTime posted = cores_.issue(now, config_.controller.completion_cost).done;
     run.completions_posted = std::max(run.completions_posted, posted);
@@ -320,13 +346,15 @@ void Csd::begin_next(SimTime now) {
 void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done) {
   if (running_) {
     if (running_->reused) {
-      simulate_reused_after_all(now);
+      simulate_reused_after_all();
     }
     running_->disturbed = true;
+    settle(now);
   }
   std::uint64_t key = mix_hash(static_cast<std::uint64_t>(batch.first_pair),
                                static_cast<std::uint64_t>(batch.pairs));
   for (const StoreBatch::Span& span : batch.spans) {
+    check(0 <= span.first && span.first <= span.last, "a store of pages that end before they begin");
     key = mix_hash(key, static_cast<std::uint64_t>(span.stream));
     key = mix_hash(mix_hash(key, static_cast<std::uint64_t>(span.first)),
                    static_cast<std::uint64_t>(span.last));

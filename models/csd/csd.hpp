@@ -4,11 +4,14 @@
 // of a step are issued to the FlashArray at their event's time, which gives each page its
 // picosecond. Life of one attend batch (one layer's commands of one doorbell):
 //   1. The controller fetches the commands one after another; a core spends attend_cost on each.
+//      Cores serve commands and completions in the order in which these come.
 //   2. Heads are taken in blocks. A block's reads start when its commands are ready and a staging
 //      buffer is free, and not before the reads of the block in front have arrived.
 //   3. Dense: all token-group pages are read, K and V side by side. SparF: the selected channel
-//      groups' pages are read and pass the channel's filter; scores are estimated by an attention
-//      kernel, pass the softmax and argtopk; then the pages of the selected token groups are read.
+//      groups' pages are read and pass the channel's filter, which takes what has arrived, the page
+//      that was asked for first; scores are estimated by an attention kernel, pass the softmax and
+//      argtopk (head by head, as their pages came); then the pages of the selected token groups
+//      are read.
 //   4. When all pages of a block have arrived, the attention kernels compute on it, heads one
 //      after another on the kernel that is free first; the last head leaves the softmax
 //      softmax_latency later. Then the buffer is free and completions are posted.
@@ -18,7 +21,8 @@
 // Reuse: an attend batch that finds the drive in a state from which an equal batch has run before
 // takes that run's duration and end state. Equal to the picosecond: the drive is deterministic and
 // its state enters relative to the time. When something else is submitted meanwhile, the reused
-// batch is simulated after all, from its start.
+// batch is simulated after all, from its start. What is submitted at the picosecond of an event of
+// the drive comes after that event.
 #pragma once
 
 #include <map>
@@ -133,7 +137,7 @@ class Csd final : public Component {
     bool operator>(const Event& o) const { return at != o.at ? at > o.at : sequence > o.sequence; }
   };
   struct Block {
-    SimTime commands_ready{};
+    SimTime commands_ready{};  // of those that the cores were given
     SimTime reads_start{};
     SimTime arrived{};
     int heads_to_select = 0;  // heads whose second step is not issued yet
@@ -144,10 +148,12 @@ class Csd final : public Component {
     Completion* done;
     SimTime start;
     std::vector<Block> blocks{};
+    int accepted = 0;    // commands that the cores were given
     int next_block = 0;  // the next one to read
     int blocks_computed = 0;
     bool reading = false;  // a block's pages are on their way
-    SimTime last_computed{};
+    int computing = 0;     // blocks in the attention kernels
+    SimTime computing_since{};
     SimTime completions_posted{};
     // Reuse: what the run is remembered under, and what is needed to simulate it after all.
     std::uint64_t key = 0;
@@ -170,8 +176,10 @@ class Csd final : public Component {
 
   void push(SimTime at, EventKind kind, int index) { events_.push({at, sequence_++, kind, index}); }
   void begin(SimTime now, const Waiting& next);
-  void simulate(SimTime start);
-  void simulate_reused_after_all(SimTime now);
+  void simulate();
+  void simulate_reused_after_all();
+  void settle(SimTime now);
+  void accept_commands(SimTime now);
   void handle(const Event& event);
   void start_next_block(SimTime now);
   void read_dense(int pair, SimTime now, Block& block);
@@ -191,10 +199,16 @@ class Csd final : public Component {
   /// A page that passes the filter of its channel; it arrives when the filter has seen all of it.
   SimTime read_page_filtered(int base, int page, SimTime now) {
     const PagePlace place = placement_.place(base, page);
-    SimTime& filter_free = filter_free_at_[place.channel];
-    filter_free =
-        std::max(flash_.read(now, place.channel, place.unit).done, filter_free) + filter_time_;
-    return filter_free;
+    const SimTime read = flash_.read(now, place.channel, place.unit).done;
+    if (filter_time_ <= flash_.bus_time_per_page()) {
+      return read + filter_time_;  // pages leave the bus so far apart that none waits
+    }
+    filters_[place.channel].forget(now);
+    return filters_[place.channel].reserve(read, filter_time_);
+  }
+  /// When the controller has command `pair` of the running batch.
+  [[nodiscard]] SimTime fetched(int pair) const {
+    return running_->start + config_.nvme.doorbell + config_.nvme.command_fetch * (pair + 1);
   }
   [[nodiscard]] const HeadReads& reads_of(int pair) const {
     const auto& patterns = running_->batch->patterns;
@@ -223,8 +237,8 @@ class Csd final : public Component {
   FifoServers cores_;
   FifoServers kernels_;
   FifoServers argtopk_{1};
-  std::vector<SimTime> filter_free_at_;  // by channel
-  SimDuration filter_time_;              // of one page
+  std::vector<BusSchedule> filters_;  // by channel
+  SimDuration filter_time_;           // of one page
   CapacityLedger flash_capacity_;
   CapacityLedger dram_;
 

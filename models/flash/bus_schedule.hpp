@@ -5,13 +5,15 @@
 #include <utility>
 #include <vector>
 
+#include "sim/core/check.hpp"
 #include "sim/core/units.hpp"
 
 namespace nearkv {
 
 /// fifo: in the order of the calls; a transfer that is not ready holds up those behind it.
 /// first_gap: a transfer takes the first gap that is long enough at or after the time at which it
-/// is ready, so that nobody waits for what is not ready. Earlier calls keep their place.
+/// is ready, so that nobody waits for what is not ready. Earlier calls keep their place: this is
+/// list scheduling, in which a single transfer may end later when all others become shorter.
 enum class BusOrder { fifo, first_gap };
 
 class BusSchedule {
@@ -27,15 +29,16 @@ class BusSchedule {
     return find_gap(ready, length).end;
   }
 
-  /// Takes the bus for `length` from `ready` on at the earliest; returns the end. Transfers may
+  /// Takes the bus for `length` > 0 from `ready` on at the earliest; returns the end. Transfers may
   /// not become ready before the time given to forget().
   SimTime reserve(SimTime ready, SimDuration length) {
     auto& [start, last] = busy_.back();
-    if (order_ == BusOrder::fifo || ready == last) {
+    if (order_ == BusOrder::fifo || (start <= ready && ready <= last)) {
       // In fifo order gaps are never filled: one interval says when the bus is free.
       last = std::max(ready, last) + length;
       return last;
     }
+    check(length > SimDuration{0}, "a transfer that takes no time");
     if (ready > last) {
       busy_.emplace_back(ready, ready + length);
       return ready + length;

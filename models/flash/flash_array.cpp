@@ -1,5 +1,7 @@
 #include "models/flash/flash_array.hpp"
 
+#include <limits>
+
 #include "sim/core/check.hpp"
 #include "sim/core/hash.hpp"
 
@@ -21,7 +23,8 @@ void FlashConfig::fields(FieldVisitor& v) {
   v.one_of("array_unit", array_unit, {"plane", "die"},
            "what reads its array independently: each plane (independent plane reads) or each die");
   v.one_of("bus_order", bus_order, {"fifo", "first_gap"},
-           "order of transfers on a channel: as issued, or whichever page is ready first");
+           "order of transfers on a channel: as issued, or of those that are ready the one that "
+           "was issued first");
   v.parameter("cache_read", cache_read,
               "the next array read of a unit overlaps the transfer of its last page");
   v.constant("t_command", t_command, "command, address and status cycles on the bus, a page",
@@ -29,6 +32,13 @@ void FlashConfig::fields(FieldVisitor& v) {
   v.constant("t_read", t_read, "array read time tR", range_of(1_ps, 1s));
   v.constant("t_program", t_program, "array program time tPROG", range_of(1_ps, 1s));
   v.constant("t_erase", t_erase, "block erase time tBERS", range_of(1_ps, 10s));
+  v.require(
+      [this] {
+        return std::numeric_limits<std::int64_t>::max() / page_size.count() / pages_per_block /
+                   blocks_per_plane / planes_per_die / dies_per_channel >=
+               channels;
+      },
+      "blocks_per_plane", "must give a drive of less than 8 EiB");
 }
 
 Bytes FlashConfig::capacity() const {
@@ -64,7 +74,10 @@ Grant FlashArray::erase(SimTime now, int channel, int unit) {
   BusSchedule& bus = buses_[channel];
   SimTime& unit_free = unit_free_at_[index_of(channel, unit)];
   bus.forget(now);
-  const SimTime commanded = bus.reserve(std::max(now, unit_free), t_command_);
+  SimTime commanded = std::max(now, unit_free);
+  if (t_command_ > SimDuration{0}) {
+    commanded = bus.reserve(commanded, t_command_);
+  }
   unit_free = commanded + config_.t_erase;
   ++blocks_erased_;
   return {commanded - t_command_, unit_free};
@@ -88,7 +101,8 @@ FlashArray::State FlashArray::state_after(SimTime now) const {
 }
 
 void FlashArray::restore(const State& state, SimTime now) {
-  check(state.buses.size() == buses_.size() && state.units.size() == unit_free_at_.size(),
+  check(state.buses.size() == buses_.size() && state.units.size() == unit_free_at_.size() &&
+            state.caches.size() == (cache_read_ ? cache_free_at_.size() : 0),
         "a flash state of another geometry");
   for (std::size_t channel = 0; channel < buses_.size(); ++channel) {
     buses_[channel].restore(state.buses[channel], now);

@@ -152,11 +152,15 @@ Rate PcieConfig::bandwidth_of(const PcieLinkConfig& link) const {
 }
 
 PcieFabric::PcieFabric(Engine& engine, const PcieConfig& config,
-                       const std::vector<std::string>& devices, std::string name)
+                       const std::vector<std::string>& devices, std::string name,
+                       std::optional<Rate> host_memory)
     : engine_(engine), name_(std::move(name)) {
   vertex_of_.emplace(kRoot, add_vertex(std::string(kRoot)));
   vertex_of_.emplace(kHost, vertex_of_.at(std::string(kRoot)));
   nodes_.emplace(kHost, engine_.add_node(std::string(kHost)));
+  if (host_memory) {
+    host_memory_ = add_link("host_memory", *host_memory, SimDuration{});
+  }
   for (const PcieSwitchConfig& s : config.switches) {
     vertex_of_.emplace(s.name, add_vertex(s.name));
   }
@@ -262,6 +266,9 @@ std::vector<std::size_t> PcieFabric::route(std::size_t from, std::size_t to) con
   falling.pop_back();
 
   std::vector<std::size_t> links;
+  if (from == 0 && host_memory_) {
+    links.push_back(*host_memory_);
+  }
   for (const std::size_t vertex : rising) {
     links.push_back(vertices_[vertex].up);
   }
@@ -272,6 +279,9 @@ std::vector<std::size_t> PcieFabric::route(std::size_t from, std::size_t to) con
   std::reverse(falling.begin(), falling.end());
   for (const std::size_t vertex : falling) {
     links.push_back(vertices_[vertex].down);
+  }
+  if (to == 0 && host_memory_) {
+    links.push_back(*host_memory_);
   }
   return links;
 }

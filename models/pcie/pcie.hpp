@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -92,10 +93,11 @@ class PcieFabric {
  public:
   /// `devices` are the instances of this run ("gpu/0", "csd/0", "csd/1"); each must have exactly
   /// one port. `name` is the fabric's config path without the first slash, and the prefix of its
-  /// links, metrics and errors. Throws ConfigError that lists all devices without or with two
-  /// ports.
+  /// links, metrics and errors. What starts or ends at the host also crosses its memory, if that
+  /// has a rate: one link for both directions. Throws ConfigError that lists all devices without or
+  /// with two ports.
   PcieFabric(Engine& engine, const PcieConfig& config, const std::vector<std::string>& devices,
-             std::string name = "pcie");
+             std::string name = "pcie", std::optional<Rate> host_memory = std::nullopt);
 
   /// Where the root complex, the CPU and host memory are.
   [[nodiscard]] NodeId host() const { return nodes_.at("host"); }
@@ -143,6 +145,7 @@ class PcieFabric {
 
   Engine& engine_;
   std::string name_;
+  std::optional<std::size_t> host_memory_;  // its link
   std::vector<Vertex> vertices_;
   std::map<std::string, std::size_t, std::less<>> vertex_of_;  // "root" and "host" are one
   std::vector<DirectedLink> links_;

@@ -282,6 +282,29 @@ TEST_CASE("pcie: shipped platforms reach what was measured") {
   check_path("switch_gen5", "gpu/0", "csd/0", 14.0);
 }
 
+TEST_CASE("pcie: flows from and to the host share its memory") {
+  // 10 GB/s of host memory: one flow out and one in, of 1 GB each over links that are faster, take
+  // 0.2 s together; flows between devices do not touch it.
+  const PcieConfig config = read_pcie(shipped_json("root_gen4"));
+  Engine engine;
+  const PcieFabric fabric(engine, config, {"gpu/0", "gpu/1"}, "pcie", Rate{10'000'000'000});
+  std::vector<SimTime> done(3);
+  const auto flow = [&](int index, NodeId from, NodeId to) {
+    engine.spawn("flow", from, [&engine, &done, index, from, to] {
+      engine.transfer(from, to, Bytes{1'000'000'000});
+      done[index] = engine.now();
+    });
+  };
+  flow(0, fabric.host(), fabric.node("gpu/0"));
+  flow(1, fabric.node("gpu/0"), fabric.host());
+  flow(2, fabric.node("gpu/1"), fabric.node("gpu/0"));
+  engine.run();
+  CHECK(to_seconds(done[0]) == doctest::Approx(0.2).epsilon(1e-5));
+  CHECK(to_seconds(done[1]) == doctest::Approx(0.2).epsilon(1e-5));
+  CHECK(to_seconds(done[2]) < 0.07);
+  CHECK(fabric.path("host", "gpu/0").bandwidth == Rate{10'000'000'000});
+}
+
 TEST_CASE("pcie: every shipped link fits into a platform") {
   for (const char* name :
        {"gen3_x4_nvme", "gen4_x4_nvme", "gen5_x4_nvme", "gen6_x4_nvme", "gen4_x16_gpu",

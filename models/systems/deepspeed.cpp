@@ -2,8 +2,10 @@
 // in pageable host memory. Each decode layer copies its KV to the GPU and the new token's K and V
 // back; copies of pageable memory are synchronous, so nothing overlaps. When KV no longer fits
 // host memory, the kernel swaps.
+#include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "models/llm/operators.hpp"
@@ -57,15 +59,18 @@ class DeepSpeedSystem final : public System {
   [[nodiscard]] MemorySpan touched(const RunContext& run, std::int64_t layer, int context) const {
     return {regions_[layer], Bytes{}, footprint(run.point, context)};
   }
+  void create_regions(RunContext& run);
   void touch(RunContext& run, std::int64_t layer, int context);
-  void assume_touched(RunContext& run, std::int64_t layer, int context) const {
+  void assume_touched(RunContext& run, std::int64_t layer, int context) {
     run.machine.host_storage().assume_used(touched(run, layer, context), Access::write);
+    touched_context_ = std::max(touched_context_, context);
   }
 
   AttentionKernel attention_kernel_ = AttentionKernel::unfused;
   double kv_footprint_ = 0;
 
   std::vector<MemoryObject> regions_;  // by layer
+  int touched_context_ = 0;            // some region was touched up to here
 };
 
 void DeepSpeedSystem::place(RunContext& run) {
@@ -78,10 +83,16 @@ void DeepSpeedSystem::place(RunContext& run) {
                           return to_seconds(machine.phase("kv_swap") + machine.phase("kv_copy"));
                         }});
   machine.gpu().memory().allocate("weights", point.model.weight_bytes());
-  const Bytes size = footprint(point, point.workload.longest_context());
-  for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
-    regions_.push_back(machine.host_storage().create_region(size));
+  regions_.clear();
+  create_regions(run);
+}
+
+void DeepSpeedSystem::create_regions(RunContext& run) {
+  const Bytes size = footprint(run.point, run.point.workload.longest_context());
+  for (std::int64_t layer = 0; layer < run.point.model.layers; ++layer) {
+    regions_.push_back(run.machine.host_storage().create_region(size));
   }
+  touched_context_ = 0;
 }
 
 /// Page faults of a layer's KV. Appending makes a new tensor, so that all of it is written.
@@ -91,6 +102,7 @@ void DeepSpeedSystem::touch(RunContext& run, std::int64_t layer, int context) {
   run.machine.host_storage().touch_memory(run.machine.engine().now(), touched(run, layer, context),
                                           Access::write, touched_all);
   run.machine.engine().wait(touched_all);
+  touched_context_ = std::max(touched_context_, context);
 }
 
 void DeepSpeedSystem::prefill(RunContext& run) {
@@ -113,6 +125,13 @@ void DeepSpeedSystem::prefill(RunContext& run) {
 }
 
 void DeepSpeedSystem::warm_up(RunContext& run, int context) {
+  if (context < touched_context_) {
+    // Back in time: later steps have touched what no step has touched now.
+    for (const MemoryObject region : std::exchange(regions_, {})) {
+      run.machine.host_storage().remove(region);
+    }
+    create_regions(run);
+  }
   for (std::int64_t layer = 0; layer < run.point.model.layers; ++layer) {
     assume_touched(run, layer, context);
   }

@@ -49,6 +49,12 @@ void DesignPoint::fields(FieldVisitor& v) {
   v.require(gpu.size() == 1, "gpu", fmt::format("has {} entries; must have exactly 1", gpu.size()));
   v.require(ssd.size() <= 1, "ssd",
             fmt::format("has {} entries; write one entry and its count", ssd.size()));
+  if (!ssd.empty()) {
+    const Bytes storage = ssd.front().capacity * ssd.front().count;
+    v.require(host.swap.size < storage, "host/swap/size",
+              fmt::format("{} must be less than the SSDs hold, {}", format_exact(host.swap.size),
+                          format_exact(storage)));
+  }
   v.require(workload.longest_context() <= model.max_positions, "workload/output_tokens",
             fmt::format("prompt and output reach {} tokens; the model has {} positions",
                         workload.longest_context(), model.max_positions));

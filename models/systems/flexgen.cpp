@@ -3,6 +3,7 @@
 // a layer's slices through pinned relay buffers. With overlap, the iteration of layer j loads the
 // cache of layer j + 1, stores that of layer j - 1 and computes layer j, and then waits for all
 // three (FlexGen's generation_loop_overlap_single_batch).
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 
 #include "models/llm/operators.hpp"
 #include "models/systems/design_point.hpp"
+#include "models/systems/layer_loop.hpp"
 #include "models/systems/machine.hpp"
 #include "models/systems/system.hpp"
 
@@ -37,8 +39,11 @@ class FlexGenSystem final : public System {
   void decode_step(RunContext& run, int context) override;
   void warm_up(RunContext& run, int context) override;
 
-  [[nodiscard]] StepKey step_key(const DesignPoint& /*point*/, int context) const override {
-    return {0, context};
+  /// The first step loads its own layer 0 too, the last one none for a step behind it.
+  [[nodiscard]] StepKey step_key(const DesignPoint& point, int context) const override {
+    const int is_first = context == point.workload.context_of(0) ? 1 : 0;
+    const int is_last = context == point.workload.longest_context() ? 2 : 0;
+    return {is_first + is_last, context};
   }
 
   [[nodiscard]] std::vector<std::string> notes(const DesignPoint& /*point*/) const override {
@@ -62,6 +67,9 @@ class FlexGenSystem final : public System {
   void wait_for(RunContext& run, std::unique_ptr<Completion>& completion);
   void finish_foreign_prefetch(RunContext& run, int context);
   void move_contents_to(RunContext& run, int tokens);
+  void assume_read(RunContext& run, std::int64_t layer, int context);
+  void assume_written(RunContext& run, std::int64_t layer, int context);
+  void assume_step(RunContext& run, int context);
 
   AttentionKernel attention_kernel_ = AttentionKernel::unfused;
   int copy_threads_ = 0;
@@ -83,6 +91,11 @@ void FlexGenSystem::place(RunContext& run) {
   machine.declare_phase("kv_wait", "waiting for KV files, relay copies and their PCIe transfers");
   machine.gauges().add({std::string(Machine::kKvAccess), "s", "waiting for KV",
                         [&machine] { return to_seconds(machine.phase("kv_wait")); }});
+  files_.clear();
+  load_.reset();
+  store_.reset();
+  prefetched_context_ = 0;
+  stored_tokens_ = 0;
   machine.gpu().memory().allocate("weights", point.model.weight_bytes());
   machine.host_storage().pin("relay buffers", relay_buffer_ * copy_threads_);
   const Bytes size = row(point) * point.workload.longest_context();
@@ -188,18 +201,52 @@ void FlexGenSystem::move_contents_to(RunContext& run, int tokens) {
   }
 }
 
+/// Step `context` has read the layer's files up to its own token, K and V side by side.
+void FlexGenSystem::assume_read(RunContext& run, std::int64_t layer, int context) {
+  HostStorage& storage = run.machine.host_storage();
+  const Bytes read = row(run.point) * (context - 1);
+  const Bytes piece = run.point.host.memory_extent;
+  for (Bytes offset{}; offset < read; offset += piece) {
+    const Bytes length = std::min(piece, read - offset);
+    storage.assume_used({files_[layer].keys, offset, length}, Access::read);
+    storage.assume_used({files_[layer].values, offset, length}, Access::read);
+  }
+}
+
+/// Step `context` has written the K and V of its token.
+void FlexGenSystem::assume_written(RunContext& run, std::int64_t layer, int context) {
+  HostStorage& storage = run.machine.host_storage();
+  const Bytes token = row(run.point);
+  storage.assume_used({files_[layer].keys, token * (context - 1), token}, Access::write);
+  storage.assume_used({files_[layer].values, token * (context - 1), token}, Access::write);
+}
+
 void FlexGenSystem::warm_up(RunContext& run, int context) {
   finish_foreign_prefetch(run, context);
   wait_for(run, load_);
   move_contents_to(run, context);
-  const Bytes length = row(run.point) * context;
-  for (const LayerFiles& files : files_) {
-    run.machine.host_storage().assume_used({files.keys, Bytes{}, length}, Access::read);
-    run.machine.host_storage().assume_used({files.values, Bytes{}, length}, Access::read);
-  }
+  // As two steps: the first one evicts what was written long ago, the second leaves in memory what
+  // a step has used last.
+  assume_step(run, context);
+  assume_step(run, context);
   post_load(run, 0, context + 1);
   prefetched_context_ = context + 1;
   run.machine.engine().wait(*load_);
+}
+
+/// In the order of decode_step.
+void FlexGenSystem::assume_step(RunContext& run, int context) {
+  const std::int64_t layers = run.point.model.layers;
+  assume_read(run, 0, context);
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    if (layer + 1 < layers) {
+      assume_read(run, layer + 1, context);
+    }
+    if (layer > 0) {
+      assume_written(run, layer - 1, context);
+    }
+  }
+  assume_written(run, layers - 1, context);
 }
 
 void FlexGenSystem::decode_step(RunContext& run, int context) {
@@ -222,9 +269,8 @@ void FlexGenSystem::decode_step(RunContext& run, int context) {
   }
   wait_for(run, load_);
   compute(std::vector{embedding(point.model, point.workload.batch)});
-  for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
-    const bool is_last = layer + 1 == point.model.layers;
-    if (!is_last) {
+  const auto iteration = [&](std::int64_t layer) {
+    if (layer + 1 < point.model.layers) {
       post_load(run, layer + 1, context);
     } else if (context < point.workload.longest_context()) {
       // Layer 0 of the next step; its part of this step was stored long ago.
@@ -237,7 +283,11 @@ void FlexGenSystem::decode_step(RunContext& run, int context) {
     compute(work);
     wait_for(run, store_);
     wait_for(run, load_);
-  }
+  };
+  LayerLoop(machine, point).run(iteration, [&](std::int64_t layer) {
+    assume_read(run, layer + 1, context);
+    assume_written(run, layer - 1, context);
+  });
   post_store(run, point.model.layers - 1, context - 1, context);
   compute(next_token(point.model, point.workload.batch));
   wait_for(run, store_);

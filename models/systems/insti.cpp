@@ -53,11 +53,18 @@ class InstiSystem final : public System {
               fmt::format("{} is smaller than one token group; a page must hold at least one token "
                           "of a head, {}",
                           format_exact(drive.flash.page_size), format_exact(row)));
-    v.require(point.model.head_dim % drive.layout.channels_per_group == 0,
+    constexpr int kElement = kernels::PageGeometry::element_bytes;
+    v.require(drive.flash.page_size.count() % kElement == 0, "csd/0/flash/page_size",
+              fmt::format("{} is no whole number of {}-byte values",
+                          format_exact(drive.flash.page_size), kElement));
+    v.require(point.model.bytes_per_value == kElement, "model/bytes_per_value",
+              fmt::format("is {}; the CSDs' page layouts hold {}-byte values",
+                          point.model.bytes_per_value, kElement));
+    v.require([&] { return point.model.head_dim % drive.layout.channels_per_group == 0; },
               "csd/0/layout/channels_per_group",
               fmt::format("{} does not divide the model's head_dim {}",
                           drive.layout.channels_per_group, point.model.head_dim));
-    v.require(point.model.kv_heads % drive.count == 0, "csd/0/count",
+    v.require([&] { return point.model.kv_heads % drive.count == 0; }, "csd/0/count",
               fmt::format("{} drives cannot share {} KV heads evenly; choose a divisor",
                           drive.count, point.model.kv_heads));
     if (sparse_) {
@@ -73,21 +80,27 @@ class InstiSystem final : public System {
 
   /// A step leaves the drives idle unless it flushes groups.
   void warm_up(RunContext& run, int context) override {
-    if (flushes(geometry_of(run.point), context) != 0) {
+    if (is_flushing_ || flushes(geometry_of(run.point), context) != 0) {
       decode_step(run, context);
     }
   }
 
+  [[nodiscard]] bool warms_up_exactly() const override { return true; }
+
   [[nodiscard]] StepKey step_key(const DesignPoint& point, int context) const override {
+    // What this step flushes goes on while later layers read, and what the step before flushed
+    // while this one begins. Prefill leaves the drives idle.
+    const kernels::PageGeometry geometry = geometry_of(point);
+    const bool is_first = context == point.workload.context_of(0);
+    const int flushed_before = is_first ? 0 : flushes(geometry, context - 1);
+    const int step_class = flushed_before * kKindsOfFlush + flushes(geometry, context);
     // Dense attention depends on the token groups alone. SparF selects anew at every context, and
     // reads more where a chunk of channel-indexed pages has come to flash.
-    const kernels::PageGeometry geometry = geometry_of(point);
-    const int kinds_of_flush = 4;
     if (!sparse_) {
-      return {flushes(geometry, context), ceil_div(context, geometry.tokens_per_group())};
+      return {step_class, ceil_div(context, geometry.tokens_per_group())};
     }
-    return {geometry.flushed_channel_chunks(context) * kinds_of_flush + flushes(geometry, context),
-            context};
+    const int chunks = geometry.flushed_channel_chunks(context);
+    return {chunks * kKindsOfFlush * kKindsOfFlush + step_class, context};
   }
 
   [[nodiscard]] std::vector<std::string> notes(const DesignPoint& /*point*/) const override {
@@ -127,6 +140,7 @@ class InstiSystem final : public System {
             static_cast<int>(point.model.heads / point.model.kv_heads)};
   }
 
+  static constexpr int kKindsOfFlush = 4;
   /// Which groups the step fills: 1 token groups, 2 channel groups, 3 both, 0 none.
   [[nodiscard]] int flushes(const kernels::PageGeometry& geometry, int context) const {
     return (context % geometry.tokens_per_group() == 0 ? 1 : 0) +
@@ -145,7 +159,8 @@ class InstiSystem final : public System {
   KvSourceConfig kv_source_;
 
   std::vector<Drive> drives_;
-  int pairs_ = 0;  // (sequence, KV head) pairs of a layer on one drive
+  int pairs_ = 0;             // (sequence, KV head) pairs of a layer on one drive
+  bool is_flushing_ = false;  // the last step has left pages on their way to flash
   std::optional<SparfReads> sparf_reads_;
 };
 
@@ -156,6 +171,8 @@ void InstiSystem::place(RunContext& run) {
   const std::int64_t batch = point.workload.batch;
   const auto drive_count = static_cast<std::int64_t>(machine.csds().size());
   pairs_ = static_cast<int>(batch * model.kv_heads / drive_count);
+  drives_.clear();
+  is_flushing_ = false;
 
   machine.declare_phase("gpu_compute", "GPU operators");
   machine.declare_phase("upload", "q, k and v from VRAM to the CSDs");
@@ -180,7 +197,9 @@ void InstiSystem::place(RunContext& run) {
     csd.flash_capacity().allocate("KV cache", page * pages.total() * pairs_ * model.layers);
     csd.dram().allocate("token group buffers", token_buffer * pairs_ * model.layers);
     csd.dram().allocate("channel group buffers", channel_buffer * pairs_ * model.layers);
-    csd.dram().allocate("store chunks", csd.config().store_chunk * 2);  // one arrives, one leaves
+    // One arrives while the one before is programmed; a chunk is at least one pair's KV.
+    const Bytes pair_kv = model.values(2 * model.head_dim) * point.workload.prompt_tokens;
+    csd.dram().allocate("store chunks", std::max(csd.config().store_chunk, pair_kv) * 2);
     drives_.push_back({&csd, machine.csd_node(static_cast<int>(i)),
                        &machine.add_worker(fmt::format("csd/{}/driver", i), machine.host_node())});
   }
@@ -278,6 +297,9 @@ void InstiSystem::decode_step(RunContext& run, int context) {
   const ModelShape& model = point.model;
   Machine& machine = run.machine;
   const std::int64_t batch = point.workload.batch;
+  const ScopedAllocation workspace(
+      machine.gpu().memory(), "decode workspace",
+      layer_workspace(model, {batch, 1, 1}, AttentionKernel::fused).peak());
   const std::shared_ptr<const AttendBatch> attends = batch_at(point, context);
   const std::vector<OperatorWork> before = before_attention(model, batch);
   const std::vector<OperatorWork> after = after_attention(model, batch);
@@ -294,6 +316,7 @@ void InstiSystem::decode_step(RunContext& run, int context) {
     compute(after);
   }
   compute(next_token(model, batch));
+  is_flushing_ = flushes(geometry_of(point), context) != 0;
 }
 
 void InstiSystem::attend_on_all_drives(RunContext& run,

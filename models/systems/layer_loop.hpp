@@ -1,4 +1,5 @@
-// The layers of a decode step whose times follow one another (nothing overlaps between layers).
+// The layers of a decode step that follow one another: nothing of a layer is under way when the
+// next one begins. The last layer is always simulated, so that a step ends as it would.
 //
 // In sampled fidelity, when `kAlike` layers in a row took the same time within `kTolerance`, the
 // layers behind them are taken to be like them: their state is brought forward without simulating
@@ -27,9 +28,10 @@ class LayerLoop {
   template <class Simulate, class Assume>
   void run(Simulate simulate, Assume assume) {
     for (std::int64_t layer = 0; layer < layers_; ++layer) {
-      if (sampled_ && are_alike()) {
-        leave_out(layer, assume);
-        return;
+      const std::int64_t last = layers_ - 1;
+      if (sampled_ && layer < last && are_alike()) {
+        leave_out(layer, last, assume);
+        layer = last;
       }
       const std::vector<double> before = machine_.read_gauges();
       const SimTime begin = machine_.engine().now();
@@ -56,7 +58,7 @@ class LayerLoop {
   }
 
   template <class Assume>
-  void leave_out(std::int64_t first, Assume assume) {
+  void leave_out(std::int64_t first, std::int64_t past_last, Assume assume) {
     SimDuration sum{};
     std::vector<double> mean(increments_.back().size());
     for (std::size_t back = 1; back <= kAlike; ++back) {
@@ -67,11 +69,10 @@ class LayerLoop {
         mean[i] += increment[i] / static_cast<double>(kAlike);
       }
     }
-    const std::int64_t left = layers_ - first;
-    for (std::int64_t layer = first; layer < layers_; ++layer) {
+    for (std::int64_t layer = first; layer < past_last; ++layer) {
       assume(layer);
     }
-    machine_.extrapolate({.times = left,
+    machine_.extrapolate({.times = past_last - first,
                           .time = SimDuration{ceil_div(sum.count(), kAlike)},
                           .increments = mean,
                           .bound = spread() / 2});

@@ -25,11 +25,14 @@ Gauge busy_gauge(std::string name, std::string doc, double servers,
 
 Machine::Machine(const DesignPoint& point)
     : gpu_(point.gpu.front()),
-      fabric_(engine_, point.pcie, device_names(point)),
-      copy_engines_(engine_, point.gpu.front().copy_engines),
+      fabric_(engine_, point.pcie, device_names(point), "pcie", point.host.dram_rate),
+      h2d_engines_(engine_, ceil_div(point.gpu.front().copy_engines, 2)),
       host_cores_(point.host.cores),
       pageable_h2d_rate_(point.host.pageable_h2d),
       pageable_d2h_rate_(point.host.pageable_d2h) {
+  if (const int engines = point.gpu.front().copy_engines; engines > 1) {
+    d2h_engines_.emplace(engine_, engines / 2);
+  }
   if (!point.ssd.empty()) {
     ssds_ = std::make_unique<SsdArray>(point.ssd.front(), fabric_.path("ssd/0", "host").bandwidth);
     host_storage_ = std::make_unique<HostStorage>(engine_.loop(), point.host, host_cores_, *ssds_);
@@ -75,10 +78,11 @@ void Machine::transfer(NodeId from, NodeId to, Bytes size) {
 }
 
 void Machine::pinned_copy(CopyDirection direction, Bytes size) {
-  copy_engines_.acquire();
   const bool to_gpu = direction == CopyDirection::host_to_gpu;
+  CreditPool& engines = to_gpu || !d2h_engines_ ? h2d_engines_ : *d2h_engines_;
+  engines.acquire();
   transfer(to_gpu ? host_node() : gpu_node(), to_gpu ? gpu_node() : host_node(), size);
-  copy_engines_.release();
+  engines.release();
 }
 
 void Machine::pageable_copy(CopyDirection direction, Bytes size) {
@@ -156,6 +160,9 @@ void Machine::add_host_gauges() {
 
 void Machine::add_link_gauges() {
   for (const PcieFabric::DirectedLink& link : fabric_.links()) {
+    if (link.name.find("/ssd/") != std::string::npos) {
+      continue;  // SSDs time their links themselves: see ssd/read and ssd/written
+    }
     // The time at full rate, not the time with some flow: small transfers would hide the rate.
     gauges_.add(
         {link.name, "s", "PCIe link direction, as time at full rate",

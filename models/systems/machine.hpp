@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -99,7 +100,9 @@ class Machine {
   Engine engine_;
   Gpu gpu_;
   PcieFabric fabric_;
-  CreditPool copy_engines_;
+  // One engine serves both directions in turn; of several, each direction has its own.
+  CreditPool h2d_engines_;
+  std::optional<CreditPool> d2h_engines_;
   FifoServers host_cores_;
   std::unique_ptr<SsdArray> ssds_;
   std::unique_ptr<HostStorage> host_storage_;

@@ -1,7 +1,12 @@
 #include "models/systems/run.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <map>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -16,6 +21,8 @@ namespace {
 
 /// An interpolation error inside an interval may be larger than the one seen in its middle.
 constexpr double kSamplingSafety = 2;
+/// Steps that a sampled run repeats to see what warm_up() is worth.
+constexpr int kWarmUpChecks = 4;
 
 /// What the driver found; times in seconds.
 struct Measurements {
@@ -98,18 +105,43 @@ class Driver {
     }
     StepSampler sampler(keys, {point_.simulation.sampling_tolerance,
                                point_.simulation.most_sampled_steps, kSamplingSafety});
-    int previous = -1;  // the step that the machine has just done
+    int previous = -1;             // the step that the machine has just done
+    std::map<int, double> warmed;  // times of the steps that were simulated after warm_up()
     while (const std::optional<int> step = sampler.next()) {
-      if (*step > 0 && previous != *step - 1) {
+      const bool warms_up = *step > 0 && previous != *step - 1;
+      if (warms_up) {
         system_.warm_up(run_, point_.workload.context_of(*step - 1));
       }
-      sampler.observe(*step, simulate(*step));
+      StepValues values = simulate(*step);
+      if (warms_up) {
+        warmed[*step] = values.front();
+      }
+      sampler.observe(*step, std::move(values));
       previous = *step;
     }
     const StepSampler::Total total = sampler.total();
     found.decode = total.values;
-    found.decode_bound = total.time_bound + total.values[1 + bound_gauge()];
+    found.decode_bound = total.time_bound + total.values[1 + bound_gauge()] +
+                         kSamplingSafety * warm_up_error(warmed) * total.values.front();
     found.steps_simulated = total.steps_simulated;
+  }
+
+  /// By how much, relative to its time, a step differs between a machine that was warmed up for it
+  /// and one that has done the step before: the mean of a few differences.
+  double warm_up_error(const std::map<int, double>& warmed) {
+    double sum = 0;
+    int checks = 0;
+    const double spacing = static_cast<double>(warmed.size()) / kWarmUpChecks;
+    for (int i = 0; i < kWarmUpChecks && !warmed.empty() && !system_.warms_up_exactly(); ++i) {
+      const auto [step, time] = *std::next(warmed.begin(), static_cast<int>(spacing * i));
+      if (step > 1) {
+        system_.warm_up(run_, point_.workload.context_of(step - 2));
+        simulate(step - 1);
+        sum += std::abs(simulate(step).front() - time) / time;
+        ++checks;
+      }
+    }
+    return checks > 0 ? sum / checks : 0;
   }
 
   const DesignPoint& point_;

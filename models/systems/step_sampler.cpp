@@ -2,15 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "sim/core/check.hpp"
 
 namespace nearkv {
 
 namespace {
-constexpr double kUnknown = std::numeric_limits<double>::infinity();
-}
+/// What halving leaves of the interpolation error of a smooth curve.
+constexpr double kLeftByHalving = 0.25;  // not a constant: it falls with the square of the width
+/// Errors that were seen less often are not trusted.
+constexpr int kEnoughHalvings = 2;
+}  // namespace
 
 StepSampler::StepSampler(const std::vector<StepKey>& keys, const StepSamplerOptions& options)
     : options_(options), keys_(keys) {
@@ -23,137 +25,198 @@ StepSampler::StepSampler(const std::vector<StepKey>& keys, const StepSamplerOpti
     ++entry->second.count;
   }
   for (const auto& [key, size] : by_key) {
-    classes_[key.step_class].push_back(size);
+    Class& of_class = classes_[key.step_class];
+    const bool is_first = of_class.sizes.empty();
+    const Size& last = is_first ? size : of_class.sizes.back();
+    of_class.steps_before.push_back(is_first ? 0 : of_class.steps_before.back() + last.count);
+    of_class.size_sum_before.push_back(
+        is_first ? 0
+                 : of_class.size_sum_before.back() +
+                       static_cast<double>(last.size - of_class.sizes.front().size) * last.count);
+    of_class.sizes.push_back(size);
   }
-  for (const auto& [step_class, sizes] : classes_) {
-    if (sizes.size() > 1) {
-      intervals_.push_back({step_class, 0, sizes.size() - 1, kUnknown});
-    }
+  for (const auto& [step_class, of_class] : classes_) {
+    add_interval(step_class, 0, of_class.sizes.size() - 1, {});
   }
 }
 
-std::int64_t StepSampler::inner_steps(const Interval& interval) const {
-  const std::vector<Size>& sizes = classes_.at(interval.step_class);
-  std::int64_t steps = 0;
-  for (std::size_t i = interval.lower + 1; i < interval.upper; ++i) {
-    steps += sizes[i].count;
+void StepSampler::add_interval(int step_class, std::size_t lower, std::size_t upper,
+                               const Seen& seen) {
+  if (upper <= lower + 1) {
+    return;
   }
-  return steps;
+  const Class& c = classes_.at(step_class);
+  const std::int64_t steps = c.steps_before[upper] - c.steps_before[lower + 1];
+  const double sizes = c.size_sum_before[upper] - c.size_sum_before[lower + 1];
+  const auto from_smallest = [&c](std::size_t i) {
+    return static_cast<double>(c.sizes[i].size - c.sizes.front().size);
+  };
+  const double weight = (sizes - static_cast<double>(steps) * from_smallest(lower)) /
+                        (from_smallest(upper) - from_smallest(lower));
+  intervals_.push_back(
+      {step_class, lower, upper, seen.halvings, seen.error, seen.outside, steps, weight});
 }
 
-double StepSampler::interval_bound(const Interval& interval) const {
-  const std::int64_t steps = inner_steps(interval);
-  if (steps == 0) {
-    return 0;
+double StepSampler::bound_of(const Interval& interval) const {
+  const double lower = values_at(interval.step_class, interval.lower).front();
+  const double upper = values_at(interval.step_class, interval.upper).front();
+  const double monotone =
+      std::abs(upper - lower) * std::max(interval.lower_weight(), interval.upper_weight);
+  const double noise = classes_.at(interval.step_class).noise;
+  const double each = options_.safety * static_cast<double>(interval.steps);
+  const double widened = monotone + each * std::max(noise, interval.outside);
+  if (interval.halvings < kEnoughHalvings) {
+    return widened;
   }
-  const std::vector<Size>& sizes = classes_.at(interval.step_class);
-  const double lower = sizes[interval.lower].values->front();
-  const double upper = sizes[interval.upper].values->front();
-  const double monotone = std::abs(upper - lower);
-  // Where halving has shown that the time is not monotone, only what it showed counts.
-  const double seen = options_.safety * interval.error;
-  return (seen > monotone && interval.error != kUnknown ? std::max(monotone, interval.error)
-                                                        : std::min(monotone, seen)) *
-         static_cast<double>(steps);
+  return std::min(widened, each * std::max(noise, interval.error));
+}
+
+/// Interpolated time of all steps inside.
+double StepSampler::time_inside(const Interval& interval) const {
+  return values_at(interval.step_class, interval.lower).front() * interval.lower_weight() +
+         values_at(interval.step_class, interval.upper).front() * interval.upper_weight;
 }
 
 std::optional<int> StepSampler::next() const {
   // Both ends of every class first: without them there is nothing to integrate.
-  for (const auto& [step_class, sizes] : classes_) {
-    for (const std::size_t end : {std::size_t{0}, sizes.size() - 1}) {
-      if (!sizes[end].values) {
-        return sizes[end].first_step;
+  std::optional<int> first_end;
+  for (const auto& [step_class, of_class] : classes_) {
+    for (const Size& end : {of_class.sizes.front(), of_class.sizes.back()}) {
+      if (!end.values && (!first_end || end.first_step < *first_end)) {
+        first_end = end.first_step;
       }
     }
   }
+  if (first_end.has_value()) {
+    return first_end;
+  }
+  const Total sum = total();
+  if (simulated_ >= options_.most_steps && sum.time_bound < sum.values.front()) {
+    return std::nullopt;
+  }
+  const double tolerated = options_.tolerance * sum.values.front();
+  const bool is_reached = sum.time_bound <= tolerated;
+  // What nobody has looked into may hold anything: it counts with its whole time.
   const Interval* worst = nullptr;
   double worst_bound = 0;
   for (const Interval& interval : intervals_) {
-    const double bound = interval_bound(interval);
-    if (bound > worst_bound) {
+    const bool is_unknown =
+        interval.halvings < kEnoughHalvings && time_inside(interval) > tolerated;
+    const double bound = is_unknown ? time_inside(interval) : bound_of(interval);
+    if (bound > worst_bound && (is_unknown || !is_reached)) {
       worst = &interval;
       worst_bound = bound;
     }
   }
-  if (worst == nullptr || simulated_ >= options_.most_steps) {
+  if (worst == nullptr) {
     return std::nullopt;
   }
-  const Total sum = total();
-  if (sum.time_bound <= options_.tolerance * sum.values.front()) {
-    return std::nullopt;
-  }
-  return classes_.at(worst->step_class)[(worst->lower + worst->upper) / 2].first_step;
+  return classes_.at(worst->step_class).sizes[worst->middle()].first_step;
 }
 
 void StepSampler::observe(int step, StepValues values) {
   const StepKey key = keys_.at(step);
-  std::vector<Size>& sizes = classes_.at(key.step_class);
-  const auto found = std::find_if(sizes.begin(), sizes.end(),
-                                  [&](const Size& size) { return size.size == key.size; });
-  check(!found->values, "a decode step was simulated twice");
-  const auto index = static_cast<std::size_t>(found - sizes.begin());
-  for (std::size_t i = 0; i < intervals_.size(); ++i) {
-    const Interval interval = intervals_[i];
-    if (interval.step_class == key.step_class && interval.lower < index && index < interval.upper) {
-      const double error = std::abs(values.front() - interpolated(key.step_class, index).front());
-      intervals_[i] = {key.step_class, interval.lower, index, error};
-      intervals_.push_back({key.step_class, index, interval.upper, error});
-      break;
-    }
-  }
-  found->values = std::move(values);
+  Class& of_class = classes_.at(key.step_class);
+  const std::size_t index = index_of(key);
+  Size& size = of_class.sizes[index];
+  check(!size.values, "a decode step was simulated twice");
+  halve(key.step_class, index, values.front());
+  size.values = std::move(values);
   ++simulated_;
 }
 
-StepValues StepSampler::interpolated(int step_class, std::size_t index) const {
-  const std::vector<Size>& sizes = classes_.at(step_class);
-  if (sizes[index].values) {
-    return *sizes[index].values;
+/// Divides the interval around a size, if there is one, by what was simulated there.
+void StepSampler::halve(int step_class, std::size_t index, double time) {
+  const auto around = std::find_if(intervals_.begin(), intervals_.end(), [&](const Interval& i) {
+    return i.step_class == step_class && i.lower < index && index < i.upper;
+  });
+  if (around == intervals_.end()) {
+    return;
   }
-  std::size_t lower = index;
-  while (!sizes[lower].values) {
-    check(lower > 0, "a decode step lies before all simulated ones");
-    --lower;
+  const Interval halved = *around;
+  const auto [least, most] = std::minmax(values_at(step_class, halved.lower).front(),
+                                         values_at(step_class, halved.upper).front());
+  const double error = std::abs(time - time_between(halved, index));
+  const double outside = std::max({least - time, time - most, 0.0});
+  const Seen seen{halved.halvings + 1, std::max(error, kLeftByHalving * halved.error),
+                  std::max(outside, kLeftByHalving * halved.outside)};
+  intervals_.erase(around);
+  add_interval(step_class, halved.lower, index, seen);
+  add_interval(step_class, index, halved.upper, seen);
+  double squares = 0;
+  int intervals = 0;
+  for (const Interval& interval : intervals_) {
+    if (interval.step_class == step_class) {
+      squares += interval.outside * interval.outside;
+      ++intervals;
+    }
   }
-  std::size_t upper = index;
-  while (!sizes[upper].values) {
-    ++upper;
-    check(upper < sizes.size(), "a decode step lies behind all simulated ones");
-  }
-  const double weight = static_cast<double>(sizes[index].size - sizes[lower].size) /
-                        static_cast<double>(sizes[upper].size - sizes[lower].size);
-  StepValues values = *sizes[lower].values;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] += weight * ((*sizes[upper].values)[i] - values[i]);
-  }
-  return values;
+  classes_.at(step_class).noise = std::sqrt(squares / std::max(intervals, 1));
+}
+
+const StepValues& StepSampler::values_at(int step_class, std::size_t index) const {
+  const Size& size = classes_.at(step_class).sizes[index];
+  check(size.values.has_value(), "a class of decode steps was not simulated at both ends");
+  return *size.values;
+}
+
+std::size_t StepSampler::index_of(const StepKey& key) const {
+  const std::vector<Size>& sizes = classes_.at(key.step_class).sizes;
+  const auto found =
+      std::lower_bound(sizes.begin(), sizes.end(), key.size,
+                       [](const Size& size, std::int64_t wanted) { return size.size < wanted; });
+  return static_cast<std::size_t>(found - sizes.begin());
+}
+
+/// Interpolated time of a size inside.
+double StepSampler::time_between(const Interval& interval, std::size_t index) const {
+  const std::vector<Size>& sizes = classes_.at(interval.step_class).sizes;
+  const double lower = values_at(interval.step_class, interval.lower).front();
+  const double upper = values_at(interval.step_class, interval.upper).front();
+  const double place = static_cast<double>(sizes[index].size - sizes[interval.lower].size) /
+                       static_cast<double>(sizes[interval.upper].size - sizes[interval.lower].size);
+  return lower + place * (upper - lower);
 }
 
 StepSampler::Total StepSampler::total() const {
   Total total;
   total.steps_simulated = simulated_;
-  for (const auto& [step_class, sizes] : classes_) {
-    for (std::size_t i = 0; i < sizes.size(); ++i) {
-      const StepValues values = interpolated(step_class, i);
-      total.values.resize(values.size());
-      for (std::size_t j = 0; j < values.size(); ++j) {
-        total.values[j] += values[j] * sizes[i].count;
+  const auto add = [&total](const StepValues& values, double weight) {
+    total.values.resize(values.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      total.values[i] += values[i] * weight;
+    }
+  };
+  for (const auto& [step_class, of_class] : classes_) {
+    static_cast<void>(values_at(step_class, 0));
+    static_cast<void>(values_at(step_class, of_class.sizes.size() - 1));
+    for (const Size& size : of_class.sizes) {
+      if (size.values) {
+        add(*size.values, size.count);
+        total.steps_equal_to_simulated += size.count;
       }
-      total.steps_equal_to_simulated += sizes[i].values ? sizes[i].count : 0;
     }
   }
   for (const Interval& interval : intervals_) {
-    total.time_bound += interval_bound(interval);
+    add(values_at(interval.step_class, interval.lower), interval.lower_weight());
+    add(values_at(interval.step_class, interval.upper), interval.upper_weight);
+    total.time_bound += bound_of(interval);
   }
   return total;
 }
 
 double StepSampler::time_of(int step) const {
   const StepKey key = keys_.at(step);
-  const std::vector<Size>& sizes = classes_.at(key.step_class);
-  const auto found = std::find_if(sizes.begin(), sizes.end(),
-                                  [&](const Size& size) { return size.size == key.size; });
-  return interpolated(key.step_class, static_cast<std::size_t>(found - sizes.begin())).front();
+  const std::size_t index = index_of(key);
+  const Size& size = classes_.at(key.step_class).sizes[index];
+  if (size.values) {
+    return size.values->front();
+  }
+  const auto around = std::find_if(intervals_.begin(), intervals_.end(), [&](const Interval& i) {
+    return i.step_class == key.step_class && i.lower < index && index < i.upper;
+  });
+  check(around != intervals_.end(), "a decode step lies in no interval");
+  return time_between(*around, index);
 }
 
 }  // namespace nearkv

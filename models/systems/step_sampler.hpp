@@ -5,13 +5,23 @@
 // are equal. Within a class, time and counters are taken as piecewise linear in the size between
 // simulated steps. Starting from the smallest and the largest size of each class, the interval with
 // the largest bound is halved until the bound on the total is below the tolerance or the budget of
-// steps is spent.
+// steps is spent. An interval that weighs more than the tolerance is halved, and its halves again,
+// however small its bound is: what was seen once may be a coincidence.
 //
-// The bound. Between a and b a step is taken to be off by at most |T(b) - T(a)|, which holds where
-// the time is monotone in the size. When the interval is halved at m, the simulated value shows by
-// how much linear interpolation was wrong there, e = |T(m) - lerp(m)|; a step of the two halves is
-// then taken to be off by at most `safety` * e, if that is less. The sum over all steps that were
-// not simulated is the bound on the total.
+// The bound on the steps between simulated a and b is the smaller of two:
+// - If the time is monotone between a and b, they are together at most
+//   |T(b) - T(a)| x max(sum of t, sum of 1 - t) off, where t in (0, 1) is a step's place. This
+//   holds always. Where simulated steps lie outside of their neighbours, it is widened by noise.
+// - When an interval is halved at m, the simulated value shows by how much linear interpolation was
+//   wrong there, e = |T(m) - lerp(m)|. Each step of the two halves is taken to be off by at most
+//   `safety` x max(e, a quarter of what the interval was taken to be off by before): halving a
+//   smooth curve leaves a quarter. Where there is noise, it is at least the noise. This is a
+//   heuristic: a curve that meets the lines wherever it is simulated deceives it.
+// Noise is the root mean square, over the intervals of a class, of the distance by which the last
+// halving lay outside of its neighbours; widening is by `safety` times that, or by the interval's
+// own if that is more.
+// The sum over all intervals is the bound on the total. While it is not below the total itself, the
+// budget does not count: such a result would say nothing.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +42,7 @@ struct StepKey {
 
 struct StepSamplerOptions {
   double tolerance;  // wanted bound, relative to the total time
-  int most_steps;    // simulate at most so many, but both ends of every class
+  int most_steps;    // simulate at most so many, but both ends of every class, and see above
   double safety;     // factor on the interpolation error seen at interval middles
 };
 
@@ -44,7 +54,8 @@ class StepSampler {
   /// `keys[i]` is the key of step i.
   StepSampler(const std::vector<StepKey>& keys, const StepSamplerOptions& options);
 
-  /// The step to simulate next; nothing when the bound is reached or the budget is spent.
+  /// The step to simulate next; nothing when the bound is reached or the budget is spent. The ends
+  /// of the classes come first, in the order of the steps.
   [[nodiscard]] std::optional<int> next() const;
   void observe(int step, StepValues values);
 
@@ -67,22 +78,45 @@ class StepSampler {
     int first_step;  // one of them
     std::optional<StepValues> values;
   };
-  /// Between two neighbouring simulated sizes of a class; `error` is what halving showed.
+  struct Class {
+    std::vector<Size> sizes;  // ascending
+    // Sums over the sizes before each.
+    std::vector<std::int64_t> steps_before;
+    std::vector<double> size_sum_before;  // of the steps' sizes, counted from the smallest
+    double noise = 0;                     // root mean square of its intervals' `outside`
+  };
+  /// Between two neighbouring simulated sizes of a class.
   struct Interval {
     int step_class;
     std::size_t lower;
     std::size_t upper;
-    double error;  // seconds a step; infinite before any halving
+    int halvings;         // that led to it
+    double error;         // of interpolation, in seconds a step, shown by them
+    double outside;       // how far a simulated step lay outside of its neighbours, likewise
+    std::int64_t steps;   // strictly between
+    double upper_weight;  // sum of their places, 0 at lower and 1 at upper
+
+    [[nodiscard]] double lower_weight() const { return static_cast<double>(steps) - upper_weight; }
+    [[nodiscard]] std::size_t middle() const { return (lower + upper) / 2; }
   };
 
-  [[nodiscard]] double interval_bound(const Interval& interval) const;
-  [[nodiscard]] std::int64_t inner_steps(const Interval& interval) const;
-  [[nodiscard]] StepValues interpolated(int step_class, std::size_t index) const;
+  struct Seen {
+    int halvings = 0;
+    double error = 0;
+    double outside = 0;
+  };
+  void add_interval(int step_class, std::size_t lower, std::size_t upper, const Seen& seen);
+  void halve(int step_class, std::size_t index, double time);
+  [[nodiscard]] double bound_of(const Interval& interval) const;
+  [[nodiscard]] double time_inside(const Interval& interval) const;
+  [[nodiscard]] const StepValues& values_at(int step_class, std::size_t index) const;
+  [[nodiscard]] std::size_t index_of(const StepKey& key) const;
+  [[nodiscard]] double time_between(const Interval& interval, std::size_t index) const;
 
   StepSamplerOptions options_;
   std::vector<StepKey> keys_;
-  std::map<int, std::vector<Size>> classes_;
-  std::vector<Interval> intervals_;
+  std::map<int, Class> classes_;
+  std::vector<Interval> intervals_;  // those with steps inside
   int simulated_ = 0;
 };
 

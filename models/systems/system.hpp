@@ -52,6 +52,10 @@ class System {
   /// goes on with the step behind it. What cannot be derived is simulated.
   virtual void warm_up(RunContext& run, int context) { decode_step(run, context); }
 
+  /// Whether a step after warm_up() takes the time that it takes in a run of all steps, to the
+  /// picosecond. If not, a sampled run repeats some steps to see the difference.
+  [[nodiscard]] virtual bool warms_up_exactly() const { return false; }
+
   /// Steps of equal keys take equal time (step_sampler.hpp).
   [[nodiscard]] virtual StepKey step_key(const DesignPoint& point, int context) const = 0;
 

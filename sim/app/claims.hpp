@@ -7,55 +7,23 @@
 //   order   a series is above its rivals at each axis value named; holds or not
 #pragma once
 
-#include <cstddef>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "sim/app/axis_values.hpp"
+#include "sim/app/figure_results.hpp"
 #include "sim/app/record_view.hpp"
 #include "sim/core/fields.hpp"
 
 namespace nearkv {
 
-/// A plain JSON value, or a list of them, as its text: axis values are numbers or quantities.
-struct AxisValues {
-  std::vector<nlohmann::json> values;
-
-  [[nodiscard]] std::vector<std::string> texts() const;
-  [[nodiscard]] bool contains(const std::string& text) const;
-};
-
-/// "64" for 64 and "50us" for "50us".
-[[nodiscard]] std::string axis_text(const nlohmann::json& value);
-
-/// Field lists know no list of numbers and strings. This replaces what is under "values",
-/// "quick", "at" and "rivals" (not inside "point") by its JSON text, which axis_field() reads.
-[[nodiscard]] nlohmann::json with_axis_values_as_text(const nlohmann::json& figure);
-void axis_field(FieldVisitor& v, std::string_view name, AxisValues& values, std::string_view doc);
-
-/// The records of a figure by series and axis value.
-class FigureResults {
- public:
-  /// Records in the order of figure_points(); `is_whole` is false for a quick figure.
-  FigureResults(std::vector<std::string> series, std::vector<std::string> axis, bool is_whole,
-                std::vector<RecordView> records);
-
-  [[nodiscard]] const std::vector<std::string>& series() const { return series_; }
-  [[nodiscard]] const std::vector<std::string>& axis() const { return axis_; }
-  [[nodiscard]] bool is_whole() const { return is_whole_; }
-  [[nodiscard]] const RecordView& at(std::size_t series, std::size_t position) const;
-  /// Nothing when the figure has no such point.
-  [[nodiscard]] const RecordView* find(const std::string& series, const std::string& at) const;
-
- private:
-  std::vector<std::string> series_;
-  std::vector<std::string> axis_;
-  bool is_whole_;
-  std::vector<RecordView> records_;
-};
+/// In the place of an axis value: the highest of the axis.
+inline constexpr std::string_view kBest = "best";
 
 /// fit: the value may have been used to calibrate; test: never.
 enum class ClaimRole { fit, test };

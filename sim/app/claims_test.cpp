@@ -111,9 +111,9 @@ TEST_CASE("a memory claim holds when each point runs or overflows as said") {
   claim["overflows"][0]["memory"] = "host DRAM";
   const ClaimResult other = evaluate(read_claim(claim), three_by_two());
   CHECK(other.holds == false);
-  CHECK(other.detail == "but slow at 16 overflows VRAM");
+  CHECK(other.detail == "slow at 16 overflows VRAM");
   claim["overflows"][0]["at"] = 8;
-  CHECK(evaluate(read_claim(claim), three_by_two()).detail == "but slow at 8 runs");
+  CHECK(evaluate(read_claim(claim), three_by_two()).detail == "slow at 8 runs");
 }
 
 TEST_CASE("an order claim compares at each axis value") {
@@ -126,7 +126,7 @@ TEST_CASE("an order claim compares at each axis value") {
   claim["at"] = {4, 8};
   const ClaimResult result = evaluate(read_claim(claim), three_by_two());
   CHECK(result.holds == false);
-  CHECK(result.detail == "but at 4 slow 5.00 token/s, fast 10.0 token/s");
+  CHECK(result.detail == "at 4 slow 5.00 token/s, fast 10.0 token/s");
   claim["at"] = 16;
   CHECK(evaluate(read_claim(claim), three_by_two()).holds == false);
 }
@@ -179,17 +179,6 @@ TEST_CASE("the claims table has those of role test first") {
   CHECK(table.find("-50.0 %") != std::string::npos);
   CHECK(claim_as_json(claims[1], results[1]).at("relative_difference") == doctest::Approx(0.25));
   CHECK(claim_as_json(claims[2], results[2]).at("holds") == true);
-}
-
-TEST_CASE("axis values keep their JSON type") {
-  const json figure{{"axis", {{"values", {4, 0.5, "50us"}}, {"name", "x"}}},
-                    {"point", {{"list", {1, 2}}}}};
-  const json text = with_axis_values_as_text(figure);
-  CHECK(text["axis"]["values"] == "[4,0.5,\"50us\"]");
-  CHECK(text["axis"]["name"] == "x");
-  CHECK(text["point"] == figure["point"]);
-  CHECK(axis_text("50us") == "50us");
-  CHECK(axis_text(0.5) == "0.5");
 }
 
 }  // namespace nearkv

@@ -1,5 +1,6 @@
 #include "sim/app/cli.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -22,7 +23,7 @@ namespace {
 
 constexpr const char* kFooter = R"(
 Reproduce the paper's central figure:  nearkv figure fig14
-Simulate one design point:             nearkv run configs/design_points/insti_sparf_opt13b_a6000.json
+Simulate one design point:             nearkv run configs/design_points/NAME.json
 Ask what a design point consists of:   nearkv describe csd/flash
 )";
 
@@ -45,16 +46,33 @@ void check_command_is_known(int argument_count, const char* const* arguments) {
                   fmt::join(names, ", ")));
 }
 
+/// An unknown option with the nearest that there is.
+std::string unknown_option(const CLI::App& command, const std::string& word) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) {
+      names.push_back("--" + name);
+    }
+  }
+  const std::string nearest = nearest_name(word.substr(0, word.find('=')), names);
+  return fmt::format("{}: {}{}", word,
+                     word.starts_with('-') ? "unknown option" : "one argument too many",
+                     nearest.empty() ? "" : fmt::format(" (did you mean {}?)", nearest));
+}
+
 /// One line: CLI11's messages may have several and do not say where to look.
 ConfigError usage_error(const CLI::App& app, const CLI::ParseError& error) {
-  std::string name = "nearkv";
+  const CLI::App* command = &app;
+  std::string name = app.get_name();
   for (const CLI::App* called : app.get_subcommands()) {
+    command = called;
     name += " " + called->get_name();
   }
   std::string message = error.what();
-  for (char& c : message) {
-    c = c == '\n' ? ' ' : c;
+  if (const std::vector<std::string> rest = app.remaining(true); !rest.empty()) {
+    message = unknown_option(*command, rest.front());
   }
+  std::replace(message.begin(), message.end(), '\n', ' ');
   return ConfigError(fmt::format("{}: {}; see {} --help", name, message, name));
 }
 
@@ -97,6 +115,7 @@ const std::vector<Command>& commands() {
       {"describe", "Explain the fields of a design point, the systems, models or metrics",
        add_describe_command},
       {"schema", "Print the JSON schema of a design point", add_schema_command},
+      {"validate", "Compare the models with reference figures", add_validate_command},
       {"version", "Print the version and what it was built with", add_version_command},
   };
   return all;

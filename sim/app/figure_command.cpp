@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -18,6 +17,7 @@
 #include "sim/app/csv.hpp"
 #include "sim/app/exit_status.hpp"
 #include "sim/app/figure_config.hpp"
+#include "sim/app/figure_text.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/table.hpp"
 #include "sim/core/check.hpp"
@@ -50,105 +50,6 @@ struct FinishedFigure {
   std::vector<ClaimResult> claims;
   std::vector<PointOutcome> outcomes;
 };
-
-// -- Text -------------------------------------------------------------------------------------
-
-/// "OOM VRAM"; a longer name by its first word.
-std::string overflow_text(const std::string& memory) {
-  return "OOM " + memory.substr(0, memory.find(' '));
-}
-
-/// What the shortened names stand for.
-std::string overflow_legend(const FigureResults& results) {
-  std::map<std::string, std::string> shortened;
-  for (std::size_t s = 0; s < results.series().size(); ++s) {
-    for (std::size_t i = 0; i < results.axis().size(); ++i) {
-      const std::string memory = results.at(s, i).overflowed_memory();
-      if (memory.find(' ') != std::string::npos) {
-        shortened[overflow_text(memory)] = memory;
-      }
-    }
-  }
-  std::string text;
-  for (const auto& [cell, memory] : shortened) {
-    text += fmt::format("{}: out of memory: {}\n", cell, memory);
-  }
-  return text;
-}
-
-std::string cell_of(const RecordView& record, const std::string& metric) {
-  constexpr int kDigits = 3;
-  if (!record.is_ok()) {
-    return overflow_text(record.overflowed_memory());
-  }
-  const std::optional<double> value = record.metric(metric);
-  return value ? format_significant(*value, kDigits) : "-";
-}
-
-std::string unit_of(const FigureResults& results, const std::string& metric) {
-  for (std::size_t s = 0; s < results.series().size(); ++s) {
-    for (std::size_t i = 0; i < results.axis().size(); ++i) {
-      for (const Metric& known : results.at(s, i).metrics()) {
-        if (known.name == metric) {
-          return known.unit;
-        }
-      }
-    }
-  }
-  return "?";
-}
-
-/// The largest error that sampling can have caused in any cell, relative.
-double largest_bound(const FigureResults& results, const std::string& metric) {
-  double largest = 0;
-  for (std::size_t s = 0; s < results.series().size(); ++s) {
-    for (std::size_t i = 0; i < results.axis().size(); ++i) {
-      const std::optional<Bounded> cell = results.at(s, i).bounded(metric);
-      if (cell && cell->value > 0) {
-        largest = std::max(largest, (cell->highest - cell->value) / cell->value);
-        largest = std::max(largest, (cell->value - cell->lowest) / cell->value);
-      }
-    }
-  }
-  return largest;
-}
-
-std::string results_table(const FigureConfig& figure, const FigureResults& results) {
-  std::vector<TextTable::Column> columns{{figure.axis.name, TextTable::Align::left}};
-  for (const std::string& at : results.axis()) {
-    columns.push_back({at, TextTable::Align::right});
-  }
-  TextTable table(columns);
-  for (std::size_t s = 0; s < results.series().size(); ++s) {
-    std::vector<std::string> cells{results.series()[s]};
-    for (std::size_t i = 0; i < results.axis().size(); ++i) {
-      cells.push_back(cell_of(results.at(s, i), figure.metric));
-    }
-    table.row(std::move(cells));
-  }
-  std::string text =
-      fmt::format("{} [{}] against {} [{}]\n\n{}", figure.metric, unit_of(results, figure.metric),
-                  figure.axis.name, figure.axis.unit, table.text());
-  text += overflow_legend(results);
-  const double bound = largest_bound(results, figure.metric);
-  if (bound > 0) {
-    text += fmt::format("decode steps are sampled: no cell is further than {} % from a full run\n",
-                        format_significant(bound * 100, 2));
-  }
-  return text;
-}
-
-std::string figure_text(const FigureConfig& figure, const FinishedFigure& finished) {
-  std::string text = fmt::format("{}: {}\n{}\n\n{}", figure.name, figure.title, figure.source,
-                                 results_table(figure, finished.results));
-  if (!figure.claims.empty()) {
-    text += fmt::format(
-        "\nclaims of the paper (fit: may have been used to calibrate; test: never)"
-        "\n\n{}",
-        claims_table(figure.claims, finished.claims));
-  }
-  return text;
-}
 
 // -- JSON -------------------------------------------------------------------------------------
 
@@ -203,6 +104,7 @@ std::string figure_csv(const FigureConfig& figure, const FigureResults& results)
 /// Writes all files but the pictures and returns the names to tell the user.
 std::vector<std::string> write_files(const fs::path& folder, const PreparedFigure& figure,
                                      const FinishedFigure& finished) {
+  const SignalsPutOff whole_files;
   json uses = json::array();
   const fs::path records = folder / finished.stem;
   for (std::size_t i = 0; i < figure.points.size(); ++i) {
@@ -282,7 +184,7 @@ int run_one(const PreparedFigure& figure, const FigureOptions& options, json& do
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
   const FinishedFigure finished = finish(figure.config, options.quick, std::move(outcomes));
   if (!options.as_json) {
-    fmt::print("{}", figure_text(figure.config, finished));
+    fmt::print("{}", figure_text(figure.config, finished.results, finished.claims));
     std::fflush(stdout);
   }
   std::vector<std::string> written = write_files(options.out, figure, finished);
@@ -343,7 +245,7 @@ void add_figure_command(CLI::App& command, int& exit_status) {
   command.add_flag("--quick", options->quick,
                    "Only some values of the axis, in files of their own");
   command.add_option("--jobs", options->jobs, "Points at a time")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, kMostJobs))
       ->capture_default_str();
   command.add_option("--out", options->out, "Folder for what is written")->capture_default_str();
   command.add_flag("--json", options->as_json, "Print points and claims as JSON");

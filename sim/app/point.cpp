@@ -115,18 +115,19 @@ bool is_file_name(std::string_view name) {
 }
 
 void check_output_folder(const fs::path& folder) {
-  fs::path existing = fs::absolute(folder);
+  fs::path existing = folder;
   std::error_code ignored;
   while (!fs::exists(existing, ignored) && existing.has_relative_path()) {
-    existing = existing.parent_path();
+    existing = existing.has_parent_path() ? existing.parent_path() : ".";
   }
+  const std::string culprit = existing == folder ? "" : existing.string() + " ";
   if (!fs::is_directory(existing, ignored)) {
-    throw ConfigError(fmt::format("{}: {} is no folder; name another one with --out",
-                                  folder.string(), existing.string()));
+    throw ConfigError(
+        fmt::format("{}: {}is no folder; name another one with --out", folder.string(), culprit));
   }
   if (access(existing.c_str(), W_OK | X_OK) != 0) {
-    throw ConfigError(fmt::format("{}: {} is not writable; name another folder with --out",
-                                  folder.string(), existing.string()));
+    throw ConfigError(fmt::format("{}: {}is not writable; name another folder with --out",
+                                  folder.string(), culprit));
   }
 }
 

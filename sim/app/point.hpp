@@ -35,7 +35,7 @@ std::string check_point(const nlohmann::json& config);
 [[nodiscard]] std::string prefix_lines(const std::string& prefix, const std::string& lines);
 
 /// Runs a point in this process. At most one call at a time.
-[[nodiscard]] RunRecord simulate(const PreparedPoint& point);
+[[nodiscard]] RunRecord simulate(const PreparedPoint& prepared);
 
 /// A point that ran, or the reason why it did not.
 struct PointOutcome {

@@ -76,19 +76,25 @@ struct Pipe {
   FileDescriptor write_end;
 };
 
+/// The signals that would end the program; nohup stays in force.
+sigset_t ending_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action {};
+    sigaction(number, nullptr, &action);
+    if (action.sa_handler != SIG_IGN) {
+      sigaddset(&signals, number);
+    }
+  }
+  return signals;
+}
+
 /// Turns the signals that would end the program into something that poll() sees.
 class SignalWatch {
  public:
   SignalWatch() {
-    sigset_t watched;
-    sigemptyset(&watched);
-    for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
-      struct sigaction action {};
-      sigaction(number, nullptr, &action);
-      if (action.sa_handler != SIG_IGN) {  // nohup stays in force
-        sigaddset(&watched, number);
-      }
-    }
+    const sigset_t watched = ending_signals();
     check_call(sigprocmask(SIG_BLOCK, &watched, &before_) == 0, "sigprocmask");
     descriptor_ = FileDescriptor(signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK));
     check_call(descriptor_.is_open(), "signalfd");
@@ -269,6 +275,13 @@ class Child {
 Interrupted::Interrupted(int signal_number)
     : std::runtime_error(fmt::format("interrupted ({})", strsignal(signal_number))),
       signal(signal_number) {}
+
+SignalsPutOff::SignalsPutOff() {
+  const sigset_t signals = ending_signals();
+  check_call(sigprocmask(SIG_BLOCK, &signals, &before_) == 0, "sigprocmask");
+}
+
+SignalsPutOff::~SignalsPutOff() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
 
 void run_in_processes(std::size_t count, const PoolOptions& options,
                       const std::function<std::string(std::size_t)>& work,

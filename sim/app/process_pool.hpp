@@ -3,6 +3,7 @@
 // program, however it ends.
 #pragma once
 
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -53,9 +54,24 @@ void run_in_processes(std::size_t count, const PoolOptions& options,
                       const std::function<std::string(std::size_t)>& work,
                       const std::function<void(std::size_t, ChildResult)>& done);
 
+/// Puts signals that would end the program off to the end of a scope in which files are written.
+class SignalsPutOff {
+ public:
+  SignalsPutOff();
+  ~SignalsPutOff();
+  SignalsPutOff(const SignalsPutOff&) = delete;
+  SignalsPutOff& operator=(const SignalsPutOff&) = delete;
+
+ private:
+  sigset_t before_{};
+};
+
 /// Runs a program in a child. Its exit status is the result: `end` is crashed when a signal ended
 /// it, internal_error when it could not be started, and finished otherwise.
 [[nodiscard]] ChildResult run_program(const std::vector<std::string>& arguments);
+
+/// More than this is a slip of the finger.
+inline constexpr int kMostJobs = 4096;
 
 /// Cores that this process may use.
 [[nodiscard]] int available_cores();

@@ -2,6 +2,7 @@
 // so that it can be made from stored ones too.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,6 +22,8 @@ struct Bounded {
   double highest = 0;
 
   [[nodiscard]] bool is_exact() const { return lowest == highest; }
+  /// The larger distance to an end.
+  [[nodiscard]] double bound() const { return std::max(highest - value, value - lowest); }
 };
 
 class RecordView {

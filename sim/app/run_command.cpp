@@ -61,6 +61,7 @@ std::vector<PreparedPoint> prepare_all(const RunOptions& options) {
 }
 
 void write_record(const fs::path& folder, const PreparedPoint& point, const PointOutcome& outcome) {
+  const SignalsPutOff whole_files;
   write_file_atomically(folder / (point.name + ".record.json"), outcome.record_text);
   write_file_atomically(
       folder / (point.name + ".wall.json"),
@@ -122,7 +123,7 @@ void add_run_command(CLI::App& command, int& exit_status) {
       ->allow_extra_args(false);
   command.add_option("--out", options->out, "Folder for the records")->capture_default_str();
   command.add_option("--jobs", options->jobs, "Points at a time")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, kMostJobs))
       ->capture_default_str();
   command.add_flag("--json", options->as_json,
                    "Print the record instead of a summary (a list of records for several points)");

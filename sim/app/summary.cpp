@@ -43,9 +43,7 @@ std::string with_bound(const RecordView& record, const std::string& name, std::s
   }
   std::string text = format_metric(number->value, unit, kDigits);
   if (!number->is_exact() && number->value > 0) {
-    const double bound =
-        std::max(number->highest - number->value, number->value - number->lowest) / number->value;
-    text += fmt::format(" +- {} %", format_significant(bound * 100, 2));
+    text += fmt::format(" +- {} %", format_significant(number->bound() / number->value * 100, 2));
   }
   return text;
 }

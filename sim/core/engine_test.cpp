@@ -439,6 +439,27 @@ TEST_CASE("engine: flows and timers due at the same instant meet at the same pic
   }
 }
 
+TEST_CASE("engine: flows that arrive within one picosecond go on in the order of spawning") {
+  Engine engine;
+  const NodeId from = engine.add_node("from");
+  const NodeId near = engine.add_node("near");
+  const NodeId far = engine.add_node("far");
+  engine.add_route(from, far, {engine.add_link("slow", Rate{9'930'486'594}, 0ns)});
+  engine.add_route(from, near, {engine.add_link("fast", Rate{9'960'159'362}, 0ns)});
+  std::vector<std::string> order;
+  const auto send = [&](const std::string& name, NodeId to) {
+    engine.spawn(name, from, [&engine, &order, from, name, to] {
+      engine.transfer(from, to, 1_B);
+      CHECK(engine.now() == at(101_ps));
+      order.push_back(name);
+    });
+  };
+  send("after 100.7 ps", far);
+  send("after 100.4 ps", near);
+  engine.run();
+  CHECK(order == std::vector<std::string>{"after 100.7 ps", "after 100.4 ps"});
+}
+
 TEST_CASE("engine: an actor that is spawned starts at the time of its spawning") {
   Engine engine;
   const NodeId node = engine.add_node("node");

@@ -1,0 +1,91 @@
+// Speed of a replay: random reads of 16 KiB at a queue depth of 256, I/Os a second.
+#include <cstdint>
+
+#include <benchmark/benchmark.h>
+
+#include "models/flash/block_host.hpp"
+#include "models/flash/block_ssd.hpp"
+#include "models/flash/page_striping.hpp"
+#include "sim/core/random.hpp"
+
+using namespace nearkv;
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::int64_t kPages = 1 << 18;
+constexpr Bytes kPage = 16_KiB;
+
+BlockSsdConfig drive(FlashPolicy policy) {
+  BlockSsdConfig config;
+  config.page_size = kPage;
+  config.flash = {.channels = 8,
+                  .chips_per_channel = 4,
+                  .dies_per_chip = 1,
+                  .planes_per_die = 1,
+                  .policy = policy,
+                  .array_unit = ArrayUnit::die,
+                  .read_priority = true,
+                  .cache_read = false,
+                  .multi_plane = false,
+                  .bus_width = 1,
+                  .mega_transfers = 333,
+                  .transfer_step = 1ns,
+                  .bits_per_cell = 1,
+                  .t_read = {75us, 75us, 75us},
+                  .t_program = {750us, 750us, 750us},
+                  .t_erase = 3800us,
+                  .read_command = {290ns, 650ns, 20ns},
+                  .program_command = {361ns, 816ns, 0ns},
+                  .erase_command = {220ns, 700ns, 0ns},
+                  .read_retry = {},
+                  .suspend = {}};
+  config.link = {.lanes = 16,
+                 .lane_rate = 4000_MBps,
+                 .max_payload = 128_B,
+                 .packet_overhead = 28_B,
+                 .read_request = 4_B,
+                 .doorbell = 2_B,
+                 .submission_entry = 72_B,
+                 .completion_entry = 16_B,
+                 .time_step = 1ns,
+                 .fetch_limit = 512};
+  return config;
+}
+
+struct RandomReads {
+  std::int64_t left;
+  Rng rng{1, "models/flash/block_ssd_bench"};
+  bool next(BlockRequest& request) {
+    const auto page = static_cast<std::int64_t>(rng.below(kPages));
+    request = {static_cast<std::uint64_t>(left), page * kPage, kPage, false};
+    return left-- > 0;
+  }
+};
+
+void replay_random_reads(benchmark::State& state, FlashPolicy policy) {
+  constexpr std::int64_t kRequests = 200'000;
+  const BlockSsdConfig config = drive(policy);
+  std::int64_t requests = 0;
+  double iops = 0;
+  for ([[maybe_unused]] auto iteration : state) {
+    PageStriping map(config.flash, "CWDP", 256, kPages);
+    BlockSsd ssd(config, map, Rng(1, "retries"));
+    RandomReads source{kRequests};
+    ClosedLoop host(ssd, source);
+    const ResponseTimes& times = host.run(SimTime{}, 256);
+    requests += times.requests;
+    iops = static_cast<double>(times.requests) / to_seconds(times.last);
+  }
+  state.counters["IO/s"] =
+      benchmark::Counter(static_cast<double>(requests), benchmark::Counter::kIsRate);
+  state.counters["modelled_IOPS"] = iops;
+}
+
+BENCHMARK_CAPTURE(replay_random_reads, data_out_first, FlashPolicy::data_out_first)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(replay_random_reads, out_of_order, FlashPolicy::out_of_order)
+    ->Unit(benchmark::kMillisecond);
+
+}  // namespace

@@ -1,0 +1,514 @@
+#include "models/flash/flash_engine.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "sim/core/check.hpp"
+
+namespace nearkv {
+
+namespace {
+
+constexpr std::uint32_t kWordBits = 64;
+
+[[nodiscard]] std::size_t index_of(PageOp op) { return static_cast<std::size_t>(op); }
+
+}  // namespace
+
+FlashEngine::FlashEngine(const FlashEngineConfig& config, Rng rng)
+    : config_(config),
+      rng_(std::move(rng)),
+      retry_ratio_(retry_ratio(config.read_retry)),
+      units_per_channel_(static_cast<std::size_t>(config.units_per_channel())),
+      words_per_channel_((units_per_channel_ + kWordBits - 1) / kWordBits),
+      units_(units_per_channel_ * config.channels),
+      ready_(words_per_channel_ * config.channels),
+      channels_(config.channels) {
+  check(config.channels > 0 && units_per_channel_ > 0, "a flash engine without channels or units");
+  check(config.read_priority || !(config.suspend.program || config.suspend.erase),
+        "reads without priority that interrupt programs");
+  const std::size_t leaves = std::bit_ceil(channels_.size());
+  next_at_.assign(leaves, kIdle);
+  winners_.resize(2 * leaves);
+  for (std::size_t leaf = 0; leaf < leaves; ++leaf) {
+    winners_[leaves + leaf] = leaf;
+  }
+  for (std::size_t match = leaves - 1; match > 0; --match) {
+    winners_[match] = winners_[2 * match];
+  }
+  dirty_.reserve(channels_.size());
+  for (const PageOp op : {PageOp::read, PageOp::program, PageOp::erase}) {
+    OpTimes& times = times_[index_of(op)];
+    times.command = config.command_time(op, 1).count();
+    times.further_plane = config.command_time(op, 2).count() - times.command;
+    times.ready = config.command(op).ready.count();
+    for (std::uint32_t page = 0; page < 16; ++page) {  // has each type for any cell
+      const int type = page_type(page, config.bits_per_cell);
+      times.array[type] = config.array_time(op, page).count();
+    }
+  }
+}
+
+/// From the end of the command until the controller sees the result.
+std::int64_t FlashEngine::array_time(PageOp op, std::uint32_t page, int retries) const {
+  const OpTimes& times = times_[index_of(op)];
+  return (retries + 1) * times.array[page_type(page, config_.bits_per_cell)] + times.ready;
+}
+
+// -- Commands -----------------------------------------------------------------------------------
+
+FlashEngine::Index FlashEngine::unit_of(const PageCommand& command) const {
+  if (config_.policy == FlashPolicy::data_out_first) {
+    return command.chip;
+  }
+  const Index die = command.chip * static_cast<Index>(config_.dies_per_chip) + command.die;
+  return config_.array_unit == ArrayUnit::die
+             ? die
+             : die * static_cast<Index>(config_.planes_per_die) + command.plane;
+}
+
+FlashEngine::Index FlashEngine::new_node() {
+  if (free_nodes_ == kNone) {
+    nodes_.emplace_back();
+    return static_cast<Index>(nodes_.size() - 1);
+  }
+  return std::exchange(free_nodes_, nodes_[free_nodes_].next);
+}
+
+void FlashEngine::release(Index node) {
+  nodes_[node].next = free_nodes_;
+  free_nodes_ = node;
+}
+
+void FlashEngine::push(Queue& queue, Index node) {
+  nodes_[node].next = kNone;
+  if (queue.head == kNone) {
+    queue.head = node;
+  } else {
+    nodes_[queue.tail].next = node;
+  }
+  queue.tail = node;
+}
+
+std::uint8_t FlashEngine::draw_retries() {
+  // The distribution's inverse: weights p^k for k up to the maximum.
+  const double p = retry_ratio_;
+  double weights = 1;
+  double weight = 1;
+  for (int k = 1; k <= config_.read_retry.maximum; ++k) {
+    weight *= p;
+    weights += weight;
+  }
+  double left = rng_.uniform() * weights;
+  weight = 1;
+  int retries = 0;
+  while (left >= weight && retries < config_.read_retry.maximum) {
+    left -= weight;
+    weight *= p;
+    ++retries;
+  }
+  return static_cast<std::uint8_t>(retries);
+}
+
+void FlashEngine::add(const PageCommand& command) {
+  check(command.channel < config_.channels && command.chip < config_.chips_per_channel &&
+            command.die < config_.dies_per_chip && command.plane < config_.planes_per_die,
+        "a page command beyond the flash array");
+  if (command.bytes != last_bytes_) {
+    last_bytes_ = command.bytes;
+    last_transfer_ = config_.transfer_time(command.bytes).count();
+  }
+  const bool may_retry = command.op == PageOp::read && config_.read_retry.maximum > 0;
+  const std::uint8_t retries = may_retry ? draw_retries() : std::uint8_t{0};
+  counters_.retries += retries;
+
+  const Index index = new_node();
+  Channel& channel = channels_[command.channel];
+  nodes_[index] = {.tag = command.tag,
+                   .transfer = command.op == PageOp::erase ? 0 : last_transfer_,
+                   .next = kNone,
+                   .order = channel.arrivals++,
+                   .page = command.page,
+                   .unit = static_cast<std::uint16_t>(unit_of(command)),
+                   .die = command.die,
+                   .plane = command.plane,
+                   .op = command.op,
+                   .retries = retries};
+  if (config_.policy == FlashPolicy::fifo) {
+    push(channel.ready_pages, index);
+  } else {
+    Unit& unit = unit_at(command.channel, nodes_[index].unit);
+    Queue& queue = unit.waiting[index_of(command.op)];
+    const bool was_empty = queue.head == kNone;
+    push(queue, index);
+    if (was_empty) {
+      update_ready(command.channel, nodes_[index].unit);
+    }
+  }
+  if (!channel.is_dirty) {
+    channel.is_dirty = true;
+    dirty_.push_back(command.channel);
+  }
+}
+
+void FlashEngine::start(SimTime now) {
+  const std::int64_t at = now.time_since_epoch().count();
+  check(at >= now_ && next_at_[first()] >= at, "commands start before what has happened");
+  now_ = at;
+  for (const std::size_t channel : dirty_) {
+    channels_[channel].is_dirty = false;
+    if (config_.policy == FlashPolicy::fifo) {
+      fifo_start(channel, at);
+    } else if (!channels_[channel].bus_taken) {
+      grant(channel, at);
+    }
+    update_next(channel);
+  }
+  dirty_.clear();
+}
+
+/// The recurrence of flash_array.hpp: with this policy everything is known when a command comes.
+void FlashEngine::fifo_start(std::size_t c, std::int64_t now) {
+  Channel& channel = channels_[c];
+  Index next = channel.ready_pages.head;
+  channel.ready_pages = {};
+  while (next != kNone) {
+    const Index index = next;
+    const Node& node = nodes_[index];
+    next = node.next;
+    Unit& unit = unit_at(c, node.unit);
+    const OpTimes& times = times_[index_of(node.op)];
+    const std::int64_t command = times.command;
+    const std::int64_t array = array_time(node.op, node.page, node.retries);
+    const std::int64_t slot = command + node.transfer;
+    const std::int64_t unit_start = std::max(now, unit.free_at);
+    std::int64_t done = 0;
+    if (node.op == PageOp::read) {
+      const std::int64_t ready = unit_start + command + array;
+      channel.fifo_bus_free = std::max(ready, channel.fifo_bus_free) + slot;
+      done = channel.fifo_bus_free - command;
+      unit.free_at =
+          config_.cache_read ? std::max(ready, std::exchange(unit.cache_free_at, done)) : done;
+    } else if (slot == 0) {
+      done = unit.free_at = unit_start + array;  // a command without cycles needs no bus
+    } else {
+      channel.fifo_bus_free = std::max(unit_start, channel.fifo_bus_free) + slot;
+      done = channel.fifo_bus_free + array;
+      unit.free_at = done;
+    }
+    ++counters_.commands;
+    counters_.bus_busy += SimDuration{slot};
+    channel.array_ends.push(done, index);
+  }
+}
+
+// -- Scheduling ---------------------------------------------------------------------------------
+
+bool FlashEngine::can_interrupt(const Unit& unit) const {
+  const PageOp running = nodes_[unit.array].op;
+  const bool allowed = running == PageOp::program
+                           ? config_.suspend.program
+                           : running == PageOp::erase && config_.suspend.erase;
+  return allowed && unit.suspended == kNone && unit.suspensions < config_.suspend.at_most &&
+         unit.waiting[index_of(PageOp::read)].head != kNone;
+}
+
+/// The kind of command that the unit takes next, -1 when it can take none.
+int FlashEngine::next_op(const Unit& unit) const {
+  const int none = -1;
+  const int read = 0;
+  if (unit.array != kNone) {
+    return can_interrupt(unit) ? read : none;
+  }
+  const bool is_empty = unit.data_out == 0;
+  int op = none;
+  std::uint32_t oldest = 0;
+  for (int i = 0; i < static_cast<int>(kPageOps); ++i) {
+    const Index head = unit.waiting[i].head;
+    if (head == kNone) {
+      continue;
+    }
+    // Arrival numbers may wrap around: their distance counts.
+    const bool is_older = op == none || static_cast<std::int32_t>(nodes_[head].order - oldest) < 0;
+    if (is_older) {
+      op = i;
+      oldest = nodes_[head].order;
+    }
+    if (config_.read_priority) {
+      break;
+    }
+  }
+  if (op == read) {
+    return is_empty || config_.cache_read ? read : none;
+  }
+  return is_empty && unit.suspended == kNone ? op : none;
+}
+
+void FlashEngine::set_ready(std::size_t channel, Index unit, bool is_ready) {
+  std::uint64_t& word = ready_[channel * words_per_channel_ + unit / kWordBits];
+  const std::uint64_t bit = std::uint64_t{1} << (unit % kWordBits);
+  word = is_ready ? word | bit : word & ~bit;
+}
+
+void FlashEngine::update_ready(std::size_t channel, Index unit) {
+  set_ready(channel, unit, next_op(unit_at(channel, unit)) >= 0);
+}
+
+/// First unit in [from, end) whose bit is set, or `end`.
+FlashEngine::Index FlashEngine::next_unit(std::size_t channel, Index from, Index end) const {
+  while (from < end) {
+    const std::uint64_t word =
+        ready_[channel * words_per_channel_ + from / kWordBits] >> (from % kWordBits);
+    if (word != 0) {
+      return std::min(end, from + static_cast<Index>(std::countr_zero(word)));
+    }
+    from = (from / kWordBits + 1) * kWordBits;
+  }
+  return end;
+}
+
+bool FlashEngine::pick_command(std::size_t c, std::int64_t now) {
+  const Index units = static_cast<Index>(units_per_channel_);
+  const Index turn = channels_[c].turn;
+  if (words_per_channel_ == 1 && ready_[c] == 0) {
+    return false;
+  }
+  const std::int64_t least = config_.suspend.least_remaining.count();
+  for (const bool is_wrapped : {false, true}) {
+    const Index end = is_wrapped ? turn : units;
+    for (Index u = next_unit(c, is_wrapped ? 0 : turn, end); u < end;
+         u = next_unit(c, u + 1, end)) {
+      const Unit& unit = unit_at(c, u);
+      if (unit.array != kNone && unit.array_end - now < least) {
+        continue;  // not worth an interruption
+      }
+      channels_[c].turn = u + 1 == units ? 0 : u + 1;
+      begin_command(c, u, static_cast<PageOp>(next_op(unit)), now);
+      return true;
+    }
+  }
+  return false;
+}
+
+/// Gives the free bus to whom it is due.
+void FlashEngine::grant(std::size_t c, std::int64_t now) {
+  Channel& channel = channels_[c];
+  if (config_.policy == FlashPolicy::out_of_order && pick_command(c, now)) {
+    channel.bus_taken = true;
+    return;
+  }
+  const Index page = channel.ready_pages.head;
+  if (page != kNone) {
+    const Node& node = nodes_[page];
+    channel.ready_pages.head = node.next;
+    channel.on_bus = page;
+    channel.bus_end = now + node.transfer;
+    channel.bus_taken = true;
+    counters_.bus_busy += SimDuration{node.transfer};
+    return;
+  }
+  channel.bus_taken = config_.policy != FlashPolicy::out_of_order && pick_command(c, now);
+  if (!channel.bus_taken) {
+    channel.bus_end = kIdle;
+  }
+}
+
+/// Takes the first command of the queue and, for a multi-plane command, its partners: the same die
+/// and page index, a plane each. They stay linked.
+FlashEngine::Index FlashEngine::take_group(Queue& queue, int& planes) {
+  const Index lead = queue.head;
+  queue.head = nodes_[lead].next;
+  nodes_[lead].next = kNone;
+  planes = 1;
+  if (!config_.multi_plane) {
+    return lead;
+  }
+  std::uint32_t taken = std::uint32_t{1} << nodes_[lead].plane;
+  Index last = lead;
+  Index before = kNone;
+  for (Index index = queue.head; index != kNone && planes < config_.planes_per_die;) {
+    Node& node = nodes_[index];
+    const Index next = node.next;
+    const std::uint32_t bit = std::uint32_t{1} << node.plane;
+    if (node.die == nodes_[lead].die && node.page == nodes_[lead].page && (taken & bit) == 0) {
+      (before == kNone ? queue.head : nodes_[before].next) = next;
+      if (queue.tail == index) {
+        queue.tail = before;
+      }
+      taken |= bit;
+      nodes_[last].next = index;
+      node.next = kNone;
+      last = index;
+      ++planes;
+    } else {
+      before = index;
+    }
+    index = next;
+  }
+  return lead;
+}
+
+void FlashEngine::begin_command(std::size_t c, Index u, PageOp op, std::int64_t now) {
+  Channel& channel = channels_[c];
+  Unit& unit = unit_at(c, u);
+  std::int64_t delay = 0;
+  if (unit.array != kNone) {
+    channel.array_ends.remove(u);
+    const bool is_program = nodes_[unit.array].op == PageOp::program;
+    delay = (is_program ? config_.suspend.t_program : config_.suspend.t_erase).count();
+    unit.suspended = unit.array;
+    unit.suspended_left = unit.array_end - now;
+    ++unit.suspensions;
+    ++counters_.suspensions;
+  }
+  int planes = 0;
+  unit.array = take_group(unit.waiting[index_of(op)], planes);
+  const OpTimes& times = times_[index_of(op)];
+  std::int64_t bus = times.command + (planes - 1) * times.further_plane;
+  int retries = 0;
+  for (Index node = unit.array; node != kNone; node = nodes_[node].next) {
+    retries = std::max<int>(retries, nodes_[node].retries);
+    bus += op == PageOp::program ? nodes_[node].transfer : 0;
+  }
+  unit.array_end = now + bus + delay + array_time(op, nodes_[unit.array].page, retries);
+  channel.array_ends.push(unit.array_end, u);
+  channel.on_bus = kNone;
+  channel.bus_end = now + bus;
+  counters_.bus_busy += SimDuration{bus};
+  ++counters_.commands;
+  if (config_.read_priority && op != PageOp::read) {
+    update_ready(c, u);  // a read that waits may interrupt it
+  } else {
+    set_ready(c, u, false);
+  }
+}
+
+/// The pages of the array become ready to leave.
+void FlashEngine::move_to_output(Channel& channel, Unit& unit) {
+  Index node = std::exchange(unit.array, kNone);
+  while (node != kNone) {
+    const Index next = nodes_[node].next;
+    push(channel.ready_pages, node);
+    ++unit.data_out;
+    node = next;
+  }
+}
+
+// -- Events -------------------------------------------------------------------------------------
+
+void FlashEngine::finish(Index index, std::int64_t at, PageSink& sink) {
+  const Node& node = nodes_[index];
+  if (node.op == PageOp::read) {
+    ++counters_.pages_read;
+  } else {
+    ++(node.op == PageOp::program ? counters_.pages_programmed : counters_.blocks_erased);
+  }
+  const std::uint64_t tag = node.tag;
+  release(index);
+  sink.page_done(tag, SimTime{SimDuration{at}});
+}
+
+void FlashEngine::array_event(std::size_t c, PageSink& sink) {
+  Channel& channel = channels_[c];
+  const auto [at, what] = channel.array_ends.front();
+  channel.array_ends.pop();
+  if (config_.policy == FlashPolicy::fifo) {
+    finish(what, at, sink);
+    return;
+  }
+  Unit& unit = unit_at(c, what);
+  Index finished = kNone;
+  if (nodes_[unit.array].op == PageOp::read) {
+    if (unit.data_out > 0) {
+      unit.held = true;  // only with cache read
+    } else {
+      move_to_output(channel, unit);
+    }
+  } else {
+    finished = std::exchange(unit.array, kNone);
+    unit.suspensions = 0;
+  }
+  update_ready(c, what);
+  while (finished != kNone) {
+    const Index next = nodes_[finished].next;
+    finish(finished, at, sink);
+    finished = next;
+  }
+  if (!channel.bus_taken) {
+    grant(c, at);
+  }
+}
+
+void FlashEngine::bus_event(std::size_t c, PageSink& sink) {
+  Channel& channel = channels_[c];
+  const std::int64_t at = channel.bus_end;
+  if (channel.on_bus != kNone) {
+    const Index page = std::exchange(channel.on_bus, kNone);
+    const Index u = nodes_[page].unit;
+    Unit& unit = unit_at(c, u);
+    if (--unit.data_out == 0) {
+      if (unit.held) {
+        unit.held = false;
+        move_to_output(channel, unit);
+      } else if (unit.array == kNone && unit.suspended != kNone) {
+        unit.array = std::exchange(unit.suspended, kNone);
+        unit.array_end = at + unit.suspended_left;
+        channel.array_ends.push(unit.array_end, u);
+      }
+    }
+    update_ready(c, u);
+    channel.bus_end = kIdle;  // still taken: what the sink starts waits for the grant below
+    finish(page, at, sink);
+  }
+  grant(c, at);
+}
+
+void FlashEngine::process(SimTime until, PageSink& sink) {
+  const std::int64_t last = until.time_since_epoch().count();
+  while (true) {
+    const std::size_t c = first();
+    const std::int64_t at = next_at_[c];
+    if (at > last || at == kIdle) {
+      break;
+    }
+    now_ = at;
+    Channel& channel = channels_[c];
+    if (!channel.array_ends.is_empty() && channel.array_ends.front().at == at) {
+      array_event(c, sink);
+    } else {
+      bus_event(c, sink);
+    }
+    update_next(c);
+  }
+}
+
+void FlashEngine::update_next(std::size_t c) {
+  const Channel& channel = channels_[c];
+  const EventRing& ends = channel.array_ends;
+  next_at_[c] = ends.is_empty() ? channel.bus_end : std::min(ends.front().at, channel.bus_end);
+  for (std::size_t match = (next_at_.size() + c) / 2; match > 0; match /= 2) {
+    const std::size_t left = winners_[2 * match];
+    const std::size_t right = winners_[2 * match + 1];
+    winners_[match] = next_at_[right] < next_at_[left] ? right : left;
+  }
+}
+
+void FlashEngine::report(Metrics& metrics, const std::string& prefix, SimDuration elapsed) const {
+  const auto count = [&](const char* name, std::int64_t value, const char* doc) {
+    metrics.add(prefix + name, static_cast<double>(value), "1", doc);
+  };
+  count("/pages_read", counters_.pages_read, "flash pages read from the array");
+  count("/pages_programmed", counters_.pages_programmed, "flash pages programmed");
+  count("/blocks_erased", counters_.blocks_erased, "flash blocks erased");
+  count("/commands", counters_.commands, "flash commands; a multi-plane command counts once");
+  count("/suspensions", counters_.suspensions, "programs and erases interrupted by reads");
+  count("/retries", counters_.retries, "further array reads of weak pages");
+  if (elapsed > SimDuration{0}) {
+    metrics.add(prefix + "/channel_utilization",
+                to_seconds(counters_.bus_busy) / config_.channels / to_seconds(elapsed), "1",
+                "share of the time in which a channel carried a page or its commands");
+  }
+}
+
+}  // namespace nearkv

@@ -1,0 +1,189 @@
+// The flash array as an event loop of its own, page-exact, with the scheduling policy as a
+// parameter (flash_engine_config.hpp).
+//
+// A *unit* (chip, die or plane, by policy) works on one command at a time:
+//     read:    command on the bus; array time x (1 + retries) + ready delay; then the pages of its
+//              planes leave over the bus one after another, each when the bus is granted to it
+//     program: command and all data on the bus; array time + ready delay
+//     erase:   command on the bus; array time + ready delay
+// The bus of a channel serves one command or one data-out at a time and is granted when it is free.
+// Pages go in the order in which they became ready, commands round robin over the units that can
+// take one (from the unit behind the last one served); data_out_first serves pages before commands,
+// out_of_order commands before pages, as they are short and keep a die at work. Array ends at one
+// time come before the bus's end at that time, and in the order of their commands. A unit without
+// cache read is taken until its last page has left; with cache read its pages move into the cache
+// register when that is empty, and the array takes the next read. A program or an erase needs a
+// unit with nothing in it. With policy fifo all of this follows flash_array.hpp's recurrences,
+// command cycles included.
+//
+// Channels do not know each other; completions are reported in time order, at equal times by
+// channel. No event and no allocation a page beyond a pooled node: two or three steps of a loop.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "models/flash/event_ring.hpp"
+#include "models/flash/flash_engine_config.hpp"
+#include "sim/core/metrics.hpp"
+#include "sim/core/random.hpp"
+#include "sim/core/units.hpp"
+
+namespace nearkv {
+
+/// One page (or the block of one plane) for one operation.
+struct PageCommand {
+  std::uint64_t tag = 0;  // comes back with the completion
+  PageOp op = PageOp::read;
+  std::uint16_t channel = 0;
+  std::uint16_t chip = 0;
+  std::uint16_t die = 0;
+  std::uint16_t plane = 0;
+  std::uint32_t page = 0;   // index in its block: page type and multi-plane partners
+  std::uint32_t bytes = 0;  // that cross the bus; less than a page for a partial read
+};
+
+/// Receives completions: a read when its last byte has left the channel, a program or an erase
+/// when the controller sees that it is ready. It may add commands and start them at `at`.
+class PageSink {
+ public:
+  PageSink() = default;
+  PageSink(const PageSink&) = delete;
+  PageSink& operator=(const PageSink&) = delete;
+  virtual ~PageSink() = default;
+
+  virtual void page_done(std::uint64_t tag, SimTime at) = 0;
+};
+
+class FlashEngine {
+ public:
+  /// `rng` is the stream of read retries.
+  FlashEngine(const FlashEngineConfig& config, Rng rng);
+
+  /// Adds a command that its channel sees at the next start().
+  void add(const PageCommand& command);
+  /// Commands added so far are there from `now` on. Events before `now` must have been processed.
+  void start(SimTime now);
+
+  /// Time of the earliest event, kNever when the array is idle.
+  [[nodiscard]] SimTime next_event() const { return SimTime{SimDuration{next_at_[first()]}}; }
+  /// Processes events up to and including `until` in time order.
+  void process(SimTime until, PageSink& sink);
+
+  struct Counters {
+    std::int64_t pages_read = 0;
+    std::int64_t pages_programmed = 0;
+    std::int64_t blocks_erased = 0;
+    std::int64_t commands = 0;     // a multi-plane command counts once
+    std::int64_t suspensions = 0;  // not with fifo
+    std::int64_t retries = 0;
+    SimDuration bus_busy{};  // summed over the channels
+  };
+  [[nodiscard]] const Counters& counters() const { return counters_; }
+  [[nodiscard]] const FlashEngineConfig& config() const { return config_; }
+  /// Pages, commands and mean channel utilisation over `elapsed`.
+  void report(Metrics& metrics, const std::string& prefix, SimDuration elapsed) const;
+
+ private:
+  using Index = std::uint32_t;
+  static constexpr Index kNone = ~Index{0};
+
+  struct Node {
+    std::uint64_t tag;
+    std::int64_t transfer;  // ps
+    Index next;
+    std::uint32_t order;  // of arrival on the channel
+    std::uint32_t page;
+    std::uint16_t unit;
+    std::uint16_t die;  // within the chip
+    std::uint16_t plane;
+    PageOp op;
+    std::uint8_t retries;
+  };
+  struct Queue {
+    Index head = kNone;
+    Index tail = kNone;
+  };
+  struct Unit {
+    Queue waiting[kPageOps];
+    Index array = kNone;      // the command in the array, linked by plane
+    Index suspended = kNone;  // likewise
+    std::int64_t array_end = 0;
+    std::int64_t suspended_left = 0;
+    std::int32_t data_out = 0;  // pages that wait for the bus or are on it
+    std::int32_t suspensions = 0;
+    bool held = false;  // the array is done, but the cache register is still full
+    // policy fifo
+    std::int64_t free_at = 0;
+    std::int64_t cache_free_at = 0;
+  };
+  struct Channel {
+    std::int64_t bus_end = kIdle;
+    Index on_bus = kNone;  // the page that leaves; kNone for a command
+    bool bus_taken = false;
+    bool is_dirty = false;  // has commands that start() has not seen
+    std::uint32_t arrivals = 0;
+    std::uint32_t turn = 0;  // of the round robin
+    Queue ready_pages;       // in the order in which they became ready; with fifo: new commands
+    EventRing array_ends;    // by unit; with fifo: completions by node
+    std::int64_t fifo_bus_free = 0;
+  };
+  static constexpr std::int64_t kIdle = INT64_MAX;
+
+  /// Of one kind of command, in ps.
+  struct OpTimes {
+    std::int64_t command = 0;
+    std::int64_t further_plane = 0;
+    std::int64_t ready = 0;
+    std::int64_t array[kPageTypes] = {};
+  };
+
+  [[nodiscard]] std::int64_t array_time(PageOp op, std::uint32_t page, int retries) const;
+  [[nodiscard]] Index unit_of(const PageCommand& command) const;
+  [[nodiscard]] Unit& unit_at(std::size_t channel, Index unit) {
+    return units_[channel * units_per_channel_ + unit];
+  }
+  [[nodiscard]] std::size_t first() const { return winners_[1]; }
+  void push(Queue& queue, Index node);
+  [[nodiscard]] Index new_node();
+  void release(Index node);
+  [[nodiscard]] std::uint8_t draw_retries();
+
+  [[nodiscard]] bool can_interrupt(const Unit& unit) const;
+  [[nodiscard]] int next_op(const Unit& unit) const;
+  void set_ready(std::size_t channel, Index unit, bool is_ready);
+  void update_ready(std::size_t channel, Index unit);
+  [[nodiscard]] Index next_unit(std::size_t channel, Index from, Index end) const;
+  [[nodiscard]] bool pick_command(std::size_t channel, std::int64_t now);
+  void grant(std::size_t channel, std::int64_t now);
+  [[nodiscard]] Index take_group(Queue& queue, int& planes);
+  void begin_command(std::size_t channel, Index u, PageOp op, std::int64_t now);
+  void move_to_output(Channel& channel, Unit& unit);
+  void array_event(std::size_t channel, PageSink& sink);
+  void bus_event(std::size_t channel, PageSink& sink);
+  void fifo_start(std::size_t channel, std::int64_t now);
+  void finish(Index node, std::int64_t at, PageSink& sink);
+  void update_next(std::size_t channel);
+
+  FlashEngineConfig config_;
+  Rng rng_;
+  double retry_ratio_;
+  OpTimes times_[kPageOps];
+  std::size_t units_per_channel_;
+  std::size_t words_per_channel_;
+  std::int64_t now_ = 0;
+  std::uint32_t last_bytes_ = 0;
+  std::int64_t last_transfer_ = 0;
+  std::vector<Node> nodes_;
+  Index free_nodes_ = kNone;
+  std::vector<Unit> units_;           // by channel * units + unit
+  std::vector<std::uint64_t> ready_;  // a bit a unit: it can take its next command
+  std::vector<Channel> channels_;
+  std::vector<std::size_t> dirty_;     // channels with commands that start() has not seen
+  std::vector<std::int64_t> next_at_;  // by channel: its next event
+  std::vector<std::size_t> winners_;   // tournament over next_at_, ties to the lower channel
+  Counters counters_;
+};
+
+}  // namespace nearkv

@@ -1,0 +1,141 @@
+#include "models/flash/ftl/block_pool.hpp"
+
+#include <algorithm>
+
+#include "sim/core/check.hpp"
+
+namespace nearkv {
+
+void BadBlockConfig::fields(FieldVisitor& v) {
+  v.constant("factory_share", factory_share, "share of the blocks that are bad from the factory",
+             {0, 1});
+  v.constant("grown_per_erase", grown_per_erase,
+             "probability that an erase fails and the block is retired", {0, 1});
+  v.constant("pe_cycles", pe_cycles, "program/erase cycles after which a block is retired",
+             {1, 1'000'000'000});
+}
+
+BlockPool::BlockPool(const Options& options, Rng rng)
+    : blocks_(static_cast<std::size_t>(options.blocks)),
+      least_worn_first_(options.least_worn_first),
+      bad_config_(options.bad),
+      rng_(rng) {
+  free_.reserve(blocks_.size());
+  for (int i = 0; i < blocks(); ++i) {
+    if (bad_config_.factory_share > 0 && rng_.uniform() < bad_config_.factory_share) {
+      blocks_[i].state = BlockState::bad;
+      ++bad_;
+    } else {
+      make_free(i);
+    }
+  }
+}
+
+bool BlockPool::is_later(std::uint32_t a, std::uint32_t b) const {
+  const EraseBlock& one = blocks_[a];
+  const EraseBlock& other = blocks_[b];
+  if (least_worn_first_ && one.erases != other.erases) {
+    return one.erases > other.erases;
+  }
+  return one.stamp > other.stamp;
+}
+
+void BlockPool::make_free(int index) {
+  EraseBlock& block = blocks_[index];
+  block.state = BlockState::free;
+  block.written = 0;
+  block.stamp = next_stamp_++;
+  free_.push_back(static_cast<std::uint32_t>(index));
+  std::push_heap(free_.begin(), free_.end(),
+                 [this](std::uint32_t a, std::uint32_t b) { return is_later(a, b); });
+}
+
+int BlockPool::opened(std::uint32_t index) {
+  blocks_[index].state = BlockState::open;
+  return static_cast<int>(index);
+}
+
+int BlockPool::open_next() {
+  check(!free_.empty(), "a plane without a free block opens one");
+  std::pop_heap(free_.begin(), free_.end(),
+                [this](std::uint32_t a, std::uint32_t b) { return is_later(a, b); });
+  const std::uint32_t index = free_.back();
+  free_.pop_back();
+  return opened(index);
+}
+
+int BlockPool::open_most_worn() {
+  check(!free_.empty(), "a plane without a free block opens one");
+  const auto most_worn = std::max_element(
+      free_.begin(), free_.end(),
+      [this](std::uint32_t a, std::uint32_t b) { return blocks_[a].erases < blocks_[b].erases; });
+  const std::uint32_t index = *most_worn;
+  *most_worn = free_.back();
+  free_.pop_back();
+  std::make_heap(free_.begin(), free_.end(),
+                 [this](std::uint32_t a, std::uint32_t b) { return is_later(a, b); });
+  return opened(index);
+}
+
+void BlockPool::close(int index, std::uint64_t now) {
+  EraseBlock& block = blocks_[index];
+  check(block.state == BlockState::open, "a block is closed that is not open");
+  block.state = BlockState::closed;
+  block.stamp = now;
+}
+
+bool BlockPool::erase(int index) {
+  EraseBlock& block = blocks_[index];
+  check(block.valid == 0, "an erase of current data");
+  check(block.state == BlockState::open || block.state == BlockState::closed,
+        "an erase of a block that holds nothing");
+  ++block.erases;
+  const bool failed =
+      bad_config_.grown_per_erase > 0 && rng_.uniform() < bad_config_.grown_per_erase;
+  if (failed || block.erases >= static_cast<std::uint64_t>(bad_config_.pe_cycles)) {
+    block.state = BlockState::bad;
+    block.written = 0;
+    ++bad_;
+    return false;
+  }
+  make_free(index);
+  return true;
+}
+
+BlockPool::Wear BlockPool::wear() const {
+  Wear wear;
+  bool first = true;
+  for (const EraseBlock& block : blocks_) {
+    wear.total += block.erases;
+    if (block.state != BlockState::bad) {
+      wear.lowest = first ? block.erases : std::min(wear.lowest, block.erases);
+      wear.highest = std::max(wear.highest, block.erases);
+      first = false;
+    }
+  }
+  return wear;
+}
+
+void BlockPool::audit() const {
+  int bad = 0;
+  std::size_t free = 0;
+  for (const EraseBlock& block : blocks_) {
+    bad += block.state == BlockState::bad ? 1 : 0;
+    free += block.state == BlockState::free ? 1 : 0;
+    check(block.valid <= block.written, "a block with more valid pages than written ones");
+    check(
+        block.written == 0 || block.state == BlockState::open || block.state == BlockState::closed,
+        "data in a block that is free or bad");
+  }
+  check(bad == bad_ && free == free_.size(), "block states and counts of a plane differ");
+  for (const std::uint32_t index : free_) {
+    check(blocks_[index].state == BlockState::free, "a block in the free list is not free");
+  }
+}
+
+std::int64_t BlockPool::bytes_held() const {
+  return static_cast<std::int64_t>(sizeof(*this) + blocks_.capacity() * sizeof(EraseBlock) +
+                                   free_.capacity() * sizeof(std::uint32_t));
+}
+
+}  // namespace nearkv

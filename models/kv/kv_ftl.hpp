@@ -1,0 +1,222 @@
+// The CSD's flash translation layer for the KV cache: append-only streams, no garbage collection.
+//
+// A task (one batch of requests) has sequences x layers x KV heads; each of these heads has the
+// streams of kv_layout.hpp: token groups of K, token groups of V and, with a channel copy, the
+// channel-indexed K. Tokens collect in group buffers in the drive's DRAM; append() says which pages
+// they fill, and those are programmed in the background:
+//     K and V page g   when token (g + 1) x tokens_per_group - 1 arrives
+//     channel pages    of a chunk, one a channel group, when its last token arrives
+// Page n of a stream goes to plane (base + n) mod planes of the stripe, base = (pair x streams +
+// stream) x stream_skew with pair = sequence x heads + head, as in KvPlacement; in the plane to the
+// next page of the open block. So all heads' pages fill the same erase blocks. A plane that is full
+// or bad hands its pages to the next one of the stripe.
+//
+// Nothing is moved: a block is erased when no page in it belongs to a task any more. reclaim() does
+// that for finished tasks, least recently used first; it is for idle times and acts when free
+// blocks are below reclaim_below. With blocks of a task's own every reclaimed task gives all of its
+// blocks back; with shared blocks those that other tasks also use stay (stranded pages).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/api.hpp"
+#include "models/flash/ftl/block_pool.hpp"
+#include "models/flash/ftl/ftl_geometry.hpp"
+#include "models/flash/ftl/page_ftl.hpp"
+#include "models/kv/kv_layout.hpp"
+#include "sim/core/fields.hpp"
+#include "sim/core/metrics.hpp"
+
+namespace nearkv {
+
+/// Whether tasks share erase blocks.
+enum class KvBlockSharing { own_blocks, shared_blocks };
+
+struct KvFtlConfig {
+  std::size_t plane_order = 0;  // index into kPlaneOrders; the paper: channel first
+  KvBlockSharing sharing = KvBlockSharing::own_blocks;
+  double reclaim_below = 0;  // of the usable blocks
+  double reclaim_until = 0;
+  bool least_worn_first = false;
+  BadBlockConfig bad_blocks;
+
+  void fields(FieldVisitor& v);
+};
+
+/// What a task may hold at most.
+struct KvTaskShape {
+  int sequences = 0;
+  int layers = 0;
+  int kv_heads = 0;  // on this drive
+  int max_tokens = 0;
+  bool channel_copy = false;
+
+  [[nodiscard]] std::int64_t heads() const { return std::int64_t{sequences} * layers * kv_heads; }
+};
+
+struct KvHead {
+  int sequence = 0;
+  int layer = 0;
+  int head = 0;
+};
+
+/// A program of one page, or an erase of the block that begins with it.
+struct KvOperation {
+  FlashCommand command;
+  PhysicalPage page;
+
+  bool operator==(const KvOperation&) const = default;
+};
+using KvOperations = std::vector<KvOperation>;
+
+class KvFtl {
+ public:
+  struct Parts {
+    FtlGeometry flash;
+    kernels::PageGeometry pages;
+    KvLayoutConfig layout;
+  };
+  /// `name` is the config path and names the random streams.
+  KvFtl(const KvFtlConfig& config, const Parts& parts, std::uint64_t seed, const std::string& name);
+
+  using TaskId = int;
+  [[nodiscard]] TaskId open_task(const KvTaskShape& shape);
+
+  enum class Outcome {
+    ok,
+    exhausted,  // the pages do not fit: a result; nothing has changed
+  };
+  /// `tokens` more tokens of one head, at most max_tokens in all. Appends the programs to `out`
+  /// (may be null), K, V, then channel pages, each in page order.
+  Outcome append(TaskId task, const KvHead& head, int tokens, KvOperations* out);
+  /// The same for all heads of all sequences of a layer; all or none.
+  Outcome append_layer(TaskId task, int layer, int tokens, KvOperations* out);
+
+  /// Tokens of a head, flushed or not.
+  [[nodiscard]] int tokens(TaskId task, const KvHead& head) const;
+  /// Where a flushed page lies; check fails for others.
+  [[nodiscard]] PhysicalPage page_of(TaskId task, const KvHead& head, KvStream stream,
+                                     int page) const;
+  /// The same as channel and array unit, what the flash array is asked with.
+  [[nodiscard]] PagePlace place_of(PhysicalPage page, ArrayUnit unit) const;
+
+  /// The task was used (attend): it is reclaimed later than others.
+  void touch(TaskId task);
+  /// The host's reclaim(): the task's data are not needed any more. They stay until erased.
+  void finish(TaskId task);
+  /// Whether an idle drive should reclaim: free blocks below reclaim_below, and a finished task.
+  [[nodiscard]] bool wants_reclaim() const;
+  /// Reclaims finished tasks while wants_reclaim() holds and then until reclaim_until; appends the
+  /// erases. Returns the number of tasks.
+  int reclaim(KvOperations* out);
+  /// The least recently used finished task, whatever is free; false when none is finished.
+  bool reclaim_one(KvOperations* out);
+
+  /// Pages that the task could still append.
+  [[nodiscard]] std::int64_t available_pages(TaskId task) const;
+  /// DRAM of the group buffers: tokens that fill no page yet.
+  [[nodiscard]] Bytes buffered() const { return buffered_; }
+  [[nodiscard]] Bytes buffered_high_water() const { return buffered_high_water_; }
+
+  struct Counters {
+    std::int64_t programs = 0;
+    std::int64_t erases = 0;
+    std::int64_t erased_unwritten_pages = 0;  // erased though never programmed
+    std::int64_t redirected_pages = 0;        // their plane of the stripe was full or bad
+    std::int64_t reclaimed_tasks = 0;
+    std::int64_t grown_bad_blocks = 0;
+
+    /// Page slots spent a page programmed, 1 before any erase: what divides the endurance.
+    [[nodiscard]] double write_amplification() const;
+  };
+  [[nodiscard]] const Counters& counters() const { return counters_; }
+
+  /// free + valid + invalid + bad is all pages. Invalid ones are stranded: their tasks are gone,
+  /// but others keep the block.
+  [[nodiscard]] PageFtl::PageCounts pages() const;
+  [[nodiscard]] BlockPool::Wear wear() const;
+  [[nodiscard]] const BlockPool& blocks_of(int plane) const { return pools_[plane]; }
+  /// What is full, for a result; empty before an exhausted append.
+  [[nodiscard]] const std::string& exhaustion() const { return exhaustion_; }
+
+  /// Recounts and check()s: each programmed page has at most one owner, counts agree.
+  void audit() const;
+  [[nodiscard]] std::int64_t memory_bytes() const;
+  void report(Metrics& metrics, const std::string& prefix) const;
+
+ private:
+  /// Blocks that are being written: a task's own, or those of all tasks.
+  struct OpenBlocks {
+    std::vector<int> block;  // by plane; kNoBlock
+    std::int64_t room = 0;   // pages left in them
+  };
+  struct Task {
+    KvTaskShape shape;
+    std::array<int, kKvStreams> first{};  // of each stream in a head's part of the table
+    int pages_a_head = 0;
+    std::vector<int> tokens;                // by head
+    std::unique_ptr<PhysicalPage[]> table;  // heads x pages_a_head; set where flushed
+    OpenBlocks open;                        // with own blocks
+    std::uint64_t last_use = 0;
+    bool finished = false;
+    bool live = true;
+  };
+  static constexpr int kNoBlock = -1;
+
+  [[nodiscard]] const Task& task_at(TaskId task) const;
+  [[nodiscard]] Task& task_at(TaskId task);
+  [[nodiscard]] std::size_t head_index(const Task& task, const KvHead& head) const;
+  [[nodiscard]] std::array<int, kKvStreams> stream_pages(const Task& task, int tokens) const;
+  [[nodiscard]] std::int64_t new_pages(const Task& task, std::size_t head, int tokens) const;
+  [[nodiscard]] Bytes buffer_of(const Task& task, int tokens) const;
+  [[nodiscard]] OpenBlocks& open_blocks_of(Task& task);
+  [[nodiscard]] const OpenBlocks& open_blocks_of(const Task& task) const;
+  [[nodiscard]] std::int64_t available_to(const Task& task) const;
+  Outcome refuse(const Task& task, std::int64_t needed);
+  void store(Task& task, const KvHead& head, int tokens, KvOperations* out);
+  PhysicalPage program_at(OpenBlocks& open, std::int64_t slot);
+  [[nodiscard]] TaskId least_recently_used_finished() const;
+  [[nodiscard]] double free_share() const;
+  void release_page(OpenBlocks& open, PhysicalPage page, KvOperations* out);
+  void reclaim_task(Task& task, KvOperations* out);
+
+  KvFtlConfig config_;
+  FtlGeometry flash_;
+  kernels::PageGeometry pages_;
+  KvLayoutConfig layout_;
+  std::string name_;
+  PlaneStripe stripe_;
+  std::vector<BlockPool> pools_;  // by plane
+  std::vector<Task> tasks_;
+  OpenBlocks shared_;
+  std::int64_t free_blocks_ = 0;
+  std::int64_t valid_ = 0;
+  std::int64_t written_ = 0;
+  std::uint64_t uses_ = 0;
+  Bytes buffered_{};
+  Bytes buffered_high_water_{};
+  std::string exhaustion_;
+  Counters counters_;
+};
+
+// -- Endurance --------------------------------------------------------------------------------
+
+/// Flash bytes that one token of one KV head takes, with the padding of pages:
+/// page x (2 / tokens_per_group [+ channel_groups / tokens_per_channel_page]).
+[[nodiscard]] double flash_bytes_per_token(const kernels::PageGeometry& pages, bool channel_copy);
+
+struct EnduranceInput {
+  Bytes capacity{};  // of all drives
+  std::int64_t pe_cycles = 0;
+  double bytes_per_token = 0;  // of all layers and heads
+  double write_amplification = 1;
+};
+/// Tokens that can be written before the flash is worn out: capacity x pe_cycles / (bytes_per_token
+/// x write_amplification). Assumes even wear and that all of the capacity takes part.
+[[nodiscard]] double writable_tokens(const EnduranceInput& input);
+
+}  // namespace nearkv

@@ -1,0 +1,123 @@
+#include "sim/app/figure_text.hpp"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "sim/app/table.hpp"
+
+namespace nearkv {
+
+namespace {
+
+constexpr int kDigits = 3;
+constexpr double kRough = 0.05;  // a relative error bound that a reader of the table must know
+
+/// "OOM VRAM"; a longer name by its first word.
+std::string overflow_text(const std::string& memory) {
+  return "OOM " + memory.substr(0, memory.find(' '));
+}
+
+double relative_bound(const RecordView& record, const std::string& metric) {
+  const std::optional<Bounded> number = record.bounded(metric);
+  return number && number->value > 0 ? number->bound() / number->value : 0;
+}
+
+std::string cell_of(const RecordView& record, const std::string& metric) {
+  if (!record.is_ok()) {
+    return overflow_text(record.overflowed_memory());
+  }
+  const std::optional<double> value = record.metric(metric);
+  if (!value.has_value()) {
+    return "-";
+  }
+  return (relative_bound(record, metric) > kRough ? "~" : "") + format_significant(*value, kDigits);
+}
+
+/// What the marks in the cells stand for.
+std::string legend(const FigureResults& results, const std::string& metric) {
+  std::map<std::string, std::string> shortened;
+  double largest = 0;
+  double largest_unmarked = 0;
+  for (const RecordView& record : results.records()) {
+    const std::string memory = record.overflowed_memory();
+    if (memory.find(' ') != std::string::npos) {
+      shortened[overflow_text(memory)] = memory;
+    }
+    const double bound = relative_bound(record, metric);
+    largest = std::max(largest, bound);
+    largest_unmarked = bound > kRough ? largest_unmarked : std::max(largest_unmarked, bound);
+  }
+  std::string text;
+  for (const auto& [cell, memory] : shortened) {
+    text += fmt::format("{}: out of memory: {}\n", cell, memory);
+  }
+  if (largest > 0) {
+    text += fmt::format("decode steps are sampled; error bound of the cells at most {} %{}\n",
+                        format_significant(largest_unmarked * 100, 2),
+                        largest > kRough ? fmt::format(", of those with ~ at most {} %",
+                                                       format_significant(largest * 100, 2))
+                                         : "");
+  }
+  return text;
+}
+
+std::string results_table(const FigureConfig& figure, const FigureResults& results) {
+  std::vector<TextTable::Column> columns{{figure.axis.name, TextTable::Align::left}};
+  for (const std::string& at : results.axis()) {
+    columns.push_back({at, TextTable::Align::right});
+  }
+  TextTable table(columns);
+  for (std::size_t s = 0; s < results.series().size(); ++s) {
+    std::vector<std::string> cells{results.series()[s]};
+    for (std::size_t i = 0; i < results.axis().size(); ++i) {
+      cells.push_back(cell_of(results.at(s, i), figure.metric));
+    }
+    table.row(std::move(cells));
+  }
+  return fmt::format("{} [{}] against {} [{}]\n\n{}{}", figure.metric,
+                     results.unit_of(figure.metric).value_or("?"), figure.axis.name,
+                     figure.axis.unit, table.text(), legend(results, figure.metric));
+}
+
+/// What a reader must know, once each with the series that say it.
+std::string notes_text(const FigureResults& results) {
+  std::vector<std::pair<std::string, std::vector<std::string>>> notes;
+  for (std::size_t s = 0; s < results.series().size(); ++s) {
+    for (std::size_t i = 0; i < results.axis().size(); ++i) {
+      for (const std::string& note : results.at(s, i).notes()) {
+        auto known = std::find_if(notes.begin(), notes.end(),
+                                  [&note](const auto& entry) { return entry.first == note; });
+        if (known == notes.end()) {
+          known = notes.insert(known, {note, {}});
+        }
+        if (known->second.empty() || known->second.back() != results.series()[s]) {
+          known->second.push_back(results.series()[s]);
+        }
+      }
+    }
+  }
+  TextTable table({{"", TextTable::Align::left}, {"", TextTable::Align::left}});
+  for (const auto& [note, series] : notes) {
+    table.row({fmt::format("{}:", fmt::join(series, ", ")), note});
+  }
+  return notes.empty() ? "" : "\nnotes\n\n" + table.text();
+}
+
+}  // namespace
+
+std::string figure_text(const FigureConfig& figure, const FigureResults& results,
+                        const std::vector<ClaimResult>& claims) {
+  std::string text = fmt::format("{}: {}\n{}\n\n{}", figure.name, figure.title, figure.source,
+                                 results_table(figure, results));
+  if (!figure.claims.empty()) {
+    text += fmt::format(
+        "\nclaims of the paper (fit: may have been used to calibrate; test: never)\n\n{}",
+        claims_table(figure.claims, claims));
+  }
+  return text + notes_text(results);
+}
+
+}  // namespace nearkv
