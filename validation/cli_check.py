@@ -21,6 +21,9 @@ DENSE = POINTS / "insti_dense_opt13b_a6000.json"
 SPARF = POINTS / "insti_sparf_opt13b_a6000.json"
 SCHEMA = SOURCE / "configs" / "schema" / "design_point.schema.json"
 
+FIGURE = json.loads((SOURCE / "configs" / "figures" / "fig14.json").read_text(encoding="utf-8"))
+QUICK_POINTS = len(FIGURE["series"]) * len(FIGURE["axis"]["quick"])
+
 OK, USER_ERROR, INTERNAL_ERROR = 0, 2, 70
 
 
@@ -171,17 +174,17 @@ def check_figure(folder):
         text, errors = nearkv(folder, "figure", "fig14", "--quick", "--out", out, "--jobs", jobs)
         assert "C01" in text and "role" in text, text
         assert re.search(r"^insti_sparf +[\d.]+ ", text, re.MULTILINE), text
-        assert "of 12 points" in errors, errors
+        assert f"of {QUICK_POINTS} points" in errors, errors
     files = contents(folder / "one")
     assert_same(files, contents(folder / "four"))
     points = [name for name in files if name.endswith(".record.json")]
-    assert len(points) == 12, points
+    assert len(points) == QUICK_POINTS, points
     if "warning: no picture" not in errors:
         assert {"fig14_quick.pdf", "fig14_quick.png"} <= files.keys(), list(files)
 
     document = json.loads(nearkv(folder, "figure", "fig14", "--quick", "--json")[0])
     rows = list(csv.DictReader(files["fig14_quick.csv"].decode().splitlines()))
-    assert len(rows) == len(document["points"]) == 12
+    assert len(rows) == len(document["points"]) == QUICK_POINTS
     for row, point in zip(rows, document["points"]):
         assert row["series"] == point["series"] and row["status"] == point["status"]
         assert row["batch [sequences]"] == point["batch"]
@@ -261,7 +264,7 @@ def check_crashing_child(folder):
     assert text == "", text
     assert re.search(r"^fig14, deepspeed, batch 16: was ended by signal 11", errors,
                      re.MULTILINE), errors
-    assert "fig14: 1 of 12 points failed; nothing was written" in errors, errors
+    assert f"fig14: 1 of {QUICK_POINTS} points failed; nothing was written" in errors, errors
     assert contents(folder) == {}, contents(folder).keys()
 
 

@@ -108,6 +108,15 @@ TEST_CASE("block ssd: only the bytes asked for leave the flash and cross the lin
   CHECK(closed_loop(drive(), {{0, 3584_B, 1_KiB}}, 1).sum == alone + 1'536ns + 312ns);
 }
 
+TEST_CASE("block ssd: a write fetches its data and ends with the last program") {
+  // doorbell 8, entry 8 + 25, data request 8 and 1,248 down, command 361 + 12,288 of data, tPROG,
+  // completion entry 11
+  const SimDuration alone = 8ns + 8ns + 25ns + 8ns + 1'248ns + 361ns + 12'288ns + 750us + 11ns;
+  CHECK(closed_loop(drive(), {{0, 0_B, 4_KiB, true}}, 1).sum == alone);
+  // Two pages on two channels: twice the data on the link, everything else at once.
+  CHECK(closed_loop(drive(), {{0, 0_B, 8_KiB, true}}, 1).sum == alone + 1'248ns);
+}
+
 TEST_CASE("block ssd: the controller holds fetch_limit commands") {
   BlockSsdConfig config = drive();
   std::vector<BlockRequest> requests;
@@ -199,5 +208,8 @@ TEST_CASE("page striping: orders, first touch, capacity") {
   CHECK(planes_first.locate(1).page == 0);
   CHECK(planes_first.locate(49).page == 3);
   CHECK(planes_first.locate(65).page == 0);  // the next block
+  CHECK(planes_first.place(33).page == 1);   // a new version, behind the others
+  CHECK(planes_first.locate(33).page == 1);
+  CHECK(planes_first.fullest_plane() == 6);
   CHECK_THROWS_AS(static_cast<void>(planes_first.locate(100)), CheckFailure);
 }

@@ -5,9 +5,14 @@
 namespace nearkv {
 
 BusSchedule::Gap BusSchedule::find_gap(SimTime ready, SimDuration length) const {
-  const auto first = busy_.begin() + static_cast<std::ptrdiff_t>(head_);
-  auto next = std::partition_point(
-      first, busy_.end(), [&](const Interval& interval) { return interval.second <= ready; });
+  // The first interval that ends after `ready`, by halving without branches: where it lies is
+  // hard to predict. There is one: callers ask only about times before the last end.
+  auto next = busy_.begin() + static_cast<std::ptrdiff_t>(head_);
+  for (std::ptrdiff_t count = busy_.end() - next; count > 1;) {
+    const std::ptrdiff_t half = count / 2;
+    next += next[half - 1].second <= ready ? half : 0;
+    count -= half;
+  }
   SimTime start = ready;
   while (next != busy_.end() && next->first < start + length) {
     start = std::max(start, next->second);

@@ -88,9 +88,13 @@ FlashArray::State FlashArray::state_after(SimTime now) const {
   for (const BusSchedule& bus : buses_) {
     state.buses.push_back(bus.busy_after(now));
   }
+  // Idle units take no memory: callers remember the states between many requests.
   const auto add_units = [&](const std::vector<SimTime>& times, std::vector<SimDuration>& busy) {
-    for (const SimTime at : times) {
-      busy.push_back(std::max(at - now, SimDuration{0}));
+    if (std::any_of(times.begin(), times.end(), [now](SimTime at) { return at > now; })) {
+      busy.reserve(times.size());
+      for (const SimTime at : times) {
+        busy.push_back(std::max(at - now, SimDuration{0}));
+      }
     }
   };
   add_units(unit_free_at_, state.units);
@@ -101,18 +105,22 @@ FlashArray::State FlashArray::state_after(SimTime now) const {
 }
 
 void FlashArray::restore(const State& state, SimTime now) {
-  check(state.buses.size() == buses_.size() && state.units.size() == unit_free_at_.size() &&
-            state.caches.size() == (cache_read_ ? cache_free_at_.size() : 0),
+  const auto fits = [](const std::vector<SimDuration>& busy, const std::vector<SimTime>& times) {
+    return busy.empty() || busy.size() == times.size();
+  };
+  check(state.buses.size() == buses_.size() && fits(state.units, unit_free_at_) &&
+            fits(state.caches, cache_free_at_) && (cache_read_ || state.caches.empty()),
         "a flash state of another geometry");
+  const auto set = [now](std::vector<SimTime>& times, const std::vector<SimDuration>& busy) {
+    for (std::size_t u = 0; u < times.size(); ++u) {
+      times[u] = busy.empty() ? now : now + busy[u];
+    }
+  };
   for (std::size_t channel = 0; channel < buses_.size(); ++channel) {
     buses_[channel].restore(state.buses[channel], now);
   }
-  for (std::size_t u = 0; u < unit_free_at_.size(); ++u) {
-    unit_free_at_[u] = now + state.units[u];
-    if (cache_read_) {
-      cache_free_at_[u] = now + state.caches[u];
-    }
-  }
+  set(unit_free_at_, state.units);
+  set(cache_free_at_, state.caches);
 }
 
 std::uint64_t FlashArray::State::hash() const {

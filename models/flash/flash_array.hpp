@@ -78,6 +78,8 @@ class FlashArray {
   /// Calls come in time order.
   Grant read(SimTime now, int channel, int unit) {
     const std::size_t u = index_of(channel, unit);
+    check(now >= latest_, "a flash command before an earlier one");
+    latest_ = now;
     const SimTime array_start = std::max(now, unit_free_at_[u]) + t_command_;
     BusSchedule& bus = buses_[channel];
     bus.forget(now);
@@ -97,8 +99,8 @@ class FlashArray {
   /// futures.
   struct State {
     std::vector<std::vector<SimDuration>> buses;  // BusSchedule::busy_after
-    std::vector<SimDuration> units;
-    std::vector<SimDuration> caches;
+    std::vector<SimDuration> units;               // empty when all are idle
+    std::vector<SimDuration> caches;              // likewise, and without cache read
 
     [[nodiscard]] std::uint64_t hash() const;
   };
@@ -137,6 +139,7 @@ class FlashArray {
   std::vector<BusSchedule> buses_;      // by channel
   std::vector<SimTime> unit_free_at_;   // by channel * units + unit
   std::vector<SimTime> cache_free_at_;  // likewise; used with cache read only
+  SimTime latest_{};
   std::int64_t pages_read_ = 0;
   std::int64_t pages_programmed_ = 0;
   std::int64_t blocks_erased_ = 0;

@@ -718,16 +718,19 @@ TEST_CASE("flash: a state's hash is 0 when idle and differs with every busy time
 
 TEST_CASE("flash: a state of another geometry is refused") {
   FlashConfig config = round_config();
-  FlashArray flash(config);
-  const FlashArray::State state = flash.state_after(at(0ns));
   config.cache_read = true;
-  CHECK_THROWS_AS(FlashArray(config).restore(state, at(0ns)), CheckFailure);
-  config = round_config();
+  FlashArray flash(config);
+  flash.read(at(0ns), 0, 0);
+  const FlashArray::State busy = flash.state_after(at(0ns));
+  FlashArray(config).restore(busy, at(0ns));
+  config.cache_read = false;
+  CHECK_THROWS_AS(FlashArray(config).restore(busy, at(0ns)), CheckFailure);
+  config.cache_read = true;
   config.channels = 2;
-  CHECK_THROWS_AS(FlashArray(config).restore(state, at(0ns)), CheckFailure);
-  config = round_config();
+  CHECK_THROWS_AS(FlashArray(config).restore(busy, at(0ns)), CheckFailure);
+  config.channels = 1;
   config.planes_per_die = 1;
-  CHECK_THROWS_AS(FlashArray(config).restore(state, at(0ns)), CheckFailure);
+  CHECK_THROWS_AS(FlashArray(config).restore(busy, at(0ns)), CheckFailure);
   config.channels = 0;
   CHECK_THROWS_AS(FlashArray{config}, CheckFailure);
   config.channels = 1;

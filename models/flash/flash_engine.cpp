@@ -29,13 +29,10 @@ FlashEngine::FlashEngine(const FlashEngineConfig& config, Rng rng)
   check(config.read_priority || !(config.suspend.program || config.suspend.erase),
         "reads without priority that interrupt programs");
   const std::size_t leaves = std::bit_ceil(channels_.size());
-  next_at_.assign(leaves, kIdle);
-  winners_.resize(2 * leaves);
-  for (std::size_t leaf = 0; leaf < leaves; ++leaf) {
-    winners_[leaves + leaf] = leaf;
-  }
-  for (std::size_t match = leaves - 1; match > 0; --match) {
-    winners_[match] = winners_[2 * match];
+  match_at_.assign(2 * leaves, kIdle);
+  match_channel_.resize(2 * leaves);
+  for (std::size_t channel = 0; channel < channels_.size(); ++channel) {
+    update_next(channel);
   }
   dirty_.reserve(channels_.size());
   for (const PageOp op : {PageOp::read, PageOp::program, PageOp::erase}) {
@@ -154,7 +151,7 @@ void FlashEngine::add(const PageCommand& command) {
 
 void FlashEngine::start(SimTime now) {
   const std::int64_t at = now.time_since_epoch().count();
-  check(at >= now_ && next_at_[first()] >= at, "commands start before what has happened");
+  check(at >= now_ && match_at_[1] >= at, "commands start before what has happened");
   now_ = at;
   for (const std::size_t channel : dirty_) {
     channels_[channel].is_dirty = false;
@@ -467,8 +464,8 @@ void FlashEngine::bus_event(std::size_t c, PageSink& sink) {
 void FlashEngine::process(SimTime until, PageSink& sink) {
   const std::int64_t last = until.time_since_epoch().count();
   while (true) {
-    const std::size_t c = first();
-    const std::int64_t at = next_at_[c];
+    const std::int64_t at = match_at_[1];
+    const std::size_t c = match_channel_[1];
     if (at > last || at == kIdle) {
       break;
     }
@@ -486,11 +483,20 @@ void FlashEngine::process(SimTime until, PageSink& sink) {
 void FlashEngine::update_next(std::size_t c) {
   const Channel& channel = channels_[c];
   const EventRing& ends = channel.array_ends;
-  next_at_[c] = ends.is_empty() ? channel.bus_end : std::min(ends.front().at, channel.bus_end);
-  for (std::size_t match = (next_at_.size() + c) / 2; match > 0; match /= 2) {
-    const std::size_t left = winners_[2 * match];
-    const std::size_t right = winners_[2 * match + 1];
-    winners_[match] = next_at_[right] < next_at_[left] ? right : left;
+  std::int64_t at = ends.is_empty() ? channel.bus_end : std::min(ends.front().at, channel.bus_end);
+  auto winner = static_cast<std::uint32_t>(c);
+  std::size_t place = match_at_.size() / 2 + c;
+  match_at_[place] = at;
+  match_channel_[place] = winner;
+  while (place > 1) {
+    // At odd places the other one is the lower channel, which wins a tie.
+    const std::int64_t other = match_at_[place ^ 1];
+    const bool loses = other - static_cast<std::int64_t>(place & 1) < at;
+    winner = loses ? match_channel_[place ^ 1] : winner;
+    at = loses ? other : at;
+    place /= 2;
+    match_at_[place] = at;
+    match_channel_[place] = winner;
   }
 }
 

@@ -67,7 +67,7 @@ class FlashEngine {
   void start(SimTime now);
 
   /// Time of the earliest event, kNever when the array is idle.
-  [[nodiscard]] SimTime next_event() const { return SimTime{SimDuration{next_at_[first()]}}; }
+  [[nodiscard]] SimTime next_event() const { return SimTime{SimDuration{match_at_[1]}}; }
   /// Processes events up to and including `until` in time order.
   void process(SimTime until, PageSink& sink);
 
@@ -144,7 +144,6 @@ class FlashEngine {
   [[nodiscard]] Unit& unit_at(std::size_t channel, Index unit) {
     return units_[channel * units_per_channel_ + unit];
   }
-  [[nodiscard]] std::size_t first() const { return winners_[1]; }
   void push(Queue& queue, Index node);
   [[nodiscard]] Index new_node();
   void release(Index node);
@@ -163,7 +162,7 @@ class FlashEngine {
   void array_event(std::size_t channel, PageSink& sink);
   void bus_event(std::size_t channel, PageSink& sink);
   void fifo_start(std::size_t channel, std::int64_t now);
-  void finish(Index node, std::int64_t at, PageSink& sink);
+  void finish(Index index, std::int64_t at, PageSink& sink);
   void update_next(std::size_t channel);
 
   FlashEngineConfig config_;
@@ -180,9 +179,11 @@ class FlashEngine {
   std::vector<Unit> units_;           // by channel * units + unit
   std::vector<std::uint64_t> ready_;  // a bit a unit: it can take its next command
   std::vector<Channel> channels_;
-  std::vector<std::size_t> dirty_;     // channels with commands that start() has not seen
-  std::vector<std::int64_t> next_at_;  // by channel: its next event
-  std::vector<std::size_t> winners_;   // tournament over next_at_, ties to the lower channel
+  std::vector<std::size_t> dirty_;  // channels with commands that start() has not seen
+  // The tournament of the channels for the earliest event: match 1 wins, the matches before n are
+  // 2n and 2n + 1, and ties go to the lower channel.
+  std::vector<std::int64_t> match_at_;
+  std::vector<std::uint32_t> match_channel_;
   Counters counters_;
 };
 

@@ -58,7 +58,9 @@ KvFtl::TaskId KvFtl::open_task(const KvTaskShape& shape) {
     task.first[stream] = task.pages_a_head;
     task.pages_a_head += most[stream];
   }
-  task.tokens.assign(static_cast<std::size_t>(shape.heads()), 0);
+  task.layer_tokens.assign(static_cast<std::size_t>(shape.layers), 0);
+  task.extra_tokens.assign(static_cast<std::size_t>(shape.heads()), 0);
+  task.uniform.assign(static_cast<std::size_t>(shape.layers), true);
   task.table = std::make_unique_for_overwrite<PhysicalPage[]>(
       static_cast<std::size_t>(shape.heads()) * static_cast<std::size_t>(task.pages_a_head));
   if (config_.sharing == KvBlockSharing::own_blocks) {
@@ -95,8 +97,7 @@ std::array<int, kKvStreams> KvFtl::stream_pages(const Task& task, int tokens) co
           static_cast<int>(counts.key_channels)};
 }
 
-std::int64_t KvFtl::new_pages(const Task& task, std::size_t head, int tokens) const {
-  const int before = task.tokens[head];
+std::int64_t KvFtl::new_pages(const Task& task, int before, int tokens) const {
   check(tokens >= 0 && tokens <= task.shape.max_tokens - before,
         "more tokens than the KV task may hold");
   return flushed_pages(pages_, before + tokens, task.shape.channel_copy).total() -
@@ -111,14 +112,15 @@ Bytes KvFtl::buffer_of(const Task& task, int tokens) const {
 
 int KvFtl::tokens(TaskId task, const KvHead& head) const {
   const Task& t = task_at(task);
-  return t.tokens[head_index(t, head)];
+  return held_tokens(t, head_index(t, head));
 }
 
 PhysicalPage KvFtl::page_of(TaskId task, const KvHead& head, KvStream stream, int page) const {
   const Task& t = task_at(task);
   const std::size_t index = head_index(t, head);
   const auto s = static_cast<int>(stream);
-  check(page >= 0 && page < stream_pages(t, t.tokens[index])[s], "a KV page that is not on flash");
+  check(page >= 0 && page < stream_pages(t, held_tokens(t, index))[s],
+        "a KV page that is not on flash");
   return t.table[index * static_cast<std::size_t>(t.pages_a_head) +
                  static_cast<std::size_t>(t.first[s] + page)];
 }
@@ -137,8 +139,8 @@ void KvFtl::finish(TaskId task) {
   Task& t = task_at(task);
   check(!t.finished, "a KV task is finished twice");
   t.finished = true;
-  for (const int tokens : t.tokens) {
-    buffered_ -= buffer_of(t, tokens);
+  for (std::size_t head = 0; head < t.extra_tokens.size(); ++head) {
+    buffered_ -= buffer_of(t, held_tokens(t, head));
   }
 }
 
@@ -160,8 +162,8 @@ KvFtl::Outcome KvFtl::refuse(const Task& task, std::int64_t needed) {
   std::int64_t finished = 0;
   for (const Task& t : tasks_) {
     if (t.live && t.finished) {
-      for (const int tokens : t.tokens) {
-        finished += flushed_pages(pages_, tokens, t.shape.channel_copy).total();
+      for (std::size_t head = 0; head < t.extra_tokens.size(); ++head) {
+        finished += flushed_pages(pages_, held_tokens(t, head), t.shape.channel_copy).total();
       }
     }
   }
@@ -177,44 +179,63 @@ KvFtl::Outcome KvFtl::refuse(const Task& task, std::int64_t needed) {
 KvFtl::Outcome KvFtl::append(TaskId task, const KvHead& head, int tokens, KvOperations* out) {
   Task& t = task_at(task);
   check(!t.finished, "a finished KV task grows");
-  const std::int64_t needed = new_pages(t, head_index(t, head), tokens);
+  const std::size_t index = head_index(t, head);
+  const int before = held_tokens(t, index);
+  const std::int64_t needed = new_pages(t, before, tokens);
   if (needed > available_to(t)) {
     return refuse(t, needed);
   }
   t.last_use = ++uses_;
-  store(t, head, tokens, out);
+  t.uniform[head.layer] = false;
+  t.extra_tokens[index] += tokens;
+  buffer_grows(buffer_of(t, before + tokens) - buffer_of(t, before));
+  store(t, head, {.before = before, .after = before + tokens}, out);
   return Outcome::ok;
 }
 
 KvFtl::Outcome KvFtl::append_layer(TaskId task, int layer, int tokens, KvOperations* out) {
   Task& t = task_at(task);
   check(!t.finished, "a finished KV task grows");
-  const std::size_t pairs = static_cast<std::size_t>(t.shape.sequences) * t.shape.kv_heads;
   const std::size_t first = head_index(t, {.sequence = 0, .layer = layer, .head = 0});
+  const bool uniform = t.uniform[layer];
+  const std::size_t different = uniform ? 1 : pairs_of(t);
   std::int64_t needed = 0;
-  for (std::size_t pair = 0; pair < pairs; ++pair) {
-    needed += new_pages(t, first + pair, tokens);
+  Bytes growth{};
+  for (std::size_t head = first; head < first + different; ++head) {
+    const int before = held_tokens(t, head);
+    needed += new_pages(t, before, tokens);
+    growth += buffer_of(t, before + tokens) - buffer_of(t, before);
   }
+  const auto alike = static_cast<std::int64_t>(uniform ? pairs_of(t) : 1);
+  needed *= alike;
   if (needed > available_to(t)) {
     return refuse(t, needed);
   }
   t.last_use = ++uses_;
-  for (int sequence = 0; sequence < t.shape.sequences; ++sequence) {
-    for (int head = 0; head < t.shape.kv_heads; ++head) {
-      store(t, {.sequence = sequence, .layer = layer, .head = head}, tokens, out);
+  buffer_grows(growth * alike);
+  if (needed > 0) {
+    std::size_t index = first;
+    for (int sequence = 0; sequence < t.shape.sequences; ++sequence) {
+      for (int head = 0; head < t.shape.kv_heads; ++head, ++index) {
+        const int before = held_tokens(t, index);
+        store(t, {.sequence = sequence, .layer = layer, .head = head},
+              {.before = before, .after = before + tokens}, out);
+      }
     }
   }
+  t.layer_tokens[layer] += tokens;
   return Outcome::ok;
 }
 
-void KvFtl::store(Task& task, const KvHead& head, int tokens, KvOperations* out) {
-  const std::size_t index = head_index(task, head);
-  const int before = task.tokens[index];
-  task.tokens[index] = before + tokens;
-  buffered_ += buffer_of(task, before + tokens) - buffer_of(task, before);
+void KvFtl::buffer_grows(Bytes by) {
+  buffered_ += by;
   buffered_high_water_ = std::max(buffered_high_water_, buffered_);
-  const std::array<int, kKvStreams> from = stream_pages(task, before);
-  const std::array<int, kKvStreams> to = stream_pages(task, before + tokens);
+}
+
+void KvFtl::store(Task& task, const KvHead& head, const Growth& tokens, KvOperations* out) {
+  const std::size_t index = head_index(task, head);
+  const std::array<int, kKvStreams> from = stream_pages(task, tokens.before);
+  const std::array<int, kKvStreams> to = stream_pages(task, tokens.after);
   const std::int64_t pair = std::int64_t{head.sequence} * task.shape.kv_heads + head.head;
   OpenBlocks& open = open_blocks_of(task);
   PhysicalPage* table = task.table.get() + index * static_cast<std::size_t>(task.pages_a_head);
@@ -337,8 +358,8 @@ void KvFtl::release_page(OpenBlocks& open, PhysicalPage page, KvOperations* out)
 
 void KvFtl::reclaim_task(Task& task, KvOperations* out) {
   OpenBlocks& open = open_blocks_of(task);
-  for (std::size_t head = 0; head < task.tokens.size(); ++head) {
-    const std::array<int, kKvStreams> flushed = stream_pages(task, task.tokens[head]);
+  for (std::size_t head = 0; head < task.extra_tokens.size(); ++head) {
+    const std::array<int, kKvStreams> flushed = stream_pages(task, held_tokens(task, head));
     const PhysicalPage* table =
         task.table.get() + head * static_cast<std::size_t>(task.pages_a_head);
     for (int stream = 0; stream < kKvStreams; ++stream) {
@@ -349,7 +370,9 @@ void KvFtl::reclaim_task(Task& task, KvOperations* out) {
   }
   task.live = false;
   task.table.reset();
-  task.tokens = {};
+  task.layer_tokens = {};
+  task.extra_tokens = {};
+  task.uniform = {};
   task.open = {};
   ++counters_.reclaimed_tasks;
 }
@@ -391,8 +414,8 @@ void KvFtl::audit() const {
   std::vector<std::uint32_t> valid(static_cast<std::size_t>(flash_.planes()) *
                                    static_cast<std::size_t>(flash_.blocks_per_plane));
   for (const Task& task : tasks_) {
-    for (std::size_t head = 0; head < task.tokens.size(); ++head) {
-      const std::array<int, kKvStreams> flushed = stream_pages(task, task.tokens[head]);
+    for (std::size_t head = 0; head < task.extra_tokens.size(); ++head) {
+      const std::array<int, kKvStreams> flushed = stream_pages(task, held_tokens(task, head));
       for (int stream = 0; stream < kKvStreams; ++stream) {
         for (int page = 0; page < flushed[stream]; ++page) {
           const PhysicalPage at = task.table[head * static_cast<std::size_t>(task.pages_a_head) +
@@ -431,8 +454,9 @@ std::int64_t KvFtl::memory_bytes() const {
     bytes += pool.bytes_held();
   }
   for (const Task& task : tasks_) {
-    bytes += static_cast<std::int64_t>((task.tokens.capacity() + task.open.block.capacity()) *
-                                       sizeof(int));
+    bytes += static_cast<std::int64_t>(
+        (task.layer_tokens.capacity() + task.extra_tokens.capacity() + task.open.block.capacity()) *
+        sizeof(int));
     if (task.table != nullptr) {
       bytes +=
           task.shape.heads() * task.pages_a_head * static_cast<std::int64_t>(sizeof(PhysicalPage));

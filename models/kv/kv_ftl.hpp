@@ -15,6 +15,8 @@
 // that for finished tasks, least recently used first; it is for idle times and acts when free
 // blocks are below reclaim_below. With blocks of a task's own every reclaimed task gives all of its
 // blocks back; with shared blocks those that other tasks also use stay (stranded pages).
+//
+// While counters().redirected_pages is 0, channel and unit of every page are those of KvPlacement.
 #pragma once
 
 #include <array>
@@ -93,7 +95,8 @@ class KvFtl {
   /// `tokens` more tokens of one head, at most max_tokens in all. Appends the programs to `out`
   /// (may be null), K, V, then channel pages, each in page order.
   Outcome append(TaskId task, const KvHead& head, int tokens, KvOperations* out);
-  /// The same for all heads of all sequences of a layer; all or none.
+  /// The same for all heads of all sequences of a layer; all or none. Takes constant time when no
+  /// page becomes full and no head of the layer was appended to on its own.
   Outcome append_layer(TaskId task, int layer, int tokens, KvOperations* out);
 
   /// Tokens of a head, flushed or not.
@@ -158,7 +161,9 @@ class KvFtl {
     KvTaskShape shape;
     std::array<int, kKvStreams> first{};  // of each stream in a head's part of the table
     int pages_a_head = 0;
-    std::vector<int> tokens;                // by head
+    std::vector<int> layer_tokens;          // by layer: that all of its heads have
+    std::vector<int> extra_tokens;          // by head: that it has besides
+    std::vector<bool> uniform;              // by layer: no head of it has any besides
     std::unique_ptr<PhysicalPage[]> table;  // heads x pages_a_head; set where flushed
     OpenBlocks open;                        // with own blocks
     std::uint64_t last_use = 0;
@@ -171,13 +176,25 @@ class KvFtl {
   [[nodiscard]] Task& task_at(TaskId task);
   [[nodiscard]] std::size_t head_index(const Task& task, const KvHead& head) const;
   [[nodiscard]] std::array<int, kKvStreams> stream_pages(const Task& task, int tokens) const;
-  [[nodiscard]] std::int64_t new_pages(const Task& task, std::size_t head, int tokens) const;
+  [[nodiscard]] static std::size_t pairs_of(const Task& task) {
+    return static_cast<std::size_t>(task.shape.sequences) *
+           static_cast<std::size_t>(task.shape.kv_heads);
+  }
+  [[nodiscard]] static int held_tokens(const Task& task, std::size_t head) {
+    return task.layer_tokens[head / pairs_of(task)] + task.extra_tokens[head];
+  }
+  [[nodiscard]] std::int64_t new_pages(const Task& task, int before, int tokens) const;
   [[nodiscard]] Bytes buffer_of(const Task& task, int tokens) const;
   [[nodiscard]] OpenBlocks& open_blocks_of(Task& task);
   [[nodiscard]] const OpenBlocks& open_blocks_of(const Task& task) const;
   [[nodiscard]] std::int64_t available_to(const Task& task) const;
   Outcome refuse(const Task& task, std::int64_t needed);
-  void store(Task& task, const KvHead& head, int tokens, KvOperations* out);
+  struct Growth {
+    int before;
+    int after;
+  };
+  void buffer_grows(Bytes by);
+  void store(Task& task, const KvHead& head, const Growth& tokens, KvOperations* out);
   PhysicalPage program_at(OpenBlocks& open, std::int64_t slot);
   [[nodiscard]] TaskId least_recently_used_finished() const;
   [[nodiscard]] double free_share() const;

@@ -82,6 +82,47 @@ TEST_CASE("kv_ftl: pages are programmed with the token that fills them") {
   CHECK_THROWS_AS(ftl.append(task, head, 1, nullptr), CheckFailure);  // above max_tokens
 }
 
+TEST_CASE("kv_ftl: a layer at once is the same as its heads one by one") {
+  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+    CAPTURE(seed);
+    Rng rng(seed, "kv_ftl_test/layers");
+    KvFtl at_once(plain_config(), small_parts(), 1, "csd/0/ftl");
+    KvFtl one_by_one(plain_config(), small_parts(), 1, "csd/0/ftl");
+    const KvTaskShape shape{
+        .sequences = 2, .layers = 2, .kv_heads = 2, .max_tokens = 300, .channel_copy = true};
+    const KvFtl::TaskId task = at_once.open_task(shape);
+    REQUIRE(one_by_one.open_task(shape) == task);
+    for (int step = 0; step < 40; ++step) {
+      KvOperations a;
+      KvOperations b;
+      const int layer = below(rng, 2);
+      const int tokens = 1 + below(rng, 6);
+      if (seed % 2 == 1 && below(rng, 8) == 0) {  // a head of its own length
+        const KvHead head{.sequence = below(rng, 2), .layer = layer, .head = below(rng, 2)};
+        at_once.append(task, head, tokens, &a);
+        one_by_one.append(task, head, tokens, &b);
+      } else {
+        REQUIRE(at_once.append_layer(task, layer, tokens, &a) == KvFtl::Outcome::ok);
+        for (int pair = 0; pair < 4; ++pair) {
+          one_by_one.append(task, {.sequence = pair / 2, .layer = layer, .head = pair % 2}, tokens,
+                            &b);
+        }
+      }
+      REQUIRE(a == b);
+      REQUIRE(at_once.buffered() == one_by_one.buffered());
+      for (int head = 0; head < 8; ++head) {
+        const KvHead at{.sequence = head / 4, .layer = head / 2 % 2, .head = head % 2};
+        REQUIRE(at_once.tokens(task, at) == one_by_one.tokens(task, at));
+      }
+    }
+    at_once.audit();
+    for (KvFtl* ftl : {&at_once, &one_by_one}) {
+      ftl->finish(task);
+      REQUIRE(ftl->buffered() == Bytes{});
+    }
+  }
+}
+
 TEST_CASE("kv_ftl: on fresh flash every page lies where KvPlacement puts it") {
   FlashConfig flash;
   flash.channels = 2;

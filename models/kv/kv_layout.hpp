@@ -52,7 +52,11 @@ class KvPlacement {
     return static_cast<int>(number * skew_ % slots_);
   }
   [[nodiscard]] PagePlace place(int base, int page) const {
-    return places_[static_cast<std::size_t>(base + page) % places_.size()];
+    auto slot = static_cast<std::size_t>(base + page);
+    if (slot >= places_.size()) {  // a division costs as much as all else
+      slot %= places_.size();
+    }
+    return places_[slot];
   }
 
  private:

@@ -36,25 +36,33 @@ StepSampler::StepSampler(const std::vector<StepKey>& keys, const StepSamplerOpti
     of_class.sizes.push_back(size);
   }
   for (const auto& [step_class, of_class] : classes_) {
-    add_interval(step_class, 0, of_class.sizes.size() - 1, {});
+    add_interval({.step_class = step_class, .lower = 0, .upper = of_class.sizes.size() - 1});
   }
 }
 
-void StepSampler::add_interval(int step_class, std::size_t lower, std::size_t upper,
-                               const Seen& seen) {
+double StepSampler::Interval::error() const {
+  return std::max(last.error, kLeftByHalving * before_last.error);
+}
+
+double StepSampler::Interval::outside() const {
+  return std::max(last.outside, kLeftByHalving * before_last.outside);
+}
+
+/// Counts the steps inside; an interval without any is not kept.
+void StepSampler::add_interval(Interval interval) {
+  const auto [lower, upper] = std::pair{interval.lower, interval.upper};
   if (upper <= lower + 1) {
     return;
   }
-  const Class& c = classes_.at(step_class);
-  const std::int64_t steps = c.steps_before[upper] - c.steps_before[lower + 1];
+  const Class& c = classes_.at(interval.step_class);
   const double sizes = c.size_sum_before[upper] - c.size_sum_before[lower + 1];
   const auto from_smallest = [&c](std::size_t i) {
     return static_cast<double>(c.sizes[i].size - c.sizes.front().size);
   };
-  const double weight = (sizes - static_cast<double>(steps) * from_smallest(lower)) /
-                        (from_smallest(upper) - from_smallest(lower));
-  intervals_.push_back(
-      {step_class, lower, upper, seen.halvings, seen.error, seen.outside, steps, weight});
+  interval.steps = c.steps_before[upper] - c.steps_before[lower + 1];
+  interval.upper_weight = (sizes - static_cast<double>(interval.steps) * from_smallest(lower)) /
+                          (from_smallest(upper) - from_smallest(lower));
+  intervals_.push_back(interval);
 }
 
 double StepSampler::bound_of(const Interval& interval) const {
@@ -64,11 +72,11 @@ double StepSampler::bound_of(const Interval& interval) const {
       std::abs(upper - lower) * std::max(interval.lower_weight(), interval.upper_weight);
   const double noise = classes_.at(interval.step_class).noise;
   const double each = options_.safety * static_cast<double>(interval.steps);
-  const double widened = monotone + each * std::max(noise, interval.outside);
+  const double widened = monotone + each * std::max(noise, interval.outside());
   if (interval.halvings < kEnoughHalvings) {
     return widened;
   }
-  return std::min(widened, each * std::max(noise, interval.error));
+  return std::min(widened, each * std::max(noise, interval.error()));
 }
 
 /// Interpolated time of all steps inside.
@@ -136,18 +144,22 @@ void StepSampler::halve(int step_class, std::size_t index, double time) {
   const Interval halved = *around;
   const auto [least, most] = std::minmax(values_at(step_class, halved.lower).front(),
                                          values_at(step_class, halved.upper).front());
-  const double error = std::abs(time - time_between(halved, index));
-  const double outside = std::max({least - time, time - most, 0.0});
-  const Seen seen{halved.halvings + 1, std::max(error, kLeftByHalving * halved.error),
-                  std::max(outside, kLeftByHalving * halved.outside)};
+  Interval half = halved;
+  half.halvings = halved.halvings + 1;
+  half.before_last = halved.last;
+  half.last = {.error = std::abs(time - time_between(halved, index)),
+               .outside = std::max({least - time, time - most, 0.0})};
   intervals_.erase(around);
-  add_interval(step_class, halved.lower, index, seen);
-  add_interval(step_class, index, halved.upper, seen);
+  half.upper = index;
+  add_interval(half);
+  half.lower = index;
+  half.upper = halved.upper;
+  add_interval(half);
   double squares = 0;
   int intervals = 0;
   for (const Interval& interval : intervals_) {
     if (interval.step_class == step_class) {
-      squares += interval.outside * interval.outside;
+      squares += interval.outside() * interval.outside();
       ++intervals;
     }
   }

@@ -14,12 +14,12 @@
 //   holds always. Where simulated steps lie outside of their neighbours, it is widened by noise.
 // - When an interval is halved at m, the simulated value shows by how much linear interpolation was
 //   wrong there, e = |T(m) - lerp(m)|. Each step of the two halves is taken to be off by at most
-//   `safety` x max(e, a quarter of what the interval was taken to be off by before): halving a
-//   smooth curve leaves a quarter. Where there is noise, it is at least the noise. This is a
-//   heuristic: a curve that meets the lines wherever it is simulated deceives it.
-// Noise is the root mean square, over the intervals of a class, of the distance by which the last
-// halving lay outside of its neighbours; widening is by `safety` times that, or by the interval's
-// own if that is more.
+//   `safety` x max(e, e' / 4), where e' is what the halving before showed: halving a smooth curve
+//   leaves a quarter. Where there is noise, it is at least the noise. This is a heuristic: a curve
+//   that meets the lines wherever it is simulated deceives it.
+// The noise of an interval is the distance by which the simulated step at its last halving lay
+// outside of its neighbours (or a quarter of that at the halving before), or the root mean square
+// of these over the class if that is more. Widening is by `safety` x noise for each step.
 // The sum over all intervals is the bound on the total. While it is not below the total itself, the
 // budget does not count: such a result would say nothing.
 #pragma once
@@ -85,27 +85,29 @@ class StepSampler {
     std::vector<double> size_sum_before;  // of the steps' sizes, counted from the smallest
     double noise = 0;                     // root mean square of its intervals' `outside`
   };
+  /// What a halving showed, in seconds a step.
+  struct Halving {
+    double error = 0;    // of interpolation
+    double outside = 0;  // how far the simulated step lay outside of its neighbours
+  };
   /// Between two neighbouring simulated sizes of a class.
   struct Interval {
-    int step_class;
-    std::size_t lower;
-    std::size_t upper;
-    int halvings;         // that led to it
-    double error;         // of interpolation, in seconds a step, shown by them
-    double outside;       // how far a simulated step lay outside of its neighbours, likewise
-    std::int64_t steps;   // strictly between
-    double upper_weight;  // sum of their places, 0 at lower and 1 at upper
+    int step_class = 0;
+    std::size_t lower = 0;
+    std::size_t upper = 0;
+    int halvings = 0;  // that led to it
+    Halving last{};
+    Halving before_last{};
+    std::int64_t steps = 0;   // strictly between
+    double upper_weight = 0;  // sum of their places, 0 at lower and 1 at upper
 
     [[nodiscard]] double lower_weight() const { return static_cast<double>(steps) - upper_weight; }
     [[nodiscard]] std::size_t middle() const { return (lower + upper) / 2; }
+    [[nodiscard]] double error() const;
+    [[nodiscard]] double outside() const;
   };
 
-  struct Seen {
-    int halvings = 0;
-    double error = 0;
-    double outside = 0;
-  };
-  void add_interval(int step_class, std::size_t lower, std::size_t upper, const Seen& seen);
+  void add_interval(Interval interval);
   void halve(int step_class, std::size_t index, double time);
   [[nodiscard]] double bound_of(const Interval& interval) const;
   [[nodiscard]] double time_inside(const Interval& interval) const;

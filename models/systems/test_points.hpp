@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <iostream>
 #include <map>
 #include <string>
 #include <vector>
@@ -84,6 +85,7 @@ inline RunResult result_of(const RunOutcome& outcome) {
 /// A run in a child process: SimGrid's clock never goes back in a process, so that a second run may
 /// differ by a picosecond from the first.
 inline RunResult run_alone(const DesignPoint& point) {
+  std::cout.flush();  // else the child prints it too
   std::array<int, 2> ends{};
   REQUIRE(pipe(ends.data()) == 0);
   const pid_t child = fork();

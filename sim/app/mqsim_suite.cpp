@@ -100,11 +100,11 @@ int bits_per_cell(const std::string& technology) {
 
 std::int64_t logical_sectors(const MqsimParameters& p, const FlashEngineConfig& flash) {
   // MQSim counts whole sectors a plane.
+  const std::int64_t of_page = p.integer("flash", "Page_Capacity") / MqsimRequests::kSectorBytes;
+  const std::int64_t pages =
+      p.integer("flash", "Block_No_Per_Plane") * p.integer("flash", "Page_No_Per_Block");
   const double of_plane =
-      static_cast<double>(p.integer("flash", "Block_No_Per_Plane") *
-                          p.integer("flash", "Page_No_Per_Block") *
-                          (p.integer("flash", "Page_Capacity") / MqsimRequests::kSectorBytes)) *
-      (1.0 - p.number("device", "Overprovisioning_Ratio"));
+      static_cast<double>(pages * of_page) * (1.0 - p.number("device", "Overprovisioning_Ratio"));
   return static_cast<std::int64_t>(of_plane) * flash.channels * flash.chips_per_channel *
          flash.dies_per_chip * flash.planes_per_die;
 }

@@ -66,6 +66,7 @@ int PageFtl::choose_plane(LogicalPage page, const WriteOptions& options) {
   if (config_.allocation == AllocationMode::by_logical_page) {
     return home_plane(page);
   }
+  check(options.plane < geometry_.planes(), "a write to a plane that the drive lacks");
   return options.plane >= 0 ? options.plane : stripe_.plane_of(next_in_turn_++);
 }
 

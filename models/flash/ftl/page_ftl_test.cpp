@@ -126,7 +126,10 @@ TEST_CASE("page_ftl: no data are lost, on random drives under random operations"
         REQUIRE((found != kNoPage) == versions.contains(page));
       } else if (what < 6) {
         ftl.collect(below(rng, geometry.planes()), &operations);
-      } else if (ftl.write(page, &operations, {.whole_page = what < 15}) == PageFtl::Outcome::ok) {
+      } else if (ftl.write(page, &operations,
+                           {.whole_page = what < 15,
+                            .plane = what % 3 == 0 ? below(rng, geometry.planes()) : -1}) ==
+                 PageFtl::Outcome::ok) {
         versions[page] = i;
         REQUIRE(operations.back().command == FlashCommand::program);
         REQUIRE(operations.back().logical == page);
