@@ -179,8 +179,7 @@ void Csd::handle(const Event& event) {
 void Csd::accept_commands(SimTime now) {
   Running& run = *running_;
   for (; run.accepted < run.batch->pairs && fetched(run.accepted) <= now; ++run.accepted) {
-    const SimTime ready =
-        cores_.issue(fetched(run.accepted), config_.controller.attend_cost).done;
+    const SimTime ready = cores_.issue(fetched(run.accepted), config_.controller.attend_cost).done;
     Block& block = block_of(run.accepted);
     block.commands_ready = std::max(block.commands_ready, ready);
   }
@@ -354,7 +353,8 @@ void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done) {
   std::uint64_t key = mix_hash(static_cast<std::uint64_t>(batch.first_pair),
                                static_cast<std::uint64_t>(batch.pairs));
   for (const StoreBatch::Span& span : batch.spans) {
-    check(0 <= span.first && span.first <= span.last, "a store of pages that end before they begin");
+    check(0 <= span.first && span.first <= span.last,
+          "a store of pages that end before they begin");
     key = mix_hash(key, static_cast<std::uint64_t>(span.stream));
     key = mix_hash(mix_hash(key, static_cast<std::uint64_t>(span.first)),
                    static_cast<std::uint64_t>(span.last));

@@ -109,8 +109,7 @@ void attend_batches(benchmark::State& state, const std::vector<HeadReads>& patte
   const double pages = static_cast<double>(csd.work().flash.pages_read);
   state.counters["pages/s"] = benchmark::Counter(pages, benchmark::Counter::kIsRate);
   // What the modelled drive reached, for a look at the workload.
-  state.counters["GB/s"] =
-      static_cast<double>(csd.bytes_read().count()) / to_seconds(now) / 1e9;
+  state.counters["GB/s"] = static_cast<double>(csd.bytes_read().count()) / to_seconds(now) / 1e9;
 }
 
 void attend_dense(benchmark::State& state) { attend_batches(state, dense_patterns()); }

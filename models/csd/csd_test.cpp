@@ -170,8 +170,7 @@ TEST_CASE("csd: with one staging buffer reading and computing alternate") {
     const SimDuration reads = kPage + 7 * kSlot;
     const SimDuration computing = 30us + 10us;
     const SimDuration expected = 2'600ns + blocks * (reads + computing) + 1'500ns;
-    const SimDuration time =
-        attend_time(round_config(), batch_of(blocks, {dense_head(4, 30'000)}));
+    const SimDuration time = attend_time(round_config(), batch_of(blocks, {dense_head(4, 30'000)}));
     MESSAGE(blocks, " blocks: 2.6 us + ", blocks, " x (72 + 40) us + 1.5 us = ", expected.count(),
             " ps; got ", time.count());
     CHECK(time == expected);
@@ -205,9 +204,8 @@ TEST_CASE("csd: the kernels share the heads of a block, the softmax is pipelined
     // 8 heads of 2 pages on units 0 to 31: with a skew of 2 every second unit.
     const SimDuration time = attend_time(config, batch_of(8, {dense_head(1, 30'000)}));
     const SimDuration reads = kPage + 15 * kSlot;
-    CHECK(time == 600ns + 8 * SimDuration{2us} + reads +
-                      ceil_div(8, kernels) * SimDuration{30us} + 10us +
-                      8 * SimDuration{600ns} + 900ns);
+    CHECK(time == 600ns + 8 * SimDuration{2us} + reads + ceil_div(8, kernels) * SimDuration{30us} +
+                      10us + 8 * SimDuration{600ns} + 900ns);
   }
 }
 
@@ -221,9 +219,10 @@ TEST_CASE("csd: firmware cores share commands and completions") {
     config.nvme.command_fetch = 0_ps;
     const std::int64_t turns = ceil_div(30, cores);
     const SimDuration time = attend_time(config, batch_of(30, {HeadReads{}}));
-    MESSAGE("30 commands on ", cores, " cores: doorbell 0.5 us + ", turns, " x (2 + 0.6) us + "
-            "completion 0.9 us = ", (1'400ns + turns * SimDuration{2'600ns}).count(), " ps; got ",
-            time.count());
+    MESSAGE("30 commands on ", cores, " cores: doorbell 0.5 us + ", turns,
+            " x (2 + 0.6) us + "
+            "completion 0.9 us = ",
+            (1'400ns + turns * SimDuration{2'600ns}).count(), " ps; got ", time.count());
     CHECK(time == 1'400ns + turns * SimDuration{2'600ns});
     // A slow fetch: the last command comes after 30 x 3 us and waits for nobody.
     config.nvme.command_fetch = 3us;
@@ -239,8 +238,10 @@ TEST_CASE("csd: completions do not wait for commands that are fetched later") {
   config.nvme.command_fetch = 20us;
   config.controller.completion_cost = 5us;
   const SimDuration time = attend_time(config, batch_of(10, {HeadReads{}}));
-  MESSAGE("doorbell 0.5 + 10 x fetch 20 + attend_cost 2 + softmax 10 + completion_cost 5 + "
-          "completion 0.9 = 218.4 us; got ", time.count(), " ps");
+  MESSAGE(
+      "doorbell 0.5 + 10 x fetch 20 + attend_cost 2 + softmax 10 + completion_cost 5 + "
+      "completion 0.9 = 218.4 us; got ",
+      time.count(), " ps");
   CHECK(time == 218'400ns);
 }
 
@@ -268,8 +269,8 @@ TEST_CASE("csd: SparF of one head is two reads with a selection before each") {
     config.engine.filter_rate = filter_rate;
     Drive drive(config);
     const SimTime done = drive.attend(at(0ns), batch_of(1, {reads}));
-    const SimDuration expected = 2'600ns + 128ns + first + 5us + 10us + 1us + second + 7us +
-                                 10us + 1'500ns;
+    const SimDuration expected =
+        2'600ns + 128ns + first + 5us + 10us + 1us + second + 7us + 10us + 1'500ns;
     MESSAGE("commands 2.6 us + argtopk 0.128 + first read ", first.count(),
             " ps + scores 5 us + softmax 10 + argtopk 1 + second read ", second.count(),
             " ps + attention 7 us + softmax 10 + completion 1.5 = ", expected.count(), " ps; got ",
@@ -290,8 +291,8 @@ TEST_CASE("csd: SparF's events come in their order, at their times") {
   reads.channel_pages = {0};
   reads.key_pages = {0};
   reads.value_pages = {0};
-  reads.query_elements = 1000;   // 1 us
-  reads.score_elements = 2000;   // 2 us
+  reads.query_elements = 1000;  // 1 us
+  reads.score_elements = 2000;  // 2 us
   reads.estimate_flops = Flops{5'000};
   reads.attention_flops = Flops{7'000};
   Drive drive(config);
@@ -346,8 +347,7 @@ TEST_CASE("csd: a store is the bus time of its pages and one program") {
   Drive drive(round_config());
   CHECK(drive.store(at(3ns), {0, 1, {{KvStream::key_tokens, 0, 1}}}) == at(3ns + kSlot + 200us));
   // K and V of one head, 8 pages each, on 16 units.
-  const StoreBatch store{
-      0, 1, {{KvStream::key_tokens, 0, 8}, {KvStream::value_tokens, 0, 8}}};
+  const StoreBatch store{0, 1, {{KvStream::key_tokens, 0, 8}, {KvStream::value_tokens, 0, 8}}};
   CHECK(store.pages() == 16);
   CHECK(drive.store(at(1ms), store) == at(1ms + 16 * kSlot + 200us));
   CHECK(drive.csd.work().flash.pages_programmed == 17);
@@ -427,20 +427,20 @@ std::shared_ptr<const AttendBatch> sparse_batch(Rng& rng, int pairs) {
 TEST_CASE("csd: a batch of many pages reads at the rate of the channels") {
   const CsdConfig config = shipped_config();
   const FlashConfig& flash = config.flash;
-  const double slot =
-      to_seconds(flash.t_command + time_for(flash.page_size + flash.spare_size,
-                                            flash.channel_rate));
+  const double slot = to_seconds(flash.t_command +
+                                 time_for(flash.page_size + flash.spare_size, flash.channel_rate));
   const double limit = flash.channels * static_cast<double>(flash.page_size.count()) / slot;
   Rng rng(1, "models/csd/csd_test/regimes");
-  for (const auto& [name, batch] : {std::pair{"dense", dense_batch(2560, 1536)},
-                                    {"SparF", sparse_batch(rng, 2560)}}) {
+  for (const auto& [name, batch] :
+       {std::pair{"dense", dense_batch(2560, 1536)}, {"SparF", sparse_batch(rng, 2560)}}) {
     Drive drive(config);
     const double total = to_seconds(drive.attend(at(0ns), batch));
     const double reading = to_seconds(drive.csd.work().reading);
     const auto bytes = static_cast<double>(drive.csd.bytes_read().count());
-    MESSAGE(fmt::format("{}: 8 channels x 4 KiB / (t_command + transfer) = {:.2f} GB/s; {:.2f} "
-                        "while reading, {:.2f} over the whole batch",
-                        name, limit / 1e9, bytes / reading / 1e9, bytes / total / 1e9));
+    MESSAGE(
+        fmt::format("{}: 8 channels x 4 KiB / (t_command + transfer) = {:.2f} GB/s; {:.2f} "
+                    "while reading, {:.2f} over the whole batch",
+                    name, limit / 1e9, bytes / reading / 1e9, bytes / total / 1e9));
     CHECK(bytes / reading < limit);
     CHECK(bytes / reading > 0.9 * limit);
     CHECK(drive.csd.channel_time() <= SimDuration{drive.csd.work().reading} * flash.channels);
@@ -592,7 +592,8 @@ struct Operation {
   bool background = false;
 };
 
-/// What one can see of a run: when each operation was done, and the work counted when all was quiet.
+/// What one can see of a run: when each operation was done, and the work counted when all was
+/// quiet.
 struct Trace {
   std::vector<std::int64_t> done_at;
   std::vector<std::int64_t> work;
@@ -603,10 +604,9 @@ struct Trace {
 
 void append_work(Trace& trace, const Csd& csd) {
   const Csd::Work work = csd.work();
-  trace.work.insert(trace.work.end(),
-                    {work.flash.pages_read, work.flash.pages_programmed, work.attends,
-                     work.reading.count(), work.computing.count(), work.firmware.count(),
-                     work.storing.count()});
+  trace.work.insert(trace.work.end(), {work.flash.pages_read, work.flash.pages_programmed,
+                                       work.attends, work.reading.count(), work.computing.count(),
+                                       work.firmware.count(), work.storing.count()});
 }
 
 /// Who comes first when an operation is submitted at the picosecond of one of the drive's events.
@@ -689,7 +689,8 @@ std::vector<Operation> random_operations(Rng& rng, const CsdConfig& config, bool
       // On an event of the first batch of this round, at a random time, or at the same time again.
       const std::uint64_t dice = rng.below(3);
       if (dice == 0) {
-        next = std::max(next, now + times[which][rng.below(times[which].size())].time_since_epoch());
+        next =
+            std::max(next, now + times[which][rng.below(times[which].size())].time_since_epoch());
       } else if (dice == 1) {
         next += below(rng, longest);
       }
@@ -738,8 +739,7 @@ TEST_CASE("csd: reuse that stores disturb at any time equals the simulation of e
     const Trace fast = run(config, operations, true, Ties::drive_first);
     REQUIRE(exact.done_at == fast.done_at);
     REQUIRE(exact.work == fast.work);
-    // Whether the drive's events of a picosecond come before or after a submission then, is no
-    // matter: the submission comes after them.
+    // The same where a submission comes before the drive's events of its picosecond.
     const Trace exact_ties = run(config, operations, false, Ties::operation_first);
     const Trace fast_ties = run(config, operations, true, Ties::operation_first);
     REQUIRE(fast_ties.done_at == exact_ties.done_at);
@@ -830,8 +830,8 @@ TEST_CASE("csd: every page that was asked for is read once, and every page store
       REQUIRE(work.flash.pages_read == read);
       REQUIRE(work.flash.pages_programmed == programmed);
       REQUIRE(work.attends == attends);
-      REQUIRE(work.firmware == attends * (config.controller.attend_cost +
-                                          config.controller.completion_cost));
+      REQUIRE(work.firmware ==
+              attends * (config.controller.attend_cost + config.controller.completion_cost));
       REQUIRE(drive.csd.bytes_read() == config.flash.page_size * read);
       REQUIRE(std::all_of(done.begin(), done.end(),
                           [](const Completion& completion) { return completion.done(); }));
@@ -887,8 +887,8 @@ TEST_CASE("csd: a sealed batch's hash names its pairs and patterns") {
   const HeadReads a = dense_head(4, 100);
   const HeadReads b = dense_head(5, 100);
   CHECK(hash(7, {a, b}) == hash(7, {a, b}));
-  std::vector<std::uint64_t> hashes{hash(7, {a, b}), hash(7, {b, a}), hash(8, {a, b}),
-                                    hash(7, {a}),    hash(7, {b}),    hash(7, {a, a}),
+  std::vector<std::uint64_t> hashes{hash(7, {a, b}),   hash(7, {b, a}), hash(8, {a, b}),
+                                    hash(7, {a}),      hash(7, {b}),    hash(7, {a, a}),
                                     hash(7, {a, b, a})};
   std::sort(hashes.begin(), hashes.end());
   CHECK(std::adjacent_find(hashes.begin(), hashes.end()) == hashes.end());
@@ -900,15 +900,13 @@ TEST_CASE("csd: misuse is found out") {
   CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns), batch_of(0, {dense_head(1, 1)}), done),
                   CheckFailure);
   CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns), batch_of(1, {}), done), CheckFailure);
-  CHECK_THROWS_AS(
-      drive.csd.submit_attend(
-          at(0ns),
-          std::make_shared<AttendBatch>(AttendBatch{.pairs = 1, .patterns = {dense_head(1, 1)}}),
-          done),
-      CheckFailure);
-  CHECK_THROWS_AS(
-      drive.csd.submit_store(at(0ns), {0, 1, {{KvStream::key_tokens, 2, 1}}}, nullptr),
-      CheckFailure);
+  CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns),
+                                          std::make_shared<AttendBatch>(AttendBatch{
+                                              .pairs = 1, .patterns = {dense_head(1, 1)}}),
+                                          done),
+                  CheckFailure);
+  CHECK_THROWS_AS(drive.csd.submit_store(at(0ns), {0, 1, {{KvStream::key_tokens, 2, 1}}}, nullptr),
+                  CheckFailure);
   HeadReads odd = dense_head(4, 1);
   odd.value_pages.pop_back();
   drive.csd.submit_attend(at(0ns), batch_of(1, {odd}), done);
@@ -993,7 +991,7 @@ TEST_CASE("csd: impossible sizes are config errors that start with their path") 
     huge["flash"][key]["value"] = value;
   }
   CsdConfig csd;
-  CHECK_THROWS_WITH_AS(
-      read_fields(huge, [&](FieldVisitor& v) { csd.fields(v); }),
-      "/flash/blocks_per_plane: must give a drive of less than 8 EiB", ConfigError);
+  CHECK_THROWS_WITH_AS(read_fields(huge, [&](FieldVisitor& v) { csd.fields(v); }),
+                       "/flash/blocks_per_plane: must give a drive of less than 8 EiB",
+                       ConfigError);
 }

@@ -148,7 +148,8 @@ TEST_CASE("bus: busy times are relative to the time that is asked about") {
   bus.reserve(at(10ns), 10ns);
   bus.reserve(at(30ns), 10ns);
   CHECK(bus.busy_after(at(0ns)) == std::vector<SimDuration>{10ns, 20ns, 30ns, 40ns});
-  CHECK(bus.busy_after(at(20ns - 1_ps)) == std::vector<SimDuration>{0_ps, 1_ps, 10'001_ps, 20'001_ps});
+  CHECK(bus.busy_after(at(20ns - 1_ps)) ==
+        std::vector<SimDuration>{0_ps, 1_ps, 10'001_ps, 20'001_ps});
   CHECK(bus.busy_after(at(20ns)) == std::vector<SimDuration>{10ns, 20ns});
   CHECK(bus.busy_after(at(40ns - 1_ps)) == std::vector<SimDuration>{0_ps, 1_ps});
   CHECK(bus.busy_after(at(40ns)).empty());

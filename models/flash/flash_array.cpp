@@ -60,10 +60,9 @@ FlashArray::FlashArray(const FlashConfig& config)
 }
 
 Grant FlashArray::program(SimTime now, int channel, int unit) {
-  BusSchedule& bus = buses_[channel];
+  BusSchedule& bus = bus_at(now, channel);
   SimTime& unit_free = unit_free_at_[index_of(channel, unit)];
   const SimDuration slot = t_command_ + transfer_;
-  bus.forget(now);
   const SimTime data_in = bus.reserve(std::max(now, unit_free), slot);
   unit_free = data_in + config_.t_program;
   ++pages_programmed_;
@@ -71,9 +70,8 @@ Grant FlashArray::program(SimTime now, int channel, int unit) {
 }
 
 Grant FlashArray::erase(SimTime now, int channel, int unit) {
-  BusSchedule& bus = buses_[channel];
+  BusSchedule& bus = bus_at(now, channel);
   SimTime& unit_free = unit_free_at_[index_of(channel, unit)];
-  bus.forget(now);
   SimTime commanded = std::max(now, unit_free);
   if (t_command_ > SimDuration{0}) {
     commanded = bus.reserve(commanded, t_command_);
@@ -119,6 +117,7 @@ void FlashArray::restore(const State& state, SimTime now) {
   for (std::size_t channel = 0; channel < buses_.size(); ++channel) {
     buses_[channel].restore(state.buses[channel], now);
   }
+  latest_ = now;
   set(unit_free_at_, state.units);
   set(cache_free_at_, state.caches);
 }

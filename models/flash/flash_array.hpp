@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "models/flash/bus_schedule.hpp"
+#include "sim/core/check.hpp"
 #include "sim/core/fields.hpp"
 #include "sim/core/metrics.hpp"
 #include "sim/core/servers.hpp"
@@ -75,14 +76,11 @@ class FlashArray {
     return {array_start, bus_end - t_command_};
   }
 
-  /// Calls come in time order.
+  /// Calls of read, program and erase come in time order.
   Grant read(SimTime now, int channel, int unit) {
     const std::size_t u = index_of(channel, unit);
-    check(now >= latest_, "a flash command before an earlier one");
-    latest_ = now;
     const SimTime array_start = std::max(now, unit_free_at_[u]) + t_command_;
-    BusSchedule& bus = buses_[channel];
-    bus.forget(now);
+    BusSchedule& bus = bus_at(now, channel);
     const SimTime done = bus.reserve(array_start + t_read_, transfer_ + t_command_) - t_command_;
     ++pages_read_;
     unit_free_at_[u] = cache_read_ ? cache_handover(u, array_start + t_read_, done) : done;
@@ -126,6 +124,12 @@ class FlashArray {
   [[nodiscard]] std::size_t index_of(int channel, int unit) const {
     return static_cast<std::size_t>(channel) * units_ + unit;
   }
+  BusSchedule& bus_at(SimTime now, int channel) {
+    check(now >= latest_, "a flash command at a time before that of an earlier one");
+    latest_ = now;
+    buses_[channel].forget(now);
+    return buses_[channel];
+  }
   SimTime cache_handover(std::size_t u, SimTime ready, SimTime done) {
     return std::max(ready, std::exchange(cache_free_at_[u], done));
   }
@@ -139,7 +143,7 @@ class FlashArray {
   std::vector<BusSchedule> buses_;      // by channel
   std::vector<SimTime> unit_free_at_;   // by channel * units + unit
   std::vector<SimTime> cache_free_at_;  // likewise; used with cache read only
-  SimTime latest_{};
+  SimTime latest_{};                    // time of the last command
   std::int64_t pages_read_ = 0;
   std::int64_t pages_programmed_ = 0;
   std::int64_t blocks_erased_ = 0;

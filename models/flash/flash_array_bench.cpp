@@ -13,7 +13,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr int kHeads = 64;         // read together
+constexpr int kHeads = 64;          // read together
 constexpr int kPagesPerHead = 128;  // K and V of 1024 tokens
 
 FlashConfig drive(BusOrder order) {
@@ -44,8 +44,7 @@ struct Read {
 std::vector<Read> striped(const FlashConfig& config) {
   std::vector<Read> reads;
   for (int i = 0; i < kHeads * kPagesPerHead; ++i) {
-    reads.push_back(
-        {0_ps, i % config.channels, i / config.channels % config.units_per_channel()});
+    reads.push_back({0_ps, i % config.channels, i / config.channels % config.units_per_channel()});
   }
   return reads;
 }
@@ -81,8 +80,8 @@ void read_blocks(benchmark::State& state, const FlashConfig& config,
   const double pages = static_cast<double>(flash.counters().pages_read);
   state.counters["pages/s"] = benchmark::Counter(pages, benchmark::Counter::kIsRate);
   // What the modelled drive reached, for a look at the workload.
-  state.counters["GB/s"] = pages * static_cast<double>(config.page_size.count()) /
-                           to_seconds(start) / 1e9;
+  state.counters["GB/s"] =
+      pages * static_cast<double>(config.page_size.count()) / to_seconds(start) / 1e9;
 }
 
 void flash_striped(benchmark::State& state, BusOrder order) {

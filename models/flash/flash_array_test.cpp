@@ -101,8 +101,8 @@ std::vector<Command> random_workload(Rng& rng, const FlashConfig& config, int co
     }
     const std::uint64_t dice = only_reads ? 99 : rng.below(100);
     const Kind kind = dice < 4 ? Kind::erase : dice < 20 ? Kind::program : Kind::read;
-    workload.push_back({kind, now, pick(rng, config.channels),
-                        pick(rng, config.units_per_channel())});
+    workload.push_back(
+        {kind, now, pick(rng, config.channels), pick(rng, config.units_per_channel())});
   }
   return workload;
 }
@@ -423,7 +423,8 @@ TEST_CASE("flash: a saturated channel moves one page each t_command + transfer")
   }
 }
 
-TEST_CASE("flash: a channel of few units moves one page a unit each t_command + t_read + transfer") {
+TEST_CASE(
+    "flash: a channel of few units moves one page a unit each t_command + t_read + transfer") {
   for (const BusOrder order : kOrders) {
     FlashConfig config = round_config();
     config.bus_order = order;
@@ -442,9 +443,8 @@ TEST_CASE("flash: with cache read a unit's pages follow each other by the slower
     SimDuration period;
   };
   // Array t_command + t_read against bus t_command + transfer; equal at t_read = transfer.
-  for (const auto& [t_read, period] :
-       {Case{40us, 41us}, Case{3us + 1_ps, 4us + 1_ps}, Case{3us, 4us}, Case{3us - 1_ps, 4us},
-        Case{1us, 4us}}) {
+  for (const auto& [t_read, period] : {Case{40us, 41us}, Case{3us + 1_ps, 4us + 1_ps},
+                                       Case{3us, 4us}, Case{3us - 1_ps, 4us}, Case{1us, 4us}}) {
     for (const BusOrder order : kOrders) {
       FlashConfig config = round_config();
       config.bus_order = order;
@@ -738,6 +738,18 @@ TEST_CASE("flash: a state of another geometry is refused") {
   CHECK_THROWS_AS(FlashArray{config}, CheckFailure);
 }
 
+TEST_CASE("flash: commands that do not come in time order are refused") {
+  FlashArray flash(round_config());
+  flash.read(at(10ns), 0, 0);
+  CHECK_THROWS_AS(flash.read(at(10ns - 1_ps), 0, 1), CheckFailure);
+  CHECK_THROWS_AS(flash.program(at(10ns - 1_ps), 0, 1), CheckFailure);
+  CHECK_THROWS_AS(flash.erase(at(10ns - 1_ps), 0, 1), CheckFailure);
+  CHECK(flash.read(at(10ns), 0, 1).done == at(10ns + 48us));
+  // A restored array goes on from its own time.
+  flash.restore(flash.state_after(at(100us)), at(5ns));
+  CHECK(flash.read(at(5ns), 0, 1).done == at(5ns + 44us));
+}
+
 TEST_CASE("flash: nothing is lost, a bus carries one page at a time, a unit serves one command") {
   for (std::uint64_t seed = 0; seed < 500; ++seed) {
     CAPTURE(seed);
@@ -845,9 +857,8 @@ TEST_CASE("flash: in either order striped pages are not later on a faster array"
       std::vector<SimTime> done;
       FlashArray flash(c);
       for (int page = 0; page < 300; ++page) {
-        done.push_back(flash.read(at(0ns), page % c.channels,
-                                  page / c.channels % c.units_per_channel())
-                           .done);
+        done.push_back(
+            flash.read(at(0ns), page % c.channels, page / c.channels % c.units_per_channel()).done);
       }
       return done;
     };
@@ -920,12 +931,11 @@ TEST_CASE("flash: first_gap keeps a channel as busy as an arbiter that takes wha
     }
   }
   for (const Compared& compared : all) {
-    MESSAGE(fmt::format("the last page of first_gap is {:+.2f} % later ({:+.2f} to {:+.2f} %) than "
-                        "that of an arbiter that takes the ready page which {} first",
-                        100 * compared.sum / kWorkloads, 100 * compared.earliest,
-                        100 * compared.latest,
-                        compared.arbitration == Arbitration::ready_first ? "was ready"
-                                                                         : "was issued"));
+    MESSAGE(
+        fmt::format("the last page of first_gap is {:+.2f} % later ({:+.2f} to {:+.2f} %) than "
+                    "that of an arbiter that takes the ready page which {} first",
+                    100 * compared.sum / kWorkloads, 100 * compared.earliest, 100 * compared.latest,
+                    compared.arbitration == Arbitration::ready_first ? "was ready" : "was issued"));
   }
   CHECK(all[0].earliest > -0.01);
   CHECK(all[0].latest < 0.01);

@@ -134,8 +134,8 @@ TEST_CASE("head reads: SparF reads the pages that the kernel touches, numbered a
             kernels::cpu::sparf_attention(cache, {queries, context}, options).touched;
         const HeadReads& reads = all[i];
         REQUIRE(reads.channel_pages == in_append_order(touched));
-        REQUIRE(std::equal(touched.token_k.begin(), touched.token_k.end(),
-                           reads.key_pages.begin(), reads.key_pages.end()));
+        REQUIRE(std::equal(touched.token_k.begin(), touched.token_k.end(), reads.key_pages.begin(),
+                           reads.key_pages.end()));
         REQUIRE(std::equal(touched.token_v.begin(), touched.token_v.end(),
                            reads.value_pages.begin(), reads.value_pages.end()));
         REQUIRE(reads.pages() == static_cast<std::int64_t>(touched.total()));
@@ -292,9 +292,9 @@ TEST_CASE("head reads: impossible values are config errors") {
     return "";
   };
   const auto sparsity = [&](const char* key, const nlohmann::json& value) {
-    return problem_with(
-        SparsityConfig{},
-        {{"channels", 16}, {"selected_share", 0.125}, {"local_window_share", 0.25}}, key, value);
+    return problem_with(SparsityConfig{},
+                        {{"channels", 16}, {"selected_share", 0.125}, {"local_window_share", 0.25}},
+                        key, value);
   };
   CHECK(sparsity("channels", 16).empty());
   CHECK(sparsity("channels", 0).rfind("/channels:", 0) == 0);

@@ -52,7 +52,7 @@ class KvPlacement {
     return static_cast<int>(number * skew_ % slots_);
   }
   [[nodiscard]] PagePlace place(int base, int page) const {
-    auto slot = static_cast<std::size_t>(base + page);
+    auto slot = static_cast<std::size_t>(base) + static_cast<std::size_t>(page);
     if (slot >= places_.size()) {  // a division costs as much as all else
       slot %= places_.size();
     }

@@ -47,12 +47,11 @@ TEST_CASE("kv layout: a round of pages lies on every unit of every channel once"
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     CAPTURE(seed);
     Rng rng(seed, "models/kv/kv_layout_test");
-    const FlashConfig flash =
-        flash_of(static_cast<int>(1 + rng.below(16)), static_cast<int>(1 + rng.below(8)),
-                 static_cast<int>(1 + rng.below(4)),
-                 rng.below(2) == 0 ? ArrayUnit::plane : ArrayUnit::die);
-    const KvPlacement placement(flash, {.channels_per_group = 4,
-                                        .stream_skew = static_cast<int>(rng.below(1000))});
+    const FlashConfig flash = flash_of(
+        static_cast<int>(1 + rng.below(16)), static_cast<int>(1 + rng.below(8)),
+        static_cast<int>(1 + rng.below(4)), rng.below(2) == 0 ? ArrayUnit::plane : ArrayUnit::die);
+    const KvPlacement placement(
+        flash, {.channels_per_group = 4, .stream_skew = static_cast<int>(rng.below(1000))});
     const int slots = flash.channels * flash.units_per_channel();
     const int pair = static_cast<int>(rng.below(100'000));
     const int base = placement.base(pair, kStreams[rng.below(3)]);
@@ -134,7 +133,8 @@ TEST_CASE("kv layout: the largest pair and skew stay within the array") {
 
 TEST_CASE("kv layout: page counts at the edges of groups") {
   // 16 tokens a group, 256 a channel page, 16 channel groups.
-  const kernels::PageGeometry geometry({.d_head = 128, .page_bytes = 4096, .channels_per_group = 8});
+  const kernels::PageGeometry geometry(
+      {.d_head = 128, .page_bytes = 4096, .channels_per_group = 8});
   struct Case {
     int context;
     int groups;

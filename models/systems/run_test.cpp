@@ -364,7 +364,7 @@ TEST_CASE("run: sampled lies within its own bound of reuse") {
             sampled.at("decode_steps_simulated"), " steps");
     // A step is rounded to 1 ps.
     CHECK(error <= bound + 1e-9 * truth);
-    CHECK(bound <= 0.04 * truth);
+    CHECK(bound <= 0.05 * truth);
     CHECK(sampled.at("decode_steps_simulated") <= 24);
     CHECK(sampled.at("prefill_time") == reuse.at("prefill_time"));
     CHECK(reuse.at("decode_time_bound") == 0);
@@ -541,11 +541,11 @@ TEST_CASE("run: each memory that is too small is a result that names it") {
        "out_of_memory: CSD DRAM: channel group buffers needs "},
       {"flexgen", {"host/dram=10GiB"}, "out_of_memory: host DRAM: relay buffers needs "},
       {"flexgen", {"host/dram=12GiB"}, "out_of_memory: host DRAM: page cache needs 2.097 MB"},
-      {"flexgen", {"host/swap/size=1GiB", "ssd/0/capacity=1090MB"}, "out_of_memory: SSD: layer 2 "},
+      {"flexgen", {"host/swap/size=1GiB", "ssd/0/capacity=1084MB"}, "out_of_memory: SSD: layer 2 "},
       {"deepspeed",
        {"host/dram=4128MiB", "host/swap/size=0B", "workload/prompt_tokens=400"},
        "out_of_memory: host DRAM and swap: anonymous needs "},
-      {"deepspeed", {"gpu/0/memory_capacity=3065MB"}, "out_of_memory: VRAM: KV of one layer "},
+      {"deepspeed", {"gpu/0/memory_capacity=3069MB"}, "out_of_memory: VRAM: KV of one layer "},
   };
   for (const Case& c : cases) {
     const RunResult run = run_alone(small_point(c.system, c.overrides));
@@ -571,7 +571,7 @@ TEST_CASE("run: after an overflow at any stage the next run of the process is as
       {"flexgen",
        {"gpu/0/memory_capacity=3080MB", "workload/prompt_tokens=16", "workload/batch=1",
         "workload/output_tokens=2000", "simulation/fidelity=sampled"}},
-      {"deepspeed", {"gpu/0/memory_capacity=3065MB"}},
+      {"deepspeed", {"gpu/0/memory_capacity=3069MB"}},
   };
   for (const auto& [system, overrides] : overflows) {
     CAPTURE(system);

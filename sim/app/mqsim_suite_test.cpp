@@ -2,7 +2,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <string>
+#include <vector>
 
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
@@ -93,6 +95,19 @@ TEST_CASE("mqsim: parameters become the command times that MQSim computes") {
   CHECK(config.flash.transfer_time(4096) == 12'288ns);
   CHECK(config.flash.array_time(PageOp::read, 1) == 75us);
   CHECK(config.link.message_time(4_KiB) == 1248ns);
+}
+
+TEST_CASE("mqsim: a drive can be described as a config") {
+  BlockSsdConfig config;
+  const std::vector<FieldDescription> all =
+      describe_fields([&config](FieldVisitor& v) { config.fields(v); });
+  std::set<std::string> paths;
+  for (const FieldDescription& field : all) {
+    CHECK_MESSAGE(paths.insert(field.path).second, field.path);
+    CHECK_FALSE(field.doc.empty());
+  }
+  CHECK(paths.count("/flash/read_command/further_plane") == 1);
+  CHECK(paths.count("/link/fetch_limit") == 1);
 }
 
 TEST_CASE("mqsim: unloaded latencies are the sums that MQSim prints") {

@@ -1,7 +1,7 @@
 #include "models/flash/ftl/page_ftl.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <bit>
 
 #include <fmt/format.h>
 
@@ -24,6 +24,9 @@ PageFtl::PageFtl(const FtlConfig& config, const FtlGeometry& geometry, Bytes pag
       entries_(config.mapping.ideal ? 1 : page_size / config.mapping.entry_size),
       translation_pages_(config.mapping.ideal ? 0 : ceil_div(logical_pages_, entries_)),
       stripe_(geometry, kPlaneOrders[config.plane_order]),
+      stripes_(static_cast<std::uint32_t>(geometry.planes())),
+      pages_a_stripe_(static_cast<std::uint32_t>(logical_pages_ / geometry.planes())),
+      stripe_shift_(std::has_single_bit(stripes_) ? std::countr_zero(stripes_) : -1),
       map_(logical_pages_ + translation_pages_),
       reverse_(geometry.pages()),
       rng_(seed, name + "/victims"),
@@ -93,7 +96,7 @@ PageFtl::Outcome PageFtl::write(LogicalPage page, FlashOperations* out,
     exhausted_plane_ = plane;
     return Outcome::exhausted;
   }
-  const PhysicalPage old = map_[page];
+  const PhysicalPage old = physical_of(page);
   if (!options.whole_page && old != kNoPage) {
     gate = emit(out, {FlashCommand::read, FlashCause::host, gate, old, page});
     ++counters_.partial_writes;
@@ -108,7 +111,7 @@ PageFtl::Outcome PageFtl::write(LogicalPage page, FlashOperations* out,
 PhysicalPage PageFtl::read(LogicalPage page, FlashOperations* out) {
   check(page < logical_pages_, "a read beyond the drive");
   std::int32_t gate = use_mapping(page, false, out);
-  if (map_[page] == kNoPage) {
+  if (physical_of(page) == kNoPage) {
     int plane = choose_plane(page, WriteOptions{});
     if (config_.unwritten_reads == UnwrittenReads::zeroes ||
         !make_room(plane, host_pages, out, gate)) {
@@ -119,7 +122,7 @@ PhysicalPage PageFtl::read(LogicalPage page, FlashOperations* out) {
     mapping_moved(page);
     ++counters_.implied_pages;
   }
-  const PhysicalPage found = map_[page];
+  const PhysicalPage found = physical_of(page);
   emit(out, {FlashCommand::read, FlashCause::host, gate, found, page});
   ++counters_.host_reads;
   return found;
@@ -127,12 +130,12 @@ PhysicalPage PageFtl::read(LogicalPage page, FlashOperations* out) {
 
 void PageFtl::trim(LogicalPage page, FlashOperations* out) {
   check(page < logical_pages_, "a TRIM beyond the drive");
-  if (map_[page] == kNoPage) {
+  if (physical_of(page) == kNoPage) {
     return;
   }
   use_mapping(page, true, out);
-  invalidate(map_[page]);
-  map_.set(page, kNoPage);
+  invalidate(physical_of(page));
+  map_.set(map_index(page), kNoPage);
   ++counters_.trims;
 }
 
@@ -201,11 +204,11 @@ PhysicalPage PageFtl::append(int plane, Frontier frontier, std::uint32_t id) {
 }
 
 void PageFtl::bind(std::uint32_t id, PhysicalPage page) {
-  const PhysicalPage old = map_[id];
+  const PhysicalPage old = physical_of(id);
   if (old != kNoPage) {
     invalidate(old);
   }
-  map_.set(id, page);
+  map_.set(map_index(id), page);
 }
 
 void PageFtl::invalidate(PhysicalPage page) {
@@ -336,7 +339,7 @@ void PageFtl::relocate(int plane, int block, Frontier frontier, FlashOperations*
     --p.pool.block(block).valid;
     --p.valid;
     const PhysicalPage target = append(plane, frontier, id);
-    map_.set(id, target);
+    map_.set(map_index(id), target);
     mapping_moved(id);
     emit(out, {FlashCommand::program, cause, source, target, id});
   }
@@ -405,11 +408,11 @@ void PageFtl::mapping_moved(std::uint32_t id) {
 
 std::int32_t PageFtl::read_translation(std::uint32_t page, FlashOperations* out) {
   const auto id = static_cast<std::uint32_t>(logical_pages_) + page;
-  if (map_[id] == kNoPage) {
+  if (physical_of(id) == kNoPage) {
     return kNoOperation;
   }
   ++counters_.mapping_reads;
-  return emit(out, {FlashCommand::read, FlashCause::mapping, kNoOperation, map_[id], id});
+  return emit(out, {FlashCommand::read, FlashCause::mapping, kNoOperation, physical_of(id), id});
 }
 
 bool PageFtl::write_translation(std::uint32_t page, FlashOperations* out, std::int32_t after) {
@@ -499,7 +502,7 @@ void PageFtl::audit() const {
         const PhysicalPage at = geometry_.page_at(plane, b, page);
         const std::uint32_t id = reverse_[at];
         if (id != kNoPage) {
-          check(map_[id] == at, "a valid physical page is not where its logical page is");
+          check(physical_of(id) == at, "a valid physical page is not where its logical page is");
           check(page < static_cast<int>(block.written), "a valid page that was not programmed");
           ++valid_here;
         }
@@ -512,7 +515,7 @@ void PageFtl::audit() const {
   }
   std::int64_t mapped = 0;
   for (std::int64_t id = 0; id < logical_pages_ + translation_pages_; ++id) {
-    const PhysicalPage at = map_[static_cast<std::uint32_t>(id)];
+    const PhysicalPage at = physical_of(static_cast<LogicalPage>(id));
     if (at != kNoPage) {
       check(reverse_[at] == static_cast<std::uint32_t>(id), "two logical pages in one place");
       ++mapped;

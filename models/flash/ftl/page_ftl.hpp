@@ -82,8 +82,8 @@ class PageFtl {
   void trim(LogicalPage page, FlashOperations* out);
 
   /// The mapping without cost.
-  [[nodiscard]] PhysicalPage physical_of(LogicalPage page) const { return map_[page]; }
-  [[nodiscard]] bool is_mapped(LogicalPage page) const { return map_[page] != kNoPage; }
+  [[nodiscard]] PhysicalPage physical_of(LogicalPage page) const { return map_[map_index(page)]; }
+  [[nodiscard]] bool is_mapped(LogicalPage page) const { return physical_of(page) != kNoPage; }
 
   enum class Pressure { none, soft, hard };
   [[nodiscard]] Pressure pressure(int plane) const;
@@ -157,6 +157,16 @@ class PageFtl {
     std::int64_t written = 0;  // valid and invalid
   };
 
+  /// The table's order is plane by plane with static allocation, so that work on one plane, such
+  /// as its garbage collection, stays in one part of it.
+  [[nodiscard]] std::uint32_t map_index(std::uint32_t id) const {
+    if (id >= logical_pages_) {
+      return id;
+    }
+    const std::uint32_t row = stripe_shift_ < 0 ? id / stripes_ : id >> stripe_shift_;
+    return (id - row * stripes_) * pages_a_stripe_ + row;
+  }
+
   std::int32_t emit(FlashOperations* out, const FlashOperation& operation);
   [[nodiscard]] int blocks_at(double share) const;
   [[nodiscard]] int choose_plane(LogicalPage page, const WriteOptions& options);
@@ -186,8 +196,11 @@ class PageFtl {
   std::int64_t entries_;            // of a translation page
   std::int64_t translation_pages_;  // 0 with an ideal table
   PlaneStripe stripe_;
-  LazyTable map_;      // by logical page, translation pages behind the host's
-  LazyTable reverse_;  // by physical page; kNoPage unless valid
+  std::uint32_t stripes_;         // planes
+  std::uint32_t pages_a_stripe_;  // logical pages of a plane
+  int stripe_shift_;              // log2 of stripes_, -1 when there is none
+  LazyTable map_;                 // by map_index(logical page), translation pages at the end
+  LazyTable reverse_;             // by physical page; kNoPage unless valid
   std::vector<Plane> planes_;
   std::optional<MappingCache> cache_;
   std::optional<MappingCache> journal_;  // its order is that of the first change
