@@ -83,9 +83,8 @@ void Csd::begin(SimTime now, const Waiting& next) {
   const SimTime start = std::max(now, next.submitted);
   running_.emplace(Running{.batch = next.batch, .done = next.done, .start = start});
   running_->number = batches_++;
-  running_->flash_at_start = flash_.state_after(start);
   running_->work_at_start = work();
-  running_->key = mix_hash(next.batch->hash, running_->flash_at_start.hash());
+  running_->key = mix_hash(next.batch->hash, flash_.state_after(start).hash());
   if (reuse_) {
     if (const auto found = remembered_.find(running_->key); found != remembered_.end()) {
       running_->reused = true;
@@ -105,14 +104,8 @@ void Csd::simulate() {
   push(fetched(end_pair(0) - 1), EventKind::start_block, 0);
 }
 
-void Csd::simulate_reused_after_all() {
-  running_->reused = false;
-  flash_.restore(running_->flash_at_start, running_->start);
-  simulate();
-}
-
 /// Handles what happens on the drive up to `now`, also outside process(). Completions are left to
-/// process(): nothing on the drive depends on them.
+/// process(); a batch that waits for one begins behind what is submitted now.
 void Csd::settle(SimTime now) {
   std::vector<Event> completions;
   while (!events_.empty() && events_.top().at <= now) {
@@ -344,8 +337,9 @@ void Csd::begin_next(SimTime now) {
 
 void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done) {
   if (running_) {
-    if (running_->reused) {
-      simulate_reused_after_all();
+    if (running_->reused) {  // nothing has touched the drive since it began
+      running_->reused = false;
+      simulate();
     }
     running_->disturbed = true;
     settle(now);

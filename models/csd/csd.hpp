@@ -155,12 +155,11 @@ class Csd final : public Component {
     int computing = 0;     // blocks in the attention kernels
     SimTime computing_since{};
     SimTime completions_posted{};
-    // Reuse: what the run is remembered under, and what is needed to simulate it after all.
+    // Reuse: what the run is remembered under.
     std::uint64_t key = 0;
     int number = 0;
     bool reused = false;
     bool disturbed = false;
-    FlashArray::State flash_at_start{};
     Work work_at_start{};
   };
   struct RememberedRun {
@@ -177,7 +176,6 @@ class Csd final : public Component {
   void push(SimTime at, EventKind kind, int index) { events_.push({at, sequence_++, kind, index}); }
   void begin(SimTime now, const Waiting& next);
   void simulate();
-  void simulate_reused_after_all();
   void settle(SimTime now);
   void accept_commands(SimTime now);
   void handle(const Event& event);

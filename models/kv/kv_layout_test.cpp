@@ -121,14 +121,15 @@ TEST_CASE("kv layout: streams start stream_skew pages apart") {
 }
 
 TEST_CASE("kv layout: the largest pair and skew stay within the array") {
-  const FlashConfig flash = flash_of(64, 64, 16);
+  const FlashConfig flash = flash_of(63, 64, 16);
   const KvPlacement placement(flash, {.channels_per_group = 1, .stream_skew = 1 << 20});
-  const std::int64_t slots = std::int64_t{64} * 64 * 16;
+  const std::int64_t slots = std::int64_t{63} * 64 * 16;
   constexpr int kPair = 2'000'000'000;
   const int base = placement.base(kPair, KvStream::key_channels);
   CHECK(base == (std::int64_t{kPair} * 3 + 2) * (1 << 20) % slots);
   const PagePlace place = placement.place(base, 1'000'000'000);
-  CHECK(place.channel == (base + 1'000'000'000) % 64);
+  CHECK(place.channel == (base + 1'000'000'000) % slots % 63);
+  CHECK(place.unit == (base + 1'000'000'000) % slots / 63);
 }
 
 TEST_CASE("kv layout: page counts at the edges of groups") {

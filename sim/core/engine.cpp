@@ -209,12 +209,13 @@ class Engine::Impl::LoopModel final : public SimgridModel {
     return bound < 0 ? step : std::min(step, bound);
   }
 
-  /// SimGrid's clock has come to `now`, where next_occurring_event() sent it.
-  void update_actions_state(double now, double /*delta*/) override {
+  /// SimGrid's clock has come to `simgrid_now`, where next_occurring_event() sent it.
+  void update_actions_state(double simgrid_now, double /*delta*/) override {
     guarded([&] {
-      impl_.begin_instant(impl_.ahead.value_or(since_origin(now)));
+      impl_.begin_instant(impl_.ahead.value_or(since_origin(simgrid_now)));
       // Flows that arrive within this picosecond first.
-      if (impl_.on_links.empty() || !is_at_this_instant(impl_.network->next_occurring_event(now))) {
+      if (impl_.on_links.empty() ||
+          !is_at_this_instant(impl_.network->next_occurring_event(simgrid_now))) {
         impl_.resume_due();
       }
     });
