@@ -25,7 +25,7 @@ trap clean_up EXIT
 # The first source of the calling system that has Debian 12 itself.
 mirror=$(apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
   sed -n 's/^bookworm //p' | head -n 1)
-mirror=${mirror:-http://deb.debian.org/debian}
+[ -n "$mirror" ] || { echo "chroot_check: apt knows no source of Debian 12" >&2; exit 1; }
 
 echo "chroot_check: Debian 12 (minbase) from $mirror"
 if ! debootstrap --variant=minbase bookworm "$system" "$mirror" >"$work/debootstrap.log" 2>&1; then
