@@ -42,10 +42,24 @@ inline DesignPoint shipped_point(const std::string& system, const Overrides& ove
   return read_point(system + "_opt13b_a6000.json", overrides);
 }
 
-/// The same with 3 layers, 2 sequences, 96 + 9 tokens, 4 synthetic heads and nothing sampled.
+/// The same with 3 layers, 2 sequences, 96 + 9 tokens, 4 synthetic heads and nothing sampled, or if
+/// sampled, with up to 24 steps. What is calibrated has a fixed value here.
 inline DesignPoint small_point(const std::string& system, const Overrides& overrides = {}) {
-  Overrides all{"model/layers=3", "workload/batch=2", "workload/prompt_tokens=96",
-                "workload/output_tokens=9", "simulation/fidelity=reuse"};
+  Overrides all{"model/layers=3",
+                "workload/batch=2",
+                "workload/prompt_tokens=96",
+                "workload/output_tokens=9",
+                "simulation/fidelity=reuse",
+                "simulation/sampling_tolerance=0.005",
+                "simulation/most_sampled_steps=24",
+                "simulation/seed=1",
+                "host/file_system/hit_per_page=6.65us"};
+  if (system == "deepspeed") {
+    all.emplace_back("system/kv_footprint=2.42");
+  }
+  if (system.starts_with("insti")) {
+    all.emplace_back("csd/0/flash/t_command=950ns");
+  }
   if (system == "insti_sparf") {
     all.emplace_back("system/kv_source/heads=4");
     all.emplace_back("system/kv_source/queries=2");
