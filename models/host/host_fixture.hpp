@@ -5,9 +5,9 @@
 #include <deque>
 #include <memory>
 
-#include "models/flash/ssd.hpp"
 #include "models/host/host_config.hpp"
 #include "models/host/host_storage.hpp"
+#include "models/ssd/ssd.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 #include "sim/core/event_loop.hpp"

@@ -36,9 +36,9 @@
 #include <string_view>
 #include <vector>
 
-#include "models/flash/ssd.hpp"
 #include "models/host/host_config.hpp"
 #include "models/host/host_memory.hpp"
+#include "models/ssd/ssd.hpp"
 #include "sim/core/capacity.hpp"
 #include "sim/core/event_loop.hpp"
 #include "sim/core/metrics.hpp"

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "models/csd/csd_config.hpp"
-#include "models/flash/ssd.hpp"
 #include "models/gpu/gpu.hpp"
 #include "models/host/host_config.hpp"
 #include "models/llm/model_shape.hpp"
 #include "models/pcie/pcie.hpp"
+#include "models/ssd/ssd.hpp"
 #include "models/systems/system.hpp"
 #include "sim/core/fields.hpp"
 

@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "models/csd/csd.hpp"
-#include "models/flash/ssd.hpp"
 #include "models/gpu/gpu.hpp"
 #include "models/host/host_storage.hpp"
 #include "models/llm/operators.hpp"
 #include "models/pcie/pcie.hpp"
+#include "models/ssd/ssd.hpp"
 #include "models/systems/design_point.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/engine.hpp"

@@ -9,8 +9,8 @@
 
 #include <fmt/format.h>
 
-#include "models/flash/block_host.hpp"
-#include "models/flash/page_striping.hpp"
+#include "models/ssd/block_host.hpp"
+#include "models/ssd/page_striping.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 

@@ -8,7 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "models/flash/block_ssd.hpp"
+#include "models/ssd/block_ssd.hpp"
 #include "sim/app/mqsim_workload.hpp"
 
 namespace nearkv {

@@ -5,7 +5,7 @@
 #include <array>
 #include <cstdint>
 
-#include "models/flash/block_ssd.hpp"
+#include "models/ssd/block_ssd.hpp"
 
 namespace nearkv {
 

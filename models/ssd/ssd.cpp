@@ -1,4 +1,4 @@
-#include "models/flash/ssd.hpp"
+#include "models/ssd/ssd.hpp"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "models/flash/page_striping.hpp"
+#include "models/ssd/page_striping.hpp"
 
 #include <algorithm>
 #include <string>

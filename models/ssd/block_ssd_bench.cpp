@@ -3,9 +3,9 @@
 
 #include <benchmark/benchmark.h>
 
-#include "models/flash/block_host.hpp"
-#include "models/flash/block_ssd.hpp"
-#include "models/flash/page_striping.hpp"
+#include "models/ssd/block_host.hpp"
+#include "models/ssd/block_ssd.hpp"
+#include "models/ssd/page_striping.hpp"
 #include "sim/core/random.hpp"
 
 using namespace nearkv;

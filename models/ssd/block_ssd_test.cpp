@@ -1,11 +1,11 @@
-#include "models/flash/block_ssd.hpp"
+#include "models/ssd/block_ssd.hpp"
 
 #include <vector>
 
 #include <doctest/doctest.h>
 
-#include "models/flash/block_host.hpp"
-#include "models/flash/page_striping.hpp"
+#include "models/ssd/block_host.hpp"
+#include "models/ssd/page_striping.hpp"
 #include "sim/core/check.hpp"
 
 using namespace nearkv;

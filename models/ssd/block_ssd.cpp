@@ -1,4 +1,4 @@
-#include "models/flash/block_ssd.hpp"
+#include "models/ssd/block_ssd.hpp"
 
 #include <algorithm>
 

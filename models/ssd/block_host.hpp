@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "models/flash/block_ssd.hpp"
+#include "models/ssd/block_ssd.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/units.hpp"
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "models/flash/block_ssd.hpp"
+#include "models/ssd/block_ssd.hpp"
 
 namespace nearkv {
 
