@@ -54,7 +54,7 @@ Csd::Csd(EventLoop& loop, const CsdConfig& config, std::string name, bool reuse)
       name_(std::move(name)),
       reuse_(reuse),
       placement_(config.flash, config.layout),
-      flash_(config.flash),
+      flash_(config.flash.recurrence()),
       cores_(config.controller.cores),
       kernels_(config.engine.attention_kernels),
       filters_(config.flash.channels, BusSchedule(BusOrder::first_gap)),

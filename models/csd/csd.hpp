@@ -112,10 +112,7 @@ class Csd final : public Component {
     return config_.flash.page_size * flash_.counters().pages_programmed;
   }
   /// Bus time of all pages so far, summed over the channels.
-  [[nodiscard]] SimDuration channel_time() const {
-    return flash_.bus_time_per_page() *
-           (flash_.counters().pages_read + flash_.counters().pages_programmed);
-  }
+  [[nodiscard]] SimDuration channel_time() const { return flash_.bus_time(); }
 
  private:
   enum class EventKind {

@@ -1,7 +1,7 @@
 // The computational storage drive's configuration: config /csd/*.
 #pragma once
 
-#include "models/flash/flash_array.hpp"
+#include "models/flash/flash_config.hpp"
 #include "models/kv/kv_layout.hpp"
 #include "models/pcie/nvme_queue.hpp"
 #include "sim/core/fields.hpp"

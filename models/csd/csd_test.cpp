@@ -41,20 +41,31 @@ int pick(Rng& rng, int n) { return static_cast<int>(rng.below(static_cast<std::u
 CsdConfig round_config() {
   return {.count = 1,
           .flash = {.channels = 1,
-                    .dies_per_channel = 8,
+                    .chips_per_channel = 8,
+                    .dies_per_chip = 1,
                     .planes_per_die = 4,
                     .blocks_per_plane = 16,
                     .pages_per_block = 64,
                     .page_size = 4_KiB,
                     .spare_size = 512_B,
-                    .channel_rate = Rate{1'536'000'000},
+                    .policy = FlashPolicy::first_gap,
                     .array_unit = ArrayUnit::plane,
-                    .bus_order = BusOrder::first_gap,
+                    .read_priority = false,
                     .cache_read = false,
-                    .t_command = 1us,
-                    .t_read = 40us,
-                    .t_program = 200us,
-                    .t_erase = 3ms},
+                    .multi_plane = false,
+                    .bus_width = 1,
+                    .mega_transfers = 1536,
+                    .transfer_step = 0_ps,
+                    .bits_per_cell = 1,
+                    .t_read = {40us, 40us, 40us},
+                    .t_program = {200us, 200us, 200us},
+                    .t_erase = 3ms,
+                    .array_spread = 0,
+                    .read_command = {1us, 0_ps, 0_ps},
+                    .program_command = {1us, 0_ps, 0_ps},
+                    .erase_command = {1us, 0_ps, 0_ps},
+                    .read_retry = {},
+                    .suspend = {}},
           .layout = {.channels_per_group = 4, .stream_skew = 8},
           .nvme = {.queue_depth = 1024,
                    .host_submit = 5us,
@@ -474,8 +485,7 @@ std::shared_ptr<const AttendBatch> sparse_batch(Rng& rng, int pairs) {
 TEST_CASE("csd: a batch of many pages reads at the rate of the channels") {
   const CsdConfig config = shipped_config();
   const FlashConfig& flash = config.flash;
-  const double slot = to_seconds(flash.t_command +
-                                 time_for(flash.page_size + flash.spare_size, flash.channel_rate));
+  const double slot = to_seconds(flash.read_command.bus + flash.recurrence().transfer);
   const double limit = flash.channels * static_cast<double>(flash.page_size.count()) / slot;
   Rng rng(1, "models/csd/csd_test/regimes");
   for (const auto& [name, batch] :
@@ -536,15 +546,15 @@ TEST_CASE("csd: more channels, units, kernels, buffers, cores are never slower o
         }
       };
       falls([](CsdConfig& c, int n) { c.flash.channels = n; }, {1, 2, 4, 8, 16});
-      falls([](CsdConfig& c, int n) { c.flash.dies_per_channel = n; }, {1, 2, 4, 8, 16});
+      falls([](CsdConfig& c, int n) { c.flash.chips_per_channel = n; }, {1, 2, 4, 8, 16});
       falls([](CsdConfig& c, int n) { c.engine.attention_kernels = n; }, {1, 2, 3, 4, 8});
       falls([](CsdConfig& c, int n) { c.engine.gemv_units_per_kernel = n; }, {1, 2, 3, 4, 8});
       falls([](CsdConfig& c, int n) { c.engine.staging_buffers = n; }, {1, 2, 3});
       falls([](CsdConfig& c, int n) { c.controller.cores = n; }, {1, 2, 3, 4});
-      falls([](CsdConfig& c, int n) { c.flash.channel_rate = Rate{n * 100'000'000LL}; },
-            {5, 10, 14, 20, 40});
-      falls([](CsdConfig& c, int n) { c.flash.t_read = SimDuration{n * 1us}; }, {80, 50, 36, 3});
-      falls([](CsdConfig& c, int n) { c.flash.t_command = SimDuration{n * 1ns}; },
+      falls([](CsdConfig& c, int n) { c.flash.mega_transfers = n * 100; }, {5, 10, 14, 20, 40});
+      falls([](CsdConfig& c, int n) { c.flash.t_read.lsb = SimDuration{n * 1us}; },
+            {80, 50, 36, 3});
+      falls([](CsdConfig& c, int n) { c.flash.read_command.bus = SimDuration{n * 1ns}; },
             {2000, 950, 300, 0});
       falls([](CsdConfig& c, int n) { c.engine.softmax_latency = SimDuration{n * 1us}; },
             {300, 164, 1, 0});
@@ -562,19 +572,20 @@ CsdConfig random_config(Rng& rng) {
   const auto often_zero = [&](std::int64_t n) {
     return rng.below(3) == 0 ? 0_ps : below(rng, n * scale);
   };
-  const Rate page_rate{512'000'000'000'000};  // 1 ps a page
   CsdConfig config = round_config();
   config.flash.channels = 1 + pick(rng, 4);
-  config.flash.dies_per_channel = 1 + pick(rng, 3);
+  config.flash.chips_per_channel = 1 + pick(rng, 3);
   config.flash.planes_per_die = 1 + pick(rng, 3);
   config.flash.page_size = 512_B;
   config.flash.spare_size = 0_B;
-  config.flash.channel_rate = Rate{page_rate.per_second() / (1 + below(rng, 4 * scale).count())};
-  config.flash.bus_order = rng.below(3) == 0 ? BusOrder::fifo : BusOrder::first_gap;
+  const std::int64_t page_time = 1 + below(rng, 4 * scale).count();  // ps
+  config.flash.mega_transfers = static_cast<int>(512'000'000 / page_time);
+  config.flash.policy = rng.below(3) == 0 ? FlashPolicy::fifo : FlashPolicy::first_gap;
   config.flash.cache_read = rng.below(3) == 0;
-  config.flash.t_command = often_zero(2);
-  config.flash.t_read = 1_ps + below(rng, 15 * scale);
-  config.flash.t_program = 1_ps + below(rng, 60 * scale);
+  config.flash.read_command.bus = often_zero(2);
+  config.flash.program_command.bus = config.flash.read_command.bus;
+  config.flash.t_read.lsb = 1_ps + below(rng, 15 * scale);
+  config.flash.t_program.lsb = 1_ps + below(rng, 60 * scale);
   config.layout.stream_skew = pick(rng, 20);
   config.nvme.doorbell = often_zero(3);
   config.nvme.command_fetch = often_zero(2);
@@ -587,7 +598,7 @@ CsdConfig random_config(Rng& rng) {
   config.engine.attention_kernels = 1 + pick(rng, 3);
   config.engine.gemv_rate = FlopRate{1'000'000'000'000 / scale};
   config.engine.softmax_latency = often_zero(20);
-  config.engine.filter_rate = Rate{page_rate.per_second() / (1 + below(rng, 6 * scale).count())};
+  config.engine.filter_rate = Rate{512'000'000'000'000 / (1 + below(rng, 6 * scale).count())};
   config.engine.argtopk_rate = 1'000'000'000'000 / scale;
   return config;
 }
@@ -743,7 +754,7 @@ std::vector<Operation> random_operations(Rng& rng, const CsdConfig& config, bool
   const std::array stores{store, similar_store(rng, store)};
   const std::array times{event_times(config, batches[0]), event_times(config, batches[1])};
   const std::int64_t longest =
-      2 + std::max(ps(times[0].back()), ps(times[1].back())) + config.flash.t_program.count();
+      2 + std::max(ps(times[0].back()), ps(times[1].back())) + config.flash.t_program.lsb.count();
   std::vector<Operation> operations;
   SimTime now{};
   for (int round = 0; round < 6; ++round) {
@@ -827,7 +838,7 @@ TEST_CASE("csd: stores that are reused equal those that are simulated") {
     std::vector<Operation> operations;
     SimTime now{};
     for (int i = 0; i < 30; ++i) {
-      now += rng.below(3) == 0 ? 0_ps : below(rng, 40 * config.flash.t_program.count());
+      now += rng.below(3) == 0 ? 0_ps : below(rng, 40 * config.flash.t_program.lsb.count());
       operations.push_back({now, nullptr, stores[rng.below(2)], rng.below(2) == 0});
     }
     REQUIRE(run(config, operations, true, Ties::drive_first) ==
@@ -869,8 +880,8 @@ TEST_CASE("csd: a reused batch leaves the buses as it found and used them") {
   config.nvme.doorbell = config.nvme.command_fetch = config.nvme.completion = 0_ps;
   config.controller.attend_cost = config.controller.completion_cost = 0_ps;
   config.engine.softmax_latency = 0_ps;
-  for (const BusOrder order : {BusOrder::fifo, BusOrder::first_gap}) {
-    config.flash.bus_order = order;
+  for (const FlashPolicy policy : {FlashPolicy::fifo, FlashPolicy::first_gap}) {
+    config.flash.policy = policy;
     for (const bool reuse : {false, true}) {
       Drive drive(config, reuse);
       const auto batch = batch_of(1, {dense_head(4, 0)});
@@ -1025,7 +1036,8 @@ TEST_CASE("csd: impossible sizes are config errors that start with their path") 
       {"/count", 0},
       {"/flash/channels", 0},
       {"/flash/channels", 65},
-      {"/flash/dies_per_channel", 0},
+      {"/flash/chips_per_channel", 0},
+      {"/flash/dies_per_chip", 0},
       {"/flash/planes_per_die", 0},
       {"/flash/planes_per_die", 17},
       {"/flash/blocks_per_plane", 0},
@@ -1034,15 +1046,16 @@ TEST_CASE("csd: impossible sizes are config errors that start with their path") 
       {"/flash/page_size", "511B"},
       {"/flash/page_size", "128KiB"},
       {"/flash/spare_size", "17KiB"},
-      {"/flash/channel_rate", "0B/s"},
+      {"/flash/mega_transfers", 0},
+      {"/flash/bus_width", 9},
       {"/flash/array_unit", "block"},
-      {"/flash/bus_order", "lifo"},
+      {"/flash/policy", "lifo"},
       {"/flash/cache_read", 1},
       {"/flash/t_read", "0ps"},
       {"/flash/t_read", "2s"},
       {"/flash/t_program", "0ps"},
       {"/flash/t_erase", "0ps"},
-      {"/flash/t_command", "2ms"},
+      {"/flash/read_command/bus", "2ms"},
       {"/layout/channels_per_group", 0},
       {"/layout/stream_skew", -1},
       {"/nvme/queue_depth", 0},
@@ -1071,7 +1084,8 @@ TEST_CASE("csd: impossible sizes are config errors that start with their path") 
   // The largest of everything is more than 8 EiB.
   nlohmann::json huge = shipped;
   for (const auto& [key, value] : {std::pair{"channels", nlohmann::json(64)},
-                                   {"dies_per_channel", nlohmann::json(64)},
+                                   {"chips_per_channel", nlohmann::json(64)},
+                                   {"dies_per_chip", nlohmann::json(64)},
                                    {"planes_per_die", nlohmann::json(16)},
                                    {"blocks_per_plane", nlohmann::json(1 << 20)},
                                    {"pages_per_block", nlohmann::json(1 << 16)},

@@ -1,58 +1,17 @@
 #include "models/flash/flash_array.hpp"
 
-#include <limits>
-
 #include "sim/core/check.hpp"
 #include "sim/core/hash.hpp"
 
 namespace nearkv {
 
-using namespace std::chrono_literals;
-
-void FlashConfig::fields(FieldVisitor& v) {
-  v.parameter("channels", channels, "flash channels of the drive", {1, 64});
-  v.parameter("dies_per_channel", dies_per_channel, "flash dies (LUNs) on one channel", {1, 64});
-  v.parameter("planes_per_die", planes_per_die, "planes of one die", {1, 16});
-  v.parameter("blocks_per_plane", blocks_per_plane, "erase blocks of one plane", {1, 1 << 20});
-  v.parameter("pages_per_block", pages_per_block, "pages of one erase block", {1, 1 << 16});
-  v.parameter("page_size", page_size, "user data of one flash page", range_of(512_B, 64_KiB));
-  v.parameter("spare_size", spare_size, "ECC and metadata that cross the bus with a page",
-              range_of(0_B, 16_KiB));
-  v.parameter("channel_rate", channel_rate, "bus rate of one channel",
-              range_of(1_MBps, 100'000_MBps));
-  v.one_of("array_unit", array_unit, {"plane", "die"},
-           "what reads its array independently: each plane (independent plane reads) or each die");
-  v.one_of("bus_order", bus_order, {"fifo", "first_gap"},
-           "order of transfers on a channel: as issued, or of those that are ready the one that "
-           "was issued first");
-  v.parameter("cache_read", cache_read,
-              "the next array read of a unit overlaps the transfer of its last page");
-  v.constant("t_command", t_command, "command, address and status cycles on the bus, a page",
-             range_of(0_ps, 1ms));
-  v.constant("t_read", t_read, "array read time tR", range_of(1_ps, 1s));
-  v.constant("t_program", t_program, "array program time tPROG", range_of(1_ps, 1s));
-  v.constant("t_erase", t_erase, "block erase time tBERS", range_of(1_ps, 10s));
-  v.require(
-      [this] {
-        return std::numeric_limits<std::int64_t>::max() / page_size.count() / pages_per_block /
-                   blocks_per_plane / planes_per_die / dies_per_channel >=
-               channels;
-      },
-      "blocks_per_plane", "must give a drive of less than 8 EiB");
-}
-
-Bytes FlashConfig::capacity() const {
-  return page_size * pages_per_block * blocks_per_plane * planes_per_die * dies_per_channel *
-         channels;
-}
-
-FlashArray::FlashArray(const FlashConfig& config)
+FlashArray::FlashArray(const FlashArrayConfig& config)
     : config_(config),
-      units_(static_cast<std::size_t>(config.units_per_channel())),
+      units_(static_cast<std::size_t>(config.units_per_channel)),
       cache_read_(config.cache_read),
       t_command_(config.t_command),
       t_read_(config.t_read),
-      transfer_(time_for(config.page_size + config.spare_size, config.channel_rate)),
+      transfer_(config.transfer),
       buses_(config.channels, BusSchedule(config.bus_order)),
       unit_free_at_(units_ * config.channels),
       cache_free_at_(unit_free_at_.size()) {
@@ -62,7 +21,7 @@ FlashArray::FlashArray(const FlashConfig& config)
 Grant FlashArray::program(SimTime now, int channel, int unit) {
   BusSchedule& bus = bus_at(now, channel);
   SimTime& unit_free = unit_free_at_[index_of(channel, unit)];
-  const SimDuration slot = t_command_ + transfer_;
+  const SimDuration slot = config_.t_program_command + transfer_;
   const SimTime data_in = bus.reserve(std::max(now, unit_free), slot);
   unit_free = data_in + config_.t_program;
   ++pages_programmed_;
@@ -73,12 +32,13 @@ Grant FlashArray::erase(SimTime now, int channel, int unit) {
   BusSchedule& bus = bus_at(now, channel);
   SimTime& unit_free = unit_free_at_[index_of(channel, unit)];
   SimTime commanded = std::max(now, unit_free);
-  if (t_command_ > SimDuration{0}) {
-    commanded = bus.reserve(commanded, t_command_);
+  const SimDuration slot = config_.t_erase_command;
+  if (slot > SimDuration{0}) {
+    commanded = bus.reserve(commanded, slot);
   }
   unit_free = commanded + config_.t_erase;
   ++blocks_erased_;
-  return {commanded - t_command_, unit_free};
+  return {commanded - slot, unit_free};
 }
 
 FlashArray::State FlashArray::state_after(SimTime now) const {
@@ -154,9 +114,8 @@ void FlashArray::report(Metrics& metrics, const std::string& prefix, SimDuration
   metrics.add(prefix + "/bytes_read", read * page, "B", "user data read from the array");
   metrics.add(prefix + "/bytes_programmed", programmed * page, "B", "user data programmed");
   if (elapsed > SimDuration{0}) {
-    const double bus_seconds = (read + programmed) * to_seconds(bus_time_per_page());
     metrics.add(prefix + "/channel_utilization",
-                bus_seconds / config_.channels / to_seconds(elapsed), "1",
+                to_seconds(bus_time()) / config_.channels / to_seconds(elapsed), "1",
                 "share of the time in which a channel carried a page or its commands");
   }
 }

@@ -10,7 +10,7 @@
 //                   bus time behind it is taken as well, for the cycles of another page's command
 //     unit_free[u] = done, or with cache read max(ready, done of the unit's last read): the page
 //                    moves into the cache register when that is empty, and the array is free
-// For a program, whose data go in first, a slot of t_command + transfer starts at
+// For a program, whose data go in first, a slot of t_program_command + transfer starts at
 // max(now, unit_free[u]) or later, and done = unit_free[u] = its end + t_program. So an unloaded
 // read takes t_command + t_read + transfer, and a saturated channel moves one page each
 // t_command + transfer. `transfer` covers the page and its spare area.
@@ -29,7 +29,6 @@
 
 #include "models/flash/bus_schedule.hpp"
 #include "sim/core/check.hpp"
-#include "sim/core/fields.hpp"
 #include "sim/core/metrics.hpp"
 #include "sim/core/servers.hpp"
 #include "sim/core/units.hpp"
@@ -39,34 +38,26 @@ namespace nearkv {
 /// What reads its array independently of its neighbours.
 enum class ArrayUnit { plane, die };
 
-struct FlashConfig {
+/// What the recurrences need of a FlashConfig (flash_config.hpp).
+struct FlashArrayConfig {
   int channels = 0;
-  int dies_per_channel = 0;
-  int planes_per_die = 0;
-  int blocks_per_plane = 0;
-  int pages_per_block = 0;
-  Bytes page_size{};   // user data of a page
-  Bytes spare_size{};  // ECC and metadata that cross the bus with it
-  Rate channel_rate{};
-  ArrayUnit array_unit = ArrayUnit::plane;
+  int units_per_channel = 0;
+  Bytes page_size{};       // user data of a page
+  SimDuration transfer{};  // of a page and its spare area over the bus
   BusOrder bus_order = BusOrder::fifo;
   bool cache_read = false;  // the next array read overlaps the transfer of the last one
-  SimDuration t_command{};  // command, address and status cycles on the bus, a page command
+  // Command, address and status cycles on the bus of a read, a program, an erase.
+  SimDuration t_command{};
+  SimDuration t_program_command{};
+  SimDuration t_erase_command{};
   SimDuration t_read{};     // tR
   SimDuration t_program{};  // tPROG
   SimDuration t_erase{};    // tBERS
-
-  void fields(FieldVisitor& v);
-
-  [[nodiscard]] int units_per_channel() const {
-    return dies_per_channel * (array_unit == ArrayUnit::plane ? planes_per_die : 1);
-  }
-  [[nodiscard]] Bytes capacity() const;
 };
 
 class FlashArray {
  public:
-  explicit FlashArray(const FlashConfig& config);
+  explicit FlashArray(const FlashArrayConfig& config);
 
   /// Unit in [0, units_per_channel). Grant::start is when the array read starts, Grant::done when
   /// the last byte has left the channel.
@@ -78,10 +69,14 @@ class FlashArray {
 
   /// Calls of read, program and erase come in time order.
   Grant read(SimTime now, int channel, int unit) {
+    return read_part(now, channel, unit, transfer_);
+  }
+  /// A read of which only a part of the page leaves over the bus, in `transfer`.
+  Grant read_part(SimTime now, int channel, int unit, SimDuration transfer) {
     const std::size_t u = index_of(channel, unit);
     const SimTime array_start = std::max(now, unit_free_at_[u]) + t_command_;
     BusSchedule& bus = bus_at(now, channel);
-    const SimTime done = bus.reserve(array_start + t_read_, transfer_ + t_command_) - t_command_;
+    const SimTime done = bus.reserve(array_start + t_read_, transfer + t_command_) - t_command_;
     ++pages_read_;
     unit_free_at_[u] = cache_read_ ? cache_handover(u, array_start + t_read_, done) : done;
     return {array_start, done};
@@ -90,8 +85,13 @@ class FlashArray {
   Grant program(SimTime now, int channel, int unit);
   Grant erase(SimTime now, int channel, int unit);
 
-  /// Bus time of one page: data, spare area and command cycles.
+  /// Bus time of one page that is read: data, spare area and command cycles.
   [[nodiscard]] SimDuration bus_time_per_page() const { return t_command_ + transfer_; }
+  /// Of all pages so far, summed over the channels; parts of pages count as whole ones.
+  [[nodiscard]] SimDuration bus_time() const {
+    return bus_time_per_page() * pages_read_ +
+           (config_.t_program_command + transfer_) * pages_programmed_;
+  }
 
   /// The busy times that lie after a point of time, relative to it: equal states have equal
   /// futures.
@@ -134,7 +134,7 @@ class FlashArray {
     return std::max(ready, std::exchange(cache_free_at_[u], done));
   }
 
-  FlashConfig config_;
+  FlashArrayConfig config_;
   std::size_t units_;
   bool cache_read_;
   SimDuration t_command_;

@@ -16,19 +16,16 @@ using namespace std::chrono_literals;
 constexpr int kHeads = 64;          // read together
 constexpr int kPagesPerHead = 128;  // K and V of 1024 tokens
 
-FlashConfig drive(BusOrder order) {
+FlashArrayConfig drive(BusOrder order) {
   return {.channels = 8,
-          .dies_per_channel = 8,
-          .planes_per_die = 4,
-          .blocks_per_plane = 1024,
-          .pages_per_block = 1024,
+          .units_per_channel = 32,
           .page_size = 4_KiB,
-          .spare_size = 0_B,
-          .channel_rate = 1400_MBps,
-          .array_unit = ArrayUnit::plane,
+          .transfer = time_for(4_KiB, 1400_MBps),
           .bus_order = order,
           .cache_read = false,
           .t_command = 950ns,
+          .t_program_command = 950ns,
+          .t_erase_command = 950ns,
           .t_read = 36us,
           .t_program = 185us,
           .t_erase = 3ms};
@@ -41,16 +38,16 @@ struct Read {
 };
 
 /// All pages of each head, striped over channels and then units, all asked for at once.
-std::vector<Read> striped(const FlashConfig& config) {
+std::vector<Read> striped(const FlashArrayConfig& config) {
   std::vector<Read> reads;
   for (int i = 0; i < kHeads * kPagesPerHead; ++i) {
-    reads.push_back({0_ps, i % config.channels, i / config.channels % config.units_per_channel()});
+    reads.push_back({0_ps, i % config.channels, i / config.channels % config.units_per_channel});
   }
   return reads;
 }
 
 /// Every head selects about half of its pages; heads follow each other 2 us apart.
-std::vector<Read> selected(const FlashConfig& config) {
+std::vector<Read> selected(const FlashArrayConfig& config) {
   Rng rng(1, "models/flash/flash_array_bench");
   std::vector<Read> reads;
   for (int head = 0; head < 2 * kHeads; ++head) {
@@ -58,7 +55,7 @@ std::vector<Read> selected(const FlashConfig& config) {
     for (int page = first; page < first + kPagesPerHead; ++page) {
       if (rng.below(2) == 0) {
         reads.push_back({head * SimDuration{2us}, page % config.channels,
-                         page / config.channels % config.units_per_channel()});
+                         page / config.channels % config.units_per_channel});
       }
     }
   }
@@ -66,7 +63,7 @@ std::vector<Read> selected(const FlashConfig& config) {
 }
 
 /// One block of heads after another: the next is asked for when the last page has arrived.
-void read_blocks(benchmark::State& state, const FlashConfig& config,
+void read_blocks(benchmark::State& state, const FlashArrayConfig& config,
                  const std::vector<Read>& reads) {
   FlashArray flash(config);
   SimTime start{};
@@ -85,11 +82,11 @@ void read_blocks(benchmark::State& state, const FlashConfig& config,
 }
 
 void flash_striped(benchmark::State& state, BusOrder order) {
-  const FlashConfig config = drive(order);
+  const FlashArrayConfig config = drive(order);
   read_blocks(state, config, striped(config));
 }
 void flash_selected(benchmark::State& state, BusOrder order) {
-  const FlashConfig config = drive(order);
+  const FlashArrayConfig config = drive(order);
   read_blocks(state, config, selected(config));
 }
 BENCHMARK_CAPTURE(flash_striped, fifo, BusOrder::fifo);

@@ -34,19 +34,16 @@ int pick(Rng& rng, int n) { return static_cast<int>(rng.below(static_cast<std::u
 
 /// One channel of 4 units; every stage has its own round number: 1 us a command, 40 us an array
 /// read, 3 us a transfer.
-FlashConfig round_config() {
+FlashArrayConfig round_config() {
   return {.channels = 1,
-          .dies_per_channel = 2,
-          .planes_per_die = 2,
-          .blocks_per_plane = 16,
-          .pages_per_block = 64,
+          .units_per_channel = 4,
           .page_size = 4_KiB,
-          .spare_size = 512_B,
-          .channel_rate = Rate{1'536'000'000},
-          .array_unit = ArrayUnit::plane,
+          .transfer = 3us,
           .bus_order = BusOrder::fifo,
           .cache_read = false,
           .t_command = 1us,
+          .t_program_command = 1us,
+          .t_erase_command = 1us,
           .t_read = 40us,
           .t_program = 200us,
           .t_erase = 3ms};
@@ -67,28 +64,24 @@ struct Command {
 };
 
 /// Few picoseconds a stage, so that many things happen at once, or the scale of real devices.
-FlashConfig random_config(Rng& rng) {
+FlashArrayConfig random_config(Rng& rng) {
   const std::int64_t scale = rng.below(2) == 0 ? 8 : 100'000;
-  FlashConfig config;
+  FlashArrayConfig config;
   config.channels = 1 + pick(rng, 4);
-  config.dies_per_channel = 1 + pick(rng, 4);
-  config.planes_per_die = 1 + pick(rng, 4);
-  config.blocks_per_plane = 16;
-  config.pages_per_block = 64;
+  config.units_per_channel = (1 + pick(rng, 4)) * (1 + pick(rng, 4));
   config.page_size = 512_B;
-  config.spare_size = Bytes{pick(rng, 64)};
-  config.channel_rate = Rate{576'000'000'000'000 / (1 + below(rng, 5 * scale).count())};
-  config.array_unit = rng.below(3) == 0 ? ArrayUnit::die : ArrayUnit::plane;
+  config.transfer = 1_ps + below(rng, 5 * scale);
   config.bus_order = kOrders[rng.below(2)];
   config.cache_read = rng.below(3) == 0;
   config.t_command = rng.below(4) == 0 ? 0_ps : below(rng, 2 * scale);
+  config.t_program_command = config.t_erase_command = config.t_command;
   config.t_read = 1_ps + below(rng, 20 * scale);
   config.t_program = 1_ps + below(rng, 60 * scale);
   config.t_erase = 1_ps + below(rng, 200 * scale);
   return config;
 }
 
-std::vector<Command> random_workload(Rng& rng, const FlashConfig& config, int commands) {
+std::vector<Command> random_workload(Rng& rng, const FlashArrayConfig& config, int commands) {
   const std::int64_t cycle = (config.t_read + config.t_command).count();
   const std::int64_t step = 1 + below(rng, 1 + cycle / (1 + pick(rng, 8))).count();
   const int burst = 1 + pick(rng, 40);
@@ -102,7 +95,7 @@ std::vector<Command> random_workload(Rng& rng, const FlashConfig& config, int co
     const std::uint64_t dice = only_reads ? 99 : rng.below(100);
     const Kind kind = dice < 4 ? Kind::erase : dice < 20 ? Kind::program : Kind::read;
     workload.push_back(
-        {kind, now, pick(rng, config.channels), pick(rng, config.units_per_channel())});
+        {kind, now, pick(rng, config.channels), pick(rng, config.units_per_channel)});
   }
   return workload;
 }
@@ -120,7 +113,7 @@ Grant issue(FlashArray& flash, const Command& command, SimDuration shift = {}) {
   return flash.erase(now, command.channel, command.unit);
 }
 
-std::vector<Grant> run(const FlashConfig& config, const std::vector<Command>& workload) {
+std::vector<Grant> run(const FlashArrayConfig& config, const std::vector<Command>& workload) {
   FlashArray flash(config);
   std::vector<Grant> grants;
   for (const Command& command : workload) {
@@ -131,9 +124,7 @@ std::vector<Grant> run(const FlashConfig& config, const std::vector<Command>& wo
 
 // -- Oracles ----------------------------------------------------------------------------------
 
-SimDuration transfer_of(const FlashConfig& config) {
-  return time_for(config.page_size + config.spare_size, config.channel_rate);
-}
+SimDuration transfer_of(const FlashArrayConfig& config) { return config.transfer; }
 
 /// What a channel's bus serves next: the command that was issued first, whether it is ready or not;
 /// or of those that are ready, the one that became ready first or the one that was issued first.
@@ -143,12 +134,12 @@ enum class Arbitration { as_issued, ready_first, oldest_ready };
 /// and then arbitrate, each change an event of its own.
 class EventOracle {
  public:
-  EventOracle(const FlashConfig& config, Arbitration arbitration,
+  EventOracle(const FlashArrayConfig& config, Arbitration arbitration,
               const std::vector<Command>& workload)
       : config_(config),
         arbitration_(arbitration),
         workload_(workload),
-        units_(static_cast<std::size_t>(config.channels * config.units_per_channel())),
+        units_(static_cast<std::size_t>(config.channels * config.units_per_channel)),
         buses_(static_cast<std::size_t>(config.channels)),
         grants_(workload.size()) {
     for (std::size_t i = 0; i < workload.size(); ++i) {
@@ -190,7 +181,7 @@ class EventOracle {
   }
   Unit& unit_of(std::size_t i) {
     const Command& command = workload_[i];
-    return units_[command.channel * config_.units_per_channel() + command.unit];
+    return units_[command.channel * config_.units_per_channel + command.unit];
   }
   Bus& bus_of(std::size_t i) { return buses_[workload_[i].channel]; }
   [[nodiscard]] bool needs_bus(std::size_t i) const {
@@ -303,7 +294,7 @@ class EventOracle {
     });
   }
 
-  FlashConfig config_;
+  FlashArrayConfig config_;
   Arbitration arbitration_;
   const std::vector<Command>& workload_;
   std::vector<Unit> units_;
@@ -316,7 +307,8 @@ class EventOracle {
 
 /// List scheduling in the order of issue: each command in turn gets the first gap of its bus that
 /// is long enough, found by looking at all transfers before.
-std::vector<Grant> list_schedule(const FlashConfig& config, const std::vector<Command>& workload) {
+std::vector<Grant> list_schedule(const FlashArrayConfig& config,
+                                 const std::vector<Command>& workload) {
   struct Slot {
     SimTime start;
     SimTime end;
@@ -383,7 +375,7 @@ SimTime last_done(const std::vector<Grant>& grants) {
 TEST_CASE("flash: an unloaded read is t_command + t_read + transfer") {
   for (const BusOrder order : kOrders) {
     for (const bool cache_read : {false, true}) {
-      FlashConfig config = round_config();
+      FlashArrayConfig config = round_config();
       config.bus_order = order;
       config.cache_read = cache_read;
       FlashArray flash(config);
@@ -398,23 +390,11 @@ TEST_CASE("flash: an unloaded read is t_command + t_read + transfer") {
   }
 }
 
-TEST_CASE("flash: a transfer is rounded up to the picosecond, and the spare area crosses the bus") {
-  FlashConfig config = round_config();
-  config.channel_rate = Rate{1'400'000'000};
-  config.spare_size = 0_B;
-  // 4096 B / 1.4 GB/s = 2,925,714.29 ps.
-  CHECK(FlashArray(config).read(at(0ns), 0, 0).done == at(41us + 2'925'715_ps));
-  config.spare_size = 224_B;
-  // 4320 B / 1.4 GB/s = 3,085,714.29 ps.
-  CHECK(FlashArray(config).read(at(0ns), 0, 0).done == at(41us + 3'085'715_ps));
-  CHECK(FlashArray(config).bus_time_per_page() == 1us + 3'085'715_ps);
-}
-
 TEST_CASE("flash: a saturated channel moves one page each t_command + transfer") {
   for (const BusOrder order : kOrders) {
-    FlashConfig config = round_config();
+    FlashArrayConfig config = round_config();
     config.bus_order = order;
-    config.dies_per_channel = 8;  // 16 units x 4 us > 44 us
+    config.units_per_channel = 16;  // 16 x 4 us > 44 us
     FlashArray flash(config);
     for (int page = 0; page < 1000; ++page) {
       const SimTime done = flash.read(at(0ns), 0, page % 16).done;
@@ -426,9 +406,9 @@ TEST_CASE("flash: a saturated channel moves one page each t_command + transfer")
 TEST_CASE(
     "flash: a channel of few units moves one page a unit each t_command + t_read + transfer") {
   for (const BusOrder order : kOrders) {
-    FlashConfig config = round_config();
+    FlashArrayConfig config = round_config();
     config.bus_order = order;
-    config.dies_per_channel = 5;  // 10 units x 4 us < 44 us
+    config.units_per_channel = 10;  // 10 x 4 us < 44 us
     FlashArray flash(config);
     for (int page = 0; page < 1000; ++page) {
       const SimTime done = flash.read(at(0ns), 0, page % 10).done;
@@ -446,7 +426,7 @@ TEST_CASE("flash: with cache read a unit's pages follow each other by the slower
   for (const auto& [t_read, period] : {Case{40us, 41us}, Case{3us + 1_ps, 4us + 1_ps},
                                        Case{3us, 4us}, Case{3us - 1_ps, 4us}, Case{1us, 4us}}) {
     for (const BusOrder order : kOrders) {
-      FlashConfig config = round_config();
+      FlashArrayConfig config = round_config();
       config.bus_order = order;
       config.cache_read = true;
       config.t_read = t_read;
@@ -459,7 +439,7 @@ TEST_CASE("flash: with cache read a unit's pages follow each other by the slower
 }
 
 TEST_CASE("flash: with cache read an array waits for its cache register") {
-  FlashConfig config = round_config();
+  FlashArrayConfig config = round_config();
   config.cache_read = true;
   FlashArray flash(config);
   // Other units keep the bus busy until 41 us + 20 x 4 us = 121 us.
@@ -480,7 +460,7 @@ TEST_CASE("flash: with cache read an array waits for its cache register") {
 
 TEST_CASE("flash: a program sends its data first, then the unit is busy for t_program") {
   for (const BusOrder order : kOrders) {
-    FlashConfig config = round_config();
+    FlashArrayConfig config = round_config();
     config.bus_order = order;
     FlashArray flash(config);
     const Grant first = flash.program(at(5ns), 0, 0);
@@ -496,7 +476,7 @@ TEST_CASE("flash: a program sends its data first, then the unit is busy for t_pr
 
 TEST_CASE("flash: an erase takes its command and t_erase") {
   for (const BusOrder order : kOrders) {
-    FlashConfig config = round_config();
+    FlashArrayConfig config = round_config();
     config.bus_order = order;
     FlashArray flash(config);
     const Grant erase = flash.erase(at(5ns), 0, 0);
@@ -505,7 +485,7 @@ TEST_CASE("flash: an erase takes its command and t_erase") {
     CHECK(flash.erase(at(5ns), 0, 1).start == at(1us + 5ns));
     CHECK(flash.erase(at(5ns), 0, 0).start == erase.done);
     // A command without a length needs no bus at all.
-    config.t_command = 0_ps;
+    config.t_command = config.t_program_command = config.t_erase_command = 0_ps;
     FlashArray quick(config);
     quick.program(at(0ns), 0, 1);
     CHECK(quick.erase(at(1us), 0, 0).done == at(3ms + 1us));
@@ -515,7 +495,7 @@ TEST_CASE("flash: an erase takes its command and t_erase") {
 
 TEST_CASE("flash: a read behind a program waits for its unit, one beside it does not") {
   for (const BusOrder order : kOrders) {
-    FlashConfig config = round_config();
+    FlashArrayConfig config = round_config();
     config.bus_order = order;
     FlashArray flash(config);
     const SimTime programmed = flash.program(at(0ns), 0, 0).done;
@@ -532,23 +512,8 @@ TEST_CASE("flash: a read behind a program waits for its unit, one beside it does
   }
 }
 
-TEST_CASE("flash: planes read independently, or the die as a whole") {
-  FlashConfig config = round_config();  // 2 dies of 2 planes
-  CHECK(config.units_per_channel() == 4);
-  config.array_unit = ArrayUnit::die;
-  CHECK(config.units_per_channel() == 2);
-  config.planes_per_die = 16;  // no influence
-  CHECK(config.units_per_channel() == 2);
-  FlashArray flash(config);
-  SimTime last{};
-  for (int page = 0; page < 8; ++page) {
-    last = flash.read(at(0ns), 0, page % 2).done;
-  }
-  CHECK(last == at(4 * SimDuration{44us} + 4us));
-}
-
 TEST_CASE("flash: channels do not wait for each other") {
-  FlashConfig config = round_config();
+  FlashArrayConfig config = round_config();
   config.channels = 64;
   FlashArray flash(config);
   for (int channel = 0; channel < 64; ++channel) {
@@ -563,11 +528,10 @@ TEST_CASE("flash: throughput of 1 to 1024 units is that of the bus or of the uni
     for (const bool cache_read : {false, true}) {
       std::string table;
       for (int units = 1; units <= 1024; units *= 2) {
-        FlashConfig config = round_config();
+        FlashArrayConfig config = round_config();
         config.bus_order = order;
         config.cache_read = cache_read;
-        config.dies_per_channel = units;
-        config.planes_per_die = 1;
+        config.units_per_channel = units;
         FlashArray flash(config);
         const double slot = to_seconds(config.t_command + kTransfer);
         const double array =
@@ -599,7 +563,7 @@ TEST_CASE("flash: every page of random workloads equals the oracles to the picos
   for (std::uint64_t seed = 0; seed < 2400; ++seed) {
     CAPTURE(seed);
     Rng rng(seed, "models/flash/flash_array_test/oracle");
-    const FlashConfig config = random_config(rng);
+    const FlashArrayConfig config = random_config(rng);
     const std::vector<Command> workload = random_workload(rng, config, 120);
     const std::vector<Grant> grants = run(config, workload);
     const bool fifo = config.bus_order == BusOrder::fifo;
@@ -628,7 +592,7 @@ TEST_CASE("flash: probe_read says what read will grant, and changes nothing") {
   for (std::uint64_t seed = 0; seed < 500; ++seed) {
     CAPTURE(seed);
     Rng rng(seed, "models/flash/flash_array_test/probe");
-    const FlashConfig config = random_config(rng);
+    const FlashArrayConfig config = random_config(rng);
     FlashArray flash(config);
     for (const Command& command : random_workload(rng, config, 120)) {
       const std::uint64_t before = flash.state_after(command.now).hash();
@@ -647,7 +611,7 @@ TEST_CASE("flash: in a restored state the future is the same, at any time") {
   for (std::uint64_t seed = 0; seed < 1000; ++seed) {
     CAPTURE(seed);
     Rng rng(seed, "models/flash/flash_array_test/restore");
-    const FlashConfig config = random_config(rng);
+    const FlashArrayConfig config = random_config(rng);
     const std::vector<Command> workload = random_workload(rng, config, 160);
     const auto cut = static_cast<std::size_t>(pick(rng, 160));
     FlashArray flash(config);
@@ -678,7 +642,7 @@ TEST_CASE("flash: in a restored state the future is the same, at any time") {
 }
 
 TEST_CASE("flash: a state's hash is 0 when idle and differs with every busy time") {
-  FlashConfig config = round_config();
+  FlashArrayConfig config = round_config();
   config.channels = 2;
   config.bus_order = BusOrder::first_gap;
   config.cache_read = true;
@@ -717,7 +681,7 @@ TEST_CASE("flash: a state's hash is 0 when idle and differs with every busy time
 }
 
 TEST_CASE("flash: a state of another geometry is refused") {
-  FlashConfig config = round_config();
+  FlashArrayConfig config = round_config();
   config.cache_read = true;
   FlashArray flash(config);
   flash.read(at(0ns), 0, 0);
@@ -729,12 +693,12 @@ TEST_CASE("flash: a state of another geometry is refused") {
   config.channels = 2;
   CHECK_THROWS_AS(FlashArray(config).restore(busy, at(0ns)), CheckFailure);
   config.channels = 1;
-  config.planes_per_die = 1;
+  config.units_per_channel = 2;
   CHECK_THROWS_AS(FlashArray(config).restore(busy, at(0ns)), CheckFailure);
   config.channels = 0;
   CHECK_THROWS_AS(FlashArray{config}, CheckFailure);
   config.channels = 1;
-  config.dies_per_channel = 0;
+  config.units_per_channel = 0;
   CHECK_THROWS_AS(FlashArray{config}, CheckFailure);
 }
 
@@ -754,7 +718,7 @@ TEST_CASE("flash: nothing is lost, a bus carries one page at a time, a unit serv
   for (std::uint64_t seed = 0; seed < 500; ++seed) {
     CAPTURE(seed);
     Rng rng(seed, "models/flash/flash_array_test/conservation");
-    const FlashConfig config = random_config(rng);
+    const FlashArrayConfig config = random_config(rng);
     FlashArray flash(config);
     FlashArray::Counters issued;
     std::vector<std::vector<Grant>> transfers(static_cast<std::size_t>(config.channels));
@@ -797,7 +761,7 @@ TEST_CASE("flash: nothing is lost, a bus carries one page at a time, a unit serv
 }
 
 TEST_CASE("flash: the report counts pages, bytes and the buses' time") {
-  FlashConfig config = round_config();
+  FlashArrayConfig config = round_config();
   config.channels = 2;
   FlashArray flash(config);
   for (int page = 0; page < 8; ++page) {
@@ -821,16 +785,17 @@ TEST_CASE("flash: in fifo order nothing is later on a faster array, page by page
   for (std::uint64_t seed = 0; seed < 1000; ++seed) {
     CAPTURE(seed);
     Rng rng(seed, "models/flash/flash_array_test/monotone");
-    FlashConfig config = random_config(rng);
+    FlashArrayConfig config = random_config(rng);
     config.bus_order = BusOrder::fifo;
     const std::vector<Command> workload = random_workload(rng, config, 120);
     const std::vector<Grant> grants = run(config, workload);
-    FlashConfig faster = config;
+    FlashArrayConfig faster = config;
     const std::uint64_t dice = rng.below(6);
     if (dice == 0) {
-      faster.channel_rate = config.channel_rate * 2;
+      faster.transfer = (config.transfer + 1_ps) / 2;
     } else if (dice == 1) {
       faster.t_command -= below(rng, 1 + config.t_command.count());
+      faster.t_program_command = faster.t_erase_command = faster.t_command;
     } else if (dice == 2) {
       faster.t_read -= below(rng, config.t_read.count());
     } else if (dice == 3) {
@@ -852,22 +817,23 @@ TEST_CASE("flash: in either order striped pages are not later on a faster array"
   for (std::uint64_t seed = 0; seed < 300; ++seed) {
     CAPTURE(seed);
     Rng rng(seed, "models/flash/flash_array_test/striped");
-    FlashConfig config = random_config(rng);
-    const auto striped = [](const FlashConfig& c) {
+    FlashArrayConfig config = random_config(rng);
+    const auto striped = [](const FlashArrayConfig& c) {
       std::vector<SimTime> done;
       FlashArray flash(c);
       for (int page = 0; page < 300; ++page) {
         done.push_back(
-            flash.read(at(0ns), page % c.channels, page / c.channels % c.units_per_channel()).done);
+            flash.read(at(0ns), page % c.channels, page / c.channels % c.units_per_channel).done);
       }
       return done;
     };
-    FlashConfig faster = config;
+    FlashArrayConfig faster = config;
     const std::uint64_t dice = rng.below(3);
     if (dice == 0) {
-      faster.channel_rate = config.channel_rate * 2;
+      faster.transfer = (config.transfer + 1_ps) / 2;
     } else if (dice == 1) {
       faster.t_command -= below(rng, 1 + config.t_command.count());
+      faster.t_program_command = faster.t_erase_command = faster.t_command;
     } else {
       faster.t_read -= below(rng, config.t_read.count());
     }
@@ -882,10 +848,10 @@ TEST_CASE("flash: in either order striped pages are not later on a faster array"
 TEST_CASE("flash: first_gap has the anomaly of list scheduling") {
   // Two pages of unit 0 are promised the bus at 10 and 30, so that a page of unit 1, issued behind
   // them, fits between. With an array 1 ps faster the gap is 9 ps and the page goes behind both.
-  FlashConfig config = round_config();
+  FlashArrayConfig config = round_config();
   config.bus_order = BusOrder::first_gap;
-  config.t_command = 0_ps;
-  config.channel_rate = Rate{460'800'000'000'000};  // 10 ps a page
+  config.t_command = config.t_program_command = config.t_erase_command = 0_ps;
+  config.transfer = 10_ps;
   const auto third = [&config](SimDuration t_read) {
     config.t_read = t_read;
     FlashArray flash(config);
@@ -910,15 +876,15 @@ TEST_CASE("flash: first_gap keeps a channel as busy as an arbiter that takes wha
   constexpr int kWorkloads = 100;
   for (std::uint64_t seed = 0; seed < kWorkloads; ++seed) {
     Rng rng(seed, "models/flash/flash_array_test/arbiters");
-    FlashConfig config = round_config();
+    FlashArrayConfig config = round_config();
     config.bus_order = BusOrder::first_gap;
-    config.dies_per_channel = 2 + pick(rng, 15);
+    config.units_per_channel = 4 + 2 * pick(rng, 15);
     const SimDuration head_spacing = seed % 2 == 0 ? 0_ps : below(rng, 100'000'000);
     std::vector<Command> workload;
     for (int head = 0; head < 64; ++head) {
       for (int page = 0; page < 8; ++page) {
         workload.push_back(
-            {Kind::read, at(head * head_spacing), 0, pick(rng, config.units_per_channel())});
+            {Kind::read, at(head * head_spacing), 0, pick(rng, config.units_per_channel)});
       }
     }
     const double end = to_seconds(last_done(run(config, workload)));

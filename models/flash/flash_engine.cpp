@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
+#include <iterator>
+#include <numeric>
 #include <utility>
 
 #include "sim/core/check.hpp"
@@ -16,16 +19,21 @@ constexpr std::uint32_t kWordBits = 64;
 
 }  // namespace
 
-FlashEngine::FlashEngine(const FlashEngineConfig& config, Rng rng)
+FlashEngine::FlashEngine(const FlashConfig& config, const Rng& rng)
     : config_(config),
-      rng_(std::move(rng)),
-      retry_ratio_(retry_ratio(config.read_retry)),
-      units_per_channel_(static_cast<std::size_t>(config.units_per_channel())),
+      by_recurrence_(!config.is_event_driven()),
+      retry_rng_(rng.child("read_retry")),
+      spread_rng_(rng.child("array_spread")),
+      units_per_channel_(static_cast<std::size_t>(config.policy == FlashPolicy::data_out_first
+                                                      ? config.chips_per_channel
+                                                      : config.units_per_channel())),
       words_per_channel_((units_per_channel_ + kWordBits - 1) / kWordBits),
       units_(units_per_channel_ * config.channels),
       ready_(words_per_channel_ * config.channels),
       channels_(config.channels) {
   check(config.channels > 0 && units_per_channel_ > 0, "a flash engine without channels or units");
+  check(by_recurrence_ ? !config.read_priority && !config.multi_plane : true,
+        "priorities or multi-plane commands where the order is known in advance");
   check(config.read_priority || !(config.suspend.program || config.suspend.erase),
         "reads without priority that interrupt programs");
   const std::size_t leaves = std::bit_ceil(channels_.size());
@@ -35,6 +43,16 @@ FlashEngine::FlashEngine(const FlashEngineConfig& config, Rng rng)
     update_next(channel);
   }
   dirty_.reserve(channels_.size());
+  std::fill(std::begin(credits_), std::end(credits_), kIdle);  // unlimited
+  if (config.read_retry.is_on()) {
+    const auto& weights = config.read_retry.weights;
+    retry_weights_ = std::accumulate(weights.begin(), weights.end(), std::int64_t{0});
+  }
+  if (config.policy == FlashPolicy::first_gap) {
+    for (Channel& channel : channels_) {
+      channel.bus_by_recurrence = BusSchedule(BusOrder::first_gap);
+    }
+  }
   for (const PageOp op : {PageOp::read, PageOp::program, PageOp::erase}) {
     OpTimes& times = times_[index_of(op)];
     times.command = config.command_time(op, 1).count();
@@ -47,10 +65,30 @@ FlashEngine::FlashEngine(const FlashEngineConfig& config, Rng rng)
   }
 }
 
-/// From the end of the command until the controller sees the result.
-std::int64_t FlashEngine::array_time(PageOp op, std::uint32_t page, int retries) const {
-  const OpTimes& times = times_[index_of(op)];
-  return (retries + 1) * times.array[page_type(page, config_.bits_per_cell)] + times.ready;
+/// From the end of the command until the controller sees the result, of one page.
+std::int64_t FlashEngine::draw_array_time(const PageCommand& command) {
+  const OpTimes& times = times_[index_of(command.op)];
+  std::int64_t array = times.array[page_type(command.page, config_.bits_per_cell)];
+  if (config_.array_spread > 0) {
+    const double factor = 1 + config_.array_spread * (2 * spread_rng_.uniform() - 1);
+    array = std::max<std::int64_t>(1, std::llround(static_cast<double>(array) * factor));
+  }
+  if (command.op == PageOp::read && retry_weights_ > 0) {
+    const int retries = draw_retries();
+    counters_.retries += retries;
+    array *= 1 + retries;
+  }
+  return array + times.ready;
+}
+
+int FlashEngine::draw_retries() {
+  auto left =
+      static_cast<std::int64_t>(retry_rng_.below(static_cast<std::uint64_t>(retry_weights_)));
+  int retries = 0;
+  while (left >= config_.read_retry.weights[retries]) {
+    left -= config_.read_retry.weights[retries++];
+  }
+  return retries;
 }
 
 // -- Commands -----------------------------------------------------------------------------------
@@ -88,26 +126,6 @@ void FlashEngine::push(Queue& queue, Index node) {
   queue.tail = node;
 }
 
-std::uint8_t FlashEngine::draw_retries() {
-  // The distribution's inverse: weights p^k for k up to the maximum.
-  const double p = retry_ratio_;
-  double weights = 1;
-  double weight = 1;
-  for (int k = 1; k <= config_.read_retry.maximum; ++k) {
-    weight *= p;
-    weights += weight;
-  }
-  double left = rng_.uniform() * weights;
-  weight = 1;
-  int retries = 0;
-  while (left >= weight && retries < config_.read_retry.maximum) {
-    left -= weight;
-    weight *= p;
-    ++retries;
-  }
-  return static_cast<std::uint8_t>(retries);
-}
-
 void FlashEngine::add(const PageCommand& command) {
   check(command.channel < config_.channels && command.chip < config_.chips_per_channel &&
             command.die < config_.dies_per_chip && command.plane < config_.planes_per_die,
@@ -116,14 +134,11 @@ void FlashEngine::add(const PageCommand& command) {
     last_bytes_ = command.bytes;
     last_transfer_ = config_.transfer_time(command.bytes).count();
   }
-  const bool may_retry = command.op == PageOp::read && config_.read_retry.maximum > 0;
-  const std::uint8_t retries = may_retry ? draw_retries() : std::uint8_t{0};
-  counters_.retries += retries;
-
   const Index index = new_node();
   Channel& channel = channels_[command.channel];
   nodes_[index] = {.tag = command.tag,
                    .transfer = command.op == PageOp::erase ? 0 : last_transfer_,
+                   .array = draw_array_time(command),
                    .next = kNone,
                    .order = channel.arrivals++,
                    .page = command.page,
@@ -131,8 +146,8 @@ void FlashEngine::add(const PageCommand& command) {
                    .die = command.die,
                    .plane = command.plane,
                    .op = command.op,
-                   .retries = retries};
-  if (config_.policy == FlashPolicy::fifo) {
+                   .gate = command.gate};
+  if (by_recurrence_) {
     push(channel.ready_pages, index);
   } else {
     Unit& unit = unit_at(command.channel, nodes_[index].unit);
@@ -155,8 +170,8 @@ void FlashEngine::start(SimTime now) {
   now_ = at;
   for (const std::size_t channel : dirty_) {
     channels_[channel].is_dirty = false;
-    if (config_.policy == FlashPolicy::fifo) {
-      fifo_start(channel, at);
+    if (by_recurrence_) {
+      start_by_recurrence(channel, at);
     } else if (!channels_[channel].bus_taken) {
       grant(channel, at);
     }
@@ -165,9 +180,14 @@ void FlashEngine::start(SimTime now) {
   dirty_.clear();
 }
 
-/// The recurrence of flash_array.hpp: with this policy everything is known when a command comes.
-void FlashEngine::fifo_start(std::size_t c, std::int64_t now) {
+/// The recurrence of flash_array.hpp: with these policies everything is known when a command comes.
+void FlashEngine::start_by_recurrence(std::size_t c, std::int64_t now) {
   Channel& channel = channels_[c];
+  BusSchedule& bus = channel.bus_by_recurrence;
+  bus.forget(SimTime{SimDuration{now}});
+  const auto reserve = [&bus](std::int64_t ready, std::int64_t length) {
+    return bus.reserve(SimTime{SimDuration{ready}}, SimDuration{length}).time_since_epoch().count();
+  };
   Index next = channel.ready_pages.head;
   channel.ready_pages = {};
   while (next != kNone) {
@@ -175,23 +195,19 @@ void FlashEngine::fifo_start(std::size_t c, std::int64_t now) {
     const Node& node = nodes_[index];
     next = node.next;
     Unit& unit = unit_at(c, node.unit);
-    const OpTimes& times = times_[index_of(node.op)];
-    const std::int64_t command = times.command;
-    const std::int64_t array = array_time(node.op, node.page, node.retries);
+    const std::int64_t command = times_[index_of(node.op)].command;
     const std::int64_t slot = command + node.transfer;
     const std::int64_t unit_start = std::max(now, unit.free_at);
     std::int64_t done = 0;
     if (node.op == PageOp::read) {
-      const std::int64_t ready = unit_start + command + array;
-      channel.fifo_bus_free = std::max(ready, channel.fifo_bus_free) + slot;
-      done = channel.fifo_bus_free - command;
+      const std::int64_t ready = unit_start + command + node.array;
+      done = reserve(ready, slot) - command;
       unit.free_at =
           config_.cache_read ? std::max(ready, std::exchange(unit.cache_free_at, done)) : done;
     } else if (slot == 0) {
-      done = unit.free_at = unit_start + array;  // a command without cycles needs no bus
+      done = unit.free_at = unit_start + node.array;  // a command without cycles needs no bus
     } else {
-      channel.fifo_bus_free = std::max(unit_start, channel.fifo_bus_free) + slot;
-      done = channel.fifo_bus_free + array;
+      done = reserve(unit_start, slot) + node.array;
       unit.free_at = done;
     }
     ++counters_.commands;
@@ -291,14 +307,16 @@ bool FlashEngine::pick_command(std::size_t c, std::int64_t now) {
 /// Gives the free bus to whom it is due.
 void FlashEngine::grant(std::size_t c, std::int64_t now) {
   Channel& channel = channels_[c];
+  if (channel.stalled_since != kIdle) {
+    counters_.bus_stalled += SimDuration{now - std::exchange(channel.stalled_since, kIdle)};
+    --stalled_channels_;
+  }
   if (config_.policy == FlashPolicy::out_of_order && pick_command(c, now)) {
     channel.bus_taken = true;
     return;
   }
-  const Index page = channel.ready_pages.head;
-  if (page != kNone) {
+  if (const Index page = take_ready_page(channel); page != kNone) {
     const Node& node = nodes_[page];
-    channel.ready_pages.head = node.next;
     channel.on_bus = page;
     channel.bus_end = now + node.transfer;
     channel.bus_taken = true;
@@ -308,6 +326,53 @@ void FlashEngine::grant(std::size_t c, std::int64_t now) {
   channel.bus_taken = config_.policy != FlashPolicy::out_of_order && pick_command(c, now);
   if (!channel.bus_taken) {
     channel.bus_end = kIdle;
+    if (channel.ready_pages.head != kNone) {
+      channel.stalled_since = now;
+      ++stalled_channels_;
+    }
+  }
+}
+
+/// The first page whose gate has a credit, which it takes; kNone when there is none.
+FlashEngine::Index FlashEngine::take_ready_page(Channel& channel) {
+  Index before = kNone;
+  for (Index page = channel.ready_pages.head; page != kNone; page = nodes_[page].next) {
+    const Node& node = nodes_[page];
+    if (credits_[node.gate] > 0) {
+      credits_[node.gate] -= node.gate == 0 ? 0 : 1;
+      (before == kNone ? channel.ready_pages.head : nodes_[before].next) = node.next;
+      if (channel.ready_pages.tail == page) {
+        channel.ready_pages.tail = before;
+      }
+      return page;
+    }
+    before = page;
+  }
+  return kNone;
+}
+
+void FlashEngine::set_gate(int gate, std::int64_t credits) {
+  check(gate > 0 && gate <= kGates && credits > 0, "a gate that nothing passes");
+  check(!by_recurrence_, "a gate on a flash array whose times are known in advance");
+  credits_[gate] = credits;
+}
+
+void FlashEngine::return_credit(int gate, SimTime now) {
+  const std::int64_t at = now.time_since_epoch().count();
+  check(at >= now_ && match_at_[1] >= at, "a credit returns before what has happened");
+  now_ = at;
+  ++credits_[gate];
+  for (std::size_t i = 0; stalled_channels_ > 0 && i < channels_.size(); ++i) {
+    const std::size_t c = (gate_turn_[gate] + i) % channels_.size();
+    if (channels_[c].stalled_since == kIdle) {
+      continue;
+    }
+    grant(c, at);
+    update_next(c);
+    if (credits_[gate] == 0) {
+      gate_turn_[gate] = (c + 1) % channels_.size();
+      return;
+    }
   }
 }
 
@@ -363,12 +428,12 @@ void FlashEngine::begin_command(std::size_t c, Index u, PageOp op, std::int64_t 
   unit.array = take_group(unit.waiting[index_of(op)], planes);
   const OpTimes& times = times_[index_of(op)];
   std::int64_t bus = times.command + (planes - 1) * times.further_plane;
-  int retries = 0;
+  std::int64_t array = 0;
   for (Index node = unit.array; node != kNone; node = nodes_[node].next) {
-    retries = std::max<int>(retries, nodes_[node].retries);
+    array = std::max(array, nodes_[node].array);
     bus += op == PageOp::program ? nodes_[node].transfer : 0;
   }
-  unit.array_end = now + bus + delay + array_time(op, nodes_[unit.array].page, retries);
+  unit.array_end = now + bus + delay + array;
   channel.array_ends.push(unit.array_end, u);
   channel.on_bus = kNone;
   channel.bus_end = now + bus;
@@ -410,7 +475,7 @@ void FlashEngine::array_event(std::size_t c, PageSink& sink) {
   Channel& channel = channels_[c];
   const auto [at, what] = channel.array_ends.front();
   channel.array_ends.pop();
-  if (config_.policy == FlashPolicy::fifo) {
+  if (by_recurrence_) {
     finish(what, at, sink);
     return;
   }

@@ -1,5 +1,5 @@
 // The flash array as an event loop of its own, page-exact, with the scheduling policy as a
-// parameter (flash_engine_config.hpp).
+// parameter (flash_config.hpp).
 //
 // A *unit* (chip, die or plane, by policy) works on one command at a time:
 //     read:    command on the bus; array time x (1 + retries) + ready delay; then the pages of its
@@ -13,8 +13,13 @@
 // time come before the bus's end at that time, and in the order of their commands. A unit without
 // cache read is taken until its last page has left; with cache read its pages move into the cache
 // register when that is empty, and the array takes the next read. A program or an erase needs a
-// unit with nothing in it. With policy fifo all of this follows flash_array.hpp's recurrences,
-// command cycles included.
+// unit with nothing in it. With policies fifo and first_gap all of this follows flash_array.hpp's
+// recurrences, command cycles included.
+//
+// Gates are back-pressure: a page with a gate leaves only while the gate has a credit, and takes
+// one when the bus is granted to it. Without one the channel passes it over for the next page that
+// is ready; its unit keeps it. A returned credit goes to the first channel with an idle bus that
+// has a page for it, round robin over the channels.
 //
 // Channels do not know each other; completions are reported in time order, at equal times by
 // channel. No event and no allocation a page beyond a pooled node: two or three steps of a loop.
@@ -24,8 +29,9 @@
 #include <string>
 #include <vector>
 
+#include "models/flash/bus_schedule.hpp"
 #include "models/flash/event_ring.hpp"
-#include "models/flash/flash_engine_config.hpp"
+#include "models/flash/flash_config.hpp"
 #include "sim/core/metrics.hpp"
 #include "sim/core/random.hpp"
 #include "sim/core/units.hpp"
@@ -42,6 +48,7 @@ struct PageCommand {
   std::uint16_t plane = 0;
   std::uint32_t page = 0;   // index in its block: page type and multi-plane partners
   std::uint32_t bytes = 0;  // that cross the bus; less than a page for a partial read
+  std::uint8_t gate = 0;    // whose credit its data-out takes; 0: none
 };
 
 /// Receives completions: a read when its last byte has left the channel, a program or an erase
@@ -58,13 +65,21 @@ class PageSink {
 
 class FlashEngine {
  public:
-  /// `rng` is the stream of read retries.
-  FlashEngine(const FlashEngineConfig& config, Rng rng);
+  static constexpr int kGates = 2;
+
+  /// Read retries and the spread of array times are drawn from children of `rng`, in the order in
+  /// which commands are added.
+  FlashEngine(const FlashConfig& config, const Rng& rng);
 
   /// Adds a command that its channel sees at the next start().
   void add(const PageCommand& command);
   /// Commands added so far are there from `now` on. Events before `now` must have been processed.
   void start(SimTime now);
+
+  /// Gate 1 to kGates has so many credits; they are unlimited before. Not with fifo or first_gap.
+  void set_gate(int gate, std::int64_t credits);
+  /// A page that took a credit has gone. As with start(), events before `now` must be processed.
+  void return_credit(int gate, SimTime now);
 
   /// Time of the earliest event, kNever when the array is idle.
   [[nodiscard]] SimTime next_event() const { return SimTime{SimDuration{match_at_[1]}}; }
@@ -78,10 +93,11 @@ class FlashEngine {
     std::int64_t commands = 0;     // a multi-plane command counts once
     std::int64_t suspensions = 0;  // not with fifo
     std::int64_t retries = 0;
-    SimDuration bus_busy{};  // summed over the channels
+    SimDuration bus_busy{};     // summed over the channels
+    SimDuration bus_stalled{};  // likewise: idle, and every page that is ready waits for a gate
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
-  [[nodiscard]] const FlashEngineConfig& config() const { return config_; }
+  [[nodiscard]] const FlashConfig& config() const { return config_; }
   /// Pages, commands and mean channel utilisation over `elapsed`.
   void report(Metrics& metrics, const std::string& prefix, SimDuration elapsed) const;
 
@@ -92,6 +108,7 @@ class FlashEngine {
   struct Node {
     std::uint64_t tag;
     std::int64_t transfer;  // ps
+    std::int64_t array;     // ps, with retries and spread
     Index next;
     std::uint32_t order;  // of arrival on the channel
     std::uint32_t page;
@@ -99,7 +116,7 @@ class FlashEngine {
     std::uint16_t die;  // within the chip
     std::uint16_t plane;
     PageOp op;
-    std::uint8_t retries;
+    std::uint8_t gate;
   };
   struct Queue {
     Index head = kNone;
@@ -125,9 +142,10 @@ class FlashEngine {
     bool is_dirty = false;  // has commands that start() has not seen
     std::uint32_t arrivals = 0;
     std::uint32_t turn = 0;  // of the round robin
-    Queue ready_pages;       // in the order in which they became ready; with fifo: new commands
-    EventRing array_ends;    // by unit; with fifo: completions by node
-    std::int64_t fifo_bus_free = 0;
+    Queue ready_pages;       // in the order in which they became ready; by recurrence: new commands
+    EventRing array_ends;    // by unit; by recurrence: completions by node
+    std::int64_t stalled_since = kIdle;  // pages are ready, but their gates are shut
+    BusSchedule bus_by_recurrence{BusOrder::fifo};
   };
   static constexpr std::int64_t kIdle = INT64_MAX;
 
@@ -139,7 +157,8 @@ class FlashEngine {
     std::int64_t array[kPageTypes] = {};
   };
 
-  [[nodiscard]] std::int64_t array_time(PageOp op, std::uint32_t page, int retries) const;
+  [[nodiscard]] std::int64_t draw_array_time(const PageCommand& command);
+  [[nodiscard]] int draw_retries();
   [[nodiscard]] Index unit_of(const PageCommand& command) const;
   [[nodiscard]] Unit& unit_at(std::size_t channel, Index unit) {
     return units_[channel * units_per_channel_ + unit];
@@ -147,7 +166,6 @@ class FlashEngine {
   void push(Queue& queue, Index node);
   [[nodiscard]] Index new_node();
   void release(Index node);
-  [[nodiscard]] std::uint8_t draw_retries();
 
   [[nodiscard]] bool can_interrupt(const Unit& unit) const;
   [[nodiscard]] int next_op(const Unit& unit) const;
@@ -155,19 +173,22 @@ class FlashEngine {
   void update_ready(std::size_t channel, Index unit);
   [[nodiscard]] Index next_unit(std::size_t channel, Index from, Index end) const;
   [[nodiscard]] bool pick_command(std::size_t channel, std::int64_t now);
+  [[nodiscard]] Index take_ready_page(Channel& channel);
   void grant(std::size_t channel, std::int64_t now);
   [[nodiscard]] Index take_group(Queue& queue, int& planes);
   void begin_command(std::size_t channel, Index u, PageOp op, std::int64_t now);
   void move_to_output(Channel& channel, Unit& unit);
   void array_event(std::size_t channel, PageSink& sink);
   void bus_event(std::size_t channel, PageSink& sink);
-  void fifo_start(std::size_t channel, std::int64_t now);
+  void start_by_recurrence(std::size_t channel, std::int64_t now);
   void finish(Index index, std::int64_t at, PageSink& sink);
   void update_next(std::size_t channel);
 
-  FlashEngineConfig config_;
-  Rng rng_;
-  double retry_ratio_;
+  FlashConfig config_;
+  bool by_recurrence_;
+  Rng retry_rng_;
+  Rng spread_rng_;
+  std::int64_t retry_weights_ = 0;  // their sum
   OpTimes times_[kPageOps];
   std::size_t units_per_channel_;
   std::size_t words_per_channel_;
@@ -179,7 +200,10 @@ class FlashEngine {
   std::vector<Unit> units_;           // by channel * units + unit
   std::vector<std::uint64_t> ready_;  // a bit a unit: it can take its next command
   std::vector<Channel> channels_;
-  std::vector<std::size_t> dirty_;  // channels with commands that start() has not seen
+  std::vector<std::size_t> dirty_;          // channels with commands that start() has not seen
+  std::int64_t credits_[kGates + 1];        // the first one is of pages without a gate
+  std::size_t gate_turn_[kGates + 1] = {};  // of the round robin over the channels
+  int stalled_channels_ = 0;
   // The tournament of the channels for the earliest event: match 1 wins, the matches before n are
   // 2n and 2n + 1, and ties go to the lower channel.
   std::vector<std::int64_t> match_at_;

@@ -17,14 +17,18 @@ constexpr int kHeads = 64;  // read together
 constexpr int kTokens = 1024;
 constexpr std::uint32_t kPageBytes = 16384;
 
-FlashEngineConfig drive(FlashPolicy policy, bool cache_read, int planes) {
+FlashConfig drive(FlashPolicy policy, bool cache_read, int planes) {
   return {.channels = 8,
           .chips_per_channel = 8,
           .dies_per_chip = 1,
           .planes_per_die = planes,
+          .blocks_per_plane = 1024,
+          .pages_per_block = 256,
+          .page_size = 16_KiB,
+          .spare_size = 0_B,
           .policy = policy,
           .array_unit = ArrayUnit::die,
-          .read_priority = policy != FlashPolicy::fifo,
+          .read_priority = policy > FlashPolicy::first_gap,
           .cache_read = cache_read,
           .multi_plane = planes > 1,
           .bus_width = 1,
@@ -34,6 +38,7 @@ FlashEngineConfig drive(FlashPolicy policy, bool cache_read, int planes) {
           .t_read = {50us, 50us, 50us},
           .t_program = {500us, 500us, 500us},
           .t_erase = 3ms,
+          .array_spread = 0,
           .read_command = {290ns, 650ns, 20ns},
           .program_command = {361ns, 816ns, 0ns},
           .erase_command = {220ns, 700ns, 0ns},
@@ -43,7 +48,7 @@ FlashEngineConfig drive(FlashPolicy policy, bool cache_read, int planes) {
 
 /// Token groups striped over channels, then dies, then planes; each head selects about half of the
 /// pages of its own 256, with no pattern.
-std::vector<PageCommand> selected(const FlashEngineConfig& config) {
+std::vector<PageCommand> selected(const FlashConfig& config) {
   Rng rng(1, "models/flash/flash_engine_bench");
   std::vector<PageCommand> reads;
   for (int head = 0; head < kHeads; ++head) {
@@ -77,7 +82,7 @@ struct Last final : PageSink {
 
 /// One batch after another: the next is asked for when the last page has arrived.
 void flash_engine_attend(benchmark::State& state, FlashPolicy policy, bool cache_read, int planes) {
-  const FlashEngineConfig config = drive(policy, cache_read, planes);
+  const FlashConfig config = drive(policy, cache_read, planes);
   const std::vector<PageCommand> reads = selected(config);
   FlashEngine engine(config, Rng(1, "retries"));
   Last last;
@@ -96,6 +101,7 @@ void flash_engine_attend(benchmark::State& state, FlashPolicy policy, bool cache
 }
 
 BENCHMARK_CAPTURE(flash_engine_attend, fifo, FlashPolicy::fifo, false, 1);
+BENCHMARK_CAPTURE(flash_engine_attend, first_gap, FlashPolicy::first_gap, false, 1);
 BENCHMARK_CAPTURE(flash_engine_attend, data_out_first, FlashPolicy::data_out_first, false, 1);
 BENCHMARK_CAPTURE(flash_engine_attend, out_of_order, FlashPolicy::out_of_order, false, 1);
 BENCHMARK_CAPTURE(flash_engine_attend, out_of_order_cache, FlashPolicy::out_of_order, true, 1);

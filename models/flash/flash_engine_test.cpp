@@ -1,6 +1,7 @@
 #include "models/flash/flash_engine.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <string>
@@ -37,11 +38,15 @@ struct Completions final : PageSink {
 };
 
 /// One transfer of one byte takes 1 ns; a 1000-byte page takes 1 us on the bus.
-FlashEngineConfig small() {
+FlashConfig small() {
   return {.channels = 1,
           .chips_per_channel = 2,
           .dies_per_chip = 2,
           .planes_per_die = 2,
+          .blocks_per_plane = 16,
+          .pages_per_block = 64,
+          .page_size = Bytes{1000},
+          .spare_size = 0_B,
           .policy = FlashPolicy::out_of_order,
           .array_unit = ArrayUnit::die,
           .read_priority = true,
@@ -54,6 +59,7 @@ FlashEngineConfig small() {
           .t_read = {50us, 60us, 70us},
           .t_program = {500us, 600us, 700us},
           .t_erase = 3ms,
+          .array_spread = 0,
           .read_command = {300ns, 650ns, 20ns},
           .program_command = {400ns, 800ns, 0ns},
           .erase_command = {200ns, 700ns, 0ns},
@@ -77,7 +83,7 @@ PageCommand as(PageOp op, PageCommand command) {
 }
 
 struct Bench {
-  explicit Bench(const FlashEngineConfig& config) : engine(config, Rng(1, "test")) {}
+  explicit Bench(const FlashConfig& config) : engine(config, Rng(1, "test")) {}
   void give(SimDuration when, const std::vector<PageCommand>& commands) {
     engine.process(at(when), done);
     for (const PageCommand& command : commands) {
@@ -111,7 +117,7 @@ TEST_CASE("flash engine: one command takes bus, array and ready times") {
 }
 
 TEST_CASE("flash engine: a partial read moves only its bytes; 333 MT/s can be cut to 3 ns") {
-  FlashEngineConfig config = small();
+  FlashConfig config = small();
   CHECK(config.transfer_time(1000) == 1us);
   config.bus_width = 4;
   CHECK(config.transfer_time(1001) == 251ns);  // 251 transfers of 1 ns
@@ -129,7 +135,7 @@ TEST_CASE("flash engine: page types by index") {
   for (std::uint32_t page = 0; page < 16; ++page) {
     CHECK(page_type(page, 3) == expected[page]);
   }
-  FlashEngineConfig config = small();
+  FlashConfig config = small();
   config.bits_per_cell = 2;
   CHECK(config.array_time(PageOp::read, 1) == 70us);
   config.bits_per_cell = 3;
@@ -138,7 +144,7 @@ TEST_CASE("flash engine: page types by index") {
 }
 
 TEST_CASE("flash engine: dies of one chip overlap, but not with MQSim's rules") {
-  FlashEngineConfig config = small();
+  FlashConfig config = small();
   {
     Bench bench(config);
     bench.give(0ns, {read_of(1, 0, 0), read_of(2, 0, 1)});
@@ -155,7 +161,7 @@ TEST_CASE("flash engine: dies of one chip overlap, but not with MQSim's rules") 
 
 TEST_CASE("flash engine: a page that is ready goes before a command with data_out_first only") {
   for (const bool data_first : {true, false}) {
-    FlashEngineConfig config = small();
+    FlashConfig config = small();
     config.policy = data_first ? FlashPolicy::data_out_first : FlashPolicy::out_of_order;
     config.dies_per_chip = 1;
     config.chips_per_channel = 3;
@@ -173,7 +179,7 @@ TEST_CASE("flash engine: a page that is ready goes before a command with data_ou
 
 TEST_CASE("flash engine: a page that is ready when the bus becomes free is seen by it") {
   // Chip 1 becomes ready at the picosecond at which the bus is free after chip 0's command.
-  FlashEngineConfig config = small();
+  FlashConfig config = small();
   config.policy = FlashPolicy::data_out_first;
   config.multi_plane = false;
   const SimDuration ready = 50'320ns;  // of a read given at 0
@@ -202,7 +208,7 @@ TEST_CASE("flash engine: multi-plane needs one die, equal pages and different pl
 }
 
 TEST_CASE("flash engine: cache read overlaps the next array read with the transfer") {
-  FlashEngineConfig config = small();
+  FlashConfig config = small();
   config.cache_read = true;
   config.multi_plane = false;
   Bench bench(config);
@@ -214,7 +220,7 @@ TEST_CASE("flash engine: cache read overlaps the next array read with the transf
 }
 
 TEST_CASE("flash engine: reads interrupt a program when it is worth it") {
-  FlashEngineConfig config = small();
+  FlashConfig config = small();
   config.suspend = {.program = true,
                     .erase = false,
                     .t_program = 5us,
@@ -237,11 +243,9 @@ TEST_CASE("flash engine: reads interrupt a program when it is worth it") {
 }
 
 TEST_CASE("flash engine: read retries have the given mean and bound, and cost array time") {
-  const ReadRetry retry{.mean = 0.7, .maximum = 4};
-  const double p = retry_ratio(retry);
-  const double weights = 1 + p + p * p + p * p * p + p * p * p * p;
-  CHECK((p + 2 * p * p + 3 * p * p * p + 4 * p * p * p * p) / weights == doctest::Approx(0.7));
-  FlashEngineConfig config = small();
+  const ReadRetry retry{{60, 20, 10, 10}};
+  CHECK(retry.mean() == doctest::Approx(0.2 + 2 * 0.1 + 3 * 0.1));
+  FlashConfig config = small();
   config.multi_plane = false;
   config.read_retry = retry;
   Bench bench(config);
@@ -254,7 +258,7 @@ TEST_CASE("flash engine: read retries have the given mean and bound, and cost ar
     const SimDuration took = SimDuration{bench.done.all.back().at} - when;
     const std::int64_t retries = (took - 51'320ns) / 50us;
     REQUIRE(took == 51'320ns + retries * 50us);
-    REQUIRE(retries <= 4);
+    REQUIRE(retries <= 3);
     sum += retries;
     when += took;
   }
@@ -278,7 +282,7 @@ TEST_CASE("flash engine: a sink may start commands from a completion") {
   };
   for (const FlashPolicy policy :
        {FlashPolicy::fifo, FlashPolicy::data_out_first, FlashPolicy::out_of_order}) {
-    FlashEngineConfig config = small();
+    FlashConfig config = small();
     config.policy = policy;
     config.multi_plane = false;
     config.read_priority = false;
@@ -322,13 +326,14 @@ SimDuration some(Rng& rng, int lowest, int highest) {
   return SimDuration{pick(rng, lowest, highest) * std::int64_t{100}};
 }
 
-FlashEngineConfig random_config(Rng& rng) {
-  FlashEngineConfig c = small();
+FlashConfig random_config(Rng& rng) {
+  FlashConfig c = small();
   c.channels = pick(rng, 1, 3);
   c.chips_per_channel = pick(rng, 1, 4);
   c.dies_per_chip = pick(rng, 1, 3);
   c.planes_per_die = pick(rng, 1, 3);
-  c.policy = static_cast<FlashPolicy>(pick(rng, 0, 2));
+  c.policy = std::array{FlashPolicy::fifo, FlashPolicy::data_out_first,
+                        FlashPolicy::out_of_order}[rng.below(3)];
   const bool is_fifo = c.policy == FlashPolicy::fifo;
   c.array_unit = flip(rng) ? ArrayUnit::die : ArrayUnit::plane;
   c.read_priority = !is_fifo && flip(rng);
@@ -347,8 +352,9 @@ FlashEngineConfig random_config(Rng& rng) {
     c.program_command.bus = c.erase_command.bus = c.read_command.bus;
   }
   if (flip(rng)) {
-    c.read_retry = {.mean = 0.5, .maximum = pick(rng, 2, 4)};
+    c.read_retry.weights = {2, pick(rng, 0, 2), 1};
   }
+  c.array_spread = flip(rng) ? 0 : 0.3;
   c.suspend.program = c.read_priority && flip(rng);
   c.suspend.erase = c.read_priority && flip(rng);
   c.suspend.t_program = some(rng, 0, 5);
@@ -358,7 +364,7 @@ FlashEngineConfig random_config(Rng& rng) {
   return c;
 }
 
-std::vector<Batch> random_workload(Rng& rng, const FlashEngineConfig& config) {
+std::vector<Batch> random_workload(Rng& rng, const FlashConfig& config) {
   std::vector<Batch> batches(static_cast<std::size_t>(pick(rng, 1, 12)));
   const int reads_of_ten = pick(rng, 0, 10);
   const bool whole_pages = flip(rng);
@@ -385,6 +391,19 @@ std::vector<Batch> random_workload(Rng& rng, const FlashEngineConfig& config) {
   return batches;
 }
 
+/// In half of the runs the event-driven policies have gates; how long a credit is away, or 0.
+int set_gates(Rng& rng, FlashEngine& engine, Oracle& oracle, const FlashConfig& config) {
+  if (!config.is_event_driven() || flip(rng)) {
+    return 0;
+  }
+  for (int gate = 1; gate <= FlashEngine::kGates; ++gate) {
+    const int credits = pick(rng, 1, 3);
+    engine.set_gate(gate, credits);
+    oracle.set_gate(gate, credits);
+  }
+  return pick(rng, 1, 60);
+}
+
 template <class Array>
 void give(Array& array, const Batch& batch) {
   for (const PageCommand& command : batch.commands) {
@@ -398,28 +417,55 @@ TEST_CASE("flash engine: the same picosecond for every page as a plain event que
   constexpr int kRuns = 3000;
   std::int64_t pages = 0;
   std::int64_t suspensions = 0;
+  std::int64_t stalls = 0;
   for (std::uint64_t seed = 0; seed < kRuns; ++seed) {
     INFO("seed ", seed);
     Rng rng(seed, "models/flash/flash_engine_test");
-    const FlashEngineConfig config = random_config(rng);
-    const std::vector<Batch> workload = random_workload(rng, config);
+    const FlashConfig config = random_config(rng);
+    std::vector<Batch> workload = random_workload(rng, config);
     FlashEngine engine(config, Rng(seed, "retries"));
     Oracle oracle(config, Rng(seed, "retries"));
     Completions done;
     std::vector<Done> expected;
-    const auto run_both = [&](std::int64_t until) {
-      engine.process(SimTime{SimDuration{until}}, done);
-      const std::vector<Done> some_more = oracle.run(until);
+    const int gate_delay = set_gates(rng, engine, oracle, config);
+    std::multimap<std::int64_t, int> returns;  // credits on their way back
+    std::map<std::uint64_t, int> gates;
+    std::size_t next_batch = 0;
+    while (true) {
+      const std::int64_t batch_at =
+          next_batch < workload.size() ? workload[next_batch].at : INT64_MAX;
+      const std::int64_t return_at = returns.empty() ? INT64_MAX : returns.begin()->first;
+      const std::int64_t event_at = engine.next_event().time_since_epoch().count();
+      const std::int64_t now = std::min({batch_at, return_at, event_at});
+      if (now == INT64_MAX) {
+        break;
+      }
+      const std::size_t before = done.all.size();
+      engine.process(SimTime{SimDuration{now}}, done);
+      const std::vector<Done> some_more = oracle.run(now);
       expected.insert(expected.end(), some_more.begin(), some_more.end());
-    };
-    for (const Batch& batch : workload) {
-      run_both(batch.at);
-      give(engine, batch);
-      give(oracle, batch);
-      engine.start(SimTime{SimDuration{batch.at}});
-      oracle.start(batch.at);
+      for (std::size_t i = before; i < done.all.size(); ++i) {
+        if (const int gate = gates[done.all[i].tag]; gate > 0) {
+          returns.emplace(done.all[i].at + gate_delay, gate);
+        }
+      }
+      for (; !returns.empty() && returns.begin()->first == now; returns.erase(returns.begin())) {
+        engine.return_credit(returns.begin()->second, SimTime{SimDuration{now}});
+        oracle.return_credit(returns.begin()->second, now);
+      }
+      if (batch_at == now) {
+        Batch& batch = workload[next_batch++];
+        for (PageCommand& command : batch.commands) {
+          const bool has_gate = gate_delay > 0 && command.op == PageOp::read;
+          command.gate = static_cast<std::uint8_t>(has_gate ? pick(rng, 0, 2) : 0);
+          gates[command.tag] = command.gate;
+        }
+        give(engine, batch);
+        give(oracle, batch);
+        engine.start(SimTime{SimDuration{now}});
+        oracle.start(now);
+      }
     }
-    run_both(INT64_MAX - 1);
 
     std::size_t given = 0;
     for (const Batch& batch : workload) {
@@ -439,41 +485,30 @@ TEST_CASE("flash engine: the same picosecond for every page as a plain event que
                            [](const Done& a, const Done& b) { return a.at < b.at; }));
     pages += static_cast<std::int64_t>(given);
     suspensions += engine.counters().suspensions;
+    stalls += engine.counters().bus_stalled > 0_ps ? 1 : 0;
   }
   MESSAGE(kRuns << " runs, seeds 0 to " << kRuns - 1 << ", " << pages << " pages, " << suspensions
-                << " suspensions");
+                << " suspensions, " << stalls << " runs with stalled channels");
   CHECK(suspensions > 100);
+  CHECK(stalls > 100);
 }
 
-TEST_CASE("flash engine: policy fifo equals the recurrence of FlashArray") {
+TEST_CASE("flash engine: policies fifo and first_gap equal the recurrence of FlashArray") {
   constexpr int kRuns = 1000;
   for (std::uint64_t seed = 0; seed < kRuns; ++seed) {
     INFO("seed ", seed);
-    Rng rng(seed, "models/flash/flash_engine_test/fifo");
-    FlashEngineConfig config = random_config(rng);
-    config.policy = FlashPolicy::fifo;
+    Rng rng(seed, "models/flash/flash_engine_test/recurrence");
+    FlashConfig config = random_config(rng);
+    config.policy = flip(rng) ? FlashPolicy::fifo : FlashPolicy::first_gap;
+    config.page_size = 16_B;
     config.read_priority = config.multi_plane = false;
     config.suspend = {};
     config.read_retry = {};
+    config.array_spread = 0;
     config.bits_per_cell = 1;
-    config.program_command = config.erase_command = config.read_command;
-    config.program_command.ready = config.erase_command.ready = 0_ps;
+    config.program_command.bus = config.erase_command.bus = config.read_command.bus;
     std::vector<Batch> workload = random_workload(rng, config);
-    FlashArray array({.channels = config.channels,
-                      .dies_per_channel = config.chips_per_channel * config.dies_per_chip,
-                      .planes_per_die = config.planes_per_die,
-                      .blocks_per_plane = 1,
-                      .pages_per_block = 1,
-                      .page_size = 16_B,
-                      .spare_size = 0_B,
-                      .channel_rate = 1_MBps * config.mega_transfers,
-                      .array_unit = config.array_unit,
-                      .bus_order = BusOrder::fifo,
-                      .cache_read = config.cache_read,
-                      .t_command = config.read_command.bus,
-                      .t_read = config.t_read.lsb + config.read_command.ready,
-                      .t_program = config.t_program.lsb,
-                      .t_erase = config.t_erase});
+    FlashArray array(config.recurrence());
     Bench bench(config);
     std::map<std::uint64_t, SimDuration> expected;
     for (Batch& batch : workload) {
@@ -502,7 +537,7 @@ TEST_CASE("flash engine: policy fifo equals the recurrence of FlashArray") {
 TEST_CASE("flash engine: a saturated channel moves one page each command and transfer") {
   // 8 dies at tR 5 us and 1.3 us a page on the bus: the bus never waits after the first pages.
   for (const FlashPolicy policy : {FlashPolicy::fifo, FlashPolicy::out_of_order}) {
-    FlashEngineConfig config = small();
+    FlashConfig config = small();
     config.policy = policy;
     config.read_priority = config.multi_plane = false;
     config.chips_per_channel = 8;
@@ -526,7 +561,7 @@ TEST_CASE("flash engine: slower parts never finish a batch of reads earlier") {
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     INFO("seed ", seed);
     Rng rng(seed, "models/flash/flash_engine_test/monotone");
-    FlashEngineConfig config = small();
+    FlashConfig config = small();
     config.policy = FlashPolicy::fifo;  // other policies have scheduling anomalies, as in Graham's
     config.read_priority = config.multi_plane = false;
     Bench fast(config);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -23,19 +24,20 @@ struct Done {
 
 class Oracle {
  public:
-  Oracle(const FlashEngineConfig& config, Rng rng)
-      : config_(config), rng_(rng), channels_(config.channels) {
+  Oracle(const FlashConfig& config, const Rng& rng)
+      : config_(config),
+        retry_rng_(rng.child("read_retry")),
+        spread_rng_(rng.child("array_spread")),
+        channels_(config.channels) {
     for (Channel& channel : channels_) {
-      channel.units.resize(config.units_per_channel());
+      channel.units.resize(config.policy == FlashPolicy::data_out_first
+                               ? config.chips_per_channel
+                               : config.units_per_channel());
     }
   }
 
   void add(const PageCommand& command) {
-    Page page{command, 0, order_++};
-    if (command.op == PageOp::read && config_.read_retry.maximum > 0) {
-      page.retries = draw();
-    }
-    added_.push_back(page);
+    added_.push_back({command, draw_array(command), order_++});
   }
 
   void start(std::int64_t now) {
@@ -53,6 +55,22 @@ class Oracle {
     added_.clear();
     for (const int c : touched) {
       decide(c, now);
+    }
+  }
+
+  void set_gate(int gate, std::int64_t credits) { credits_[gate] = credits; }
+
+  void return_credit(int gate, std::int64_t now) {
+    ++credits_[gate];
+    const int channels = static_cast<int>(channels_.size());
+    for (int i = 0; i < channels && credits_[gate] > 0; ++i) {
+      const int c = (gate_turn_[gate] + i) % channels;
+      if (!channels_[c].busy && !channels_[c].ready.empty()) {
+        decide(c, now);
+        if (credits_[gate] == 0) {
+          gate_turn_[gate] = (c + 1) % channels;
+        }
+      }
     }
   }
 
@@ -80,7 +98,7 @@ class Oracle {
  private:
   struct Page {
     PageCommand command;
-    int retries;
+    std::int64_t array;  // until the controller sees the end
     std::int64_t order;
   };
   enum class Fifo { ready, page_out, bus_free, array_done };
@@ -114,21 +132,21 @@ class Oracle {
     std::deque<Page> bus_ready;         // fifo: those that may be served when it is their turn
   };
 
-  int draw() {
-    const double p = retry_ratio(config_.read_retry);
-    double sum = 0;
-    double weight = 1;
-    for (int k = 0; k <= config_.read_retry.maximum; ++k, weight *= p) {
-      sum += weight;
+  std::int64_t draw_array(const PageCommand& command) {
+    double time = static_cast<double>(config_.array_time(command.op, command.page).count());
+    if (config_.array_spread > 0) {
+      time *= 1 - config_.array_spread + 2 * config_.array_spread * spread_rng_.uniform();
     }
-    double left = rng_.uniform() * sum;
-    weight = 1;
-    int k = 0;
-    for (; k < config_.read_retry.maximum && left >= weight; ++k) {
-      left -= weight;
-      weight *= p;
+    std::int64_t whole = std::max<std::int64_t>(1, std::llround(time));
+    if (command.op == PageOp::read && config_.read_retry.is_on()) {
+      std::vector<int> urn;  // k as often as its weight
+      for (std::size_t k = 0; k < config_.read_retry.weights.size(); ++k) {
+        urn.insert(urn.end(), static_cast<std::size_t>(config_.read_retry.weights[k]),
+                   static_cast<int>(k));
+      }
+      whole *= 1 + urn[retry_rng_.below(urn.size())];
     }
-    return k;
+    return whole + config_.command(command.op).ready.count();
   }
 
   int unit_of(const PageCommand& c) const {
@@ -139,10 +157,6 @@ class Oracle {
     return config_.array_unit == ArrayUnit::die ? die : die * config_.planes_per_die + c.plane;
   }
 
-  std::int64_t array_of(const Page& page, int retries) const {
-    return (1 + retries) * config_.array_time(page.command.op, page.command.page).count() +
-           config_.command(page.command.op).ready.count();
-  }
   std::int64_t transfer_of(const Page& page) const {
     return page.command.op == PageOp::erase ? 0 : config_.transfer_time(page.command.bytes).count();
   }
@@ -169,9 +183,13 @@ class Oracle {
     if (config_.policy == FlashPolicy::out_of_order && command(c, now)) {
       return;
     }
-    if (!channel.ready.empty()) {
-      channel.leaving = channel.ready.front();
-      channel.ready.pop_front();
+    const auto leaving = std::find_if(
+        channel.ready.begin(), channel.ready.end(),
+        [&](const Page& p) { return p.command.gate == 0 || credits_[p.command.gate] > 0; });
+    if (leaving != channel.ready.end()) {
+      channel.leaving = *leaving;
+      channel.ready.erase(leaving);
+      --credits_[channel.leaving->command.gate];
       channel.busy = true;
       schedule(c, now + transfer_of(*channel.leaving), true, 0);
     } else if (config_.policy == FlashPolicy::data_out_first) {
@@ -268,12 +286,12 @@ class Oracle {
     unit.array = group;
     std::int64_t bus =
         config_.command_time(lead.command.op, static_cast<int>(group.size())).count();
-    int retries = 0;
+    std::int64_t array = 0;
     for (const Page& page : group) {
       bus += lead.command.op == PageOp::program ? transfer_of(page) : 0;
-      retries = std::max(retries, page.retries);
+      array = std::max(array, page.array);
     }
-    unit.array_end = now + bus + delay + array_of(lead, retries);
+    unit.array_end = now + bus + delay + array;
     channels_[c].busy = true;
     channels_[c].leaving.reset();
     schedule(c, unit.array_end, false, u);
@@ -340,9 +358,9 @@ class Oracle {
       unit.array = {page};
       if (page.command.op == PageOp::read) {
         const std::int64_t command = config_.command(PageOp::read).bus.count();
-        schedule(c, now + command + array_of(page, page.retries), false, u, Fifo::ready, page);
+        schedule(c, now + command + page.array, false, u, Fifo::ready, page);
       } else if (needs_no_bus(page)) {
-        schedule(c, now + array_of(page, 0), false, u, Fifo::array_done, page);
+        schedule(c, now + page.array, false, u, Fifo::array_done, page);
       } else {
         channel.bus_ready.push_back(page);
       }
@@ -366,7 +384,7 @@ class Oracle {
     if (page.command.op == PageOp::read) {
       schedule(c, data, false, u, Fifo::page_out, page);
     } else {
-      schedule(c, data + command + array_of(page, 0), false, u, Fifo::array_done, page);
+      schedule(c, data + command + page.array, false, u, Fifo::array_done, page);
     }
     schedule(c, data + command, true, u, Fifo::bus_free, page);
   }
@@ -400,14 +418,17 @@ class Oracle {
     }
   }
 
-  FlashEngineConfig config_;
-  Rng rng_;
+  FlashConfig config_;
+  Rng retry_rng_;
+  Rng spread_rng_;
   std::vector<Channel> channels_;
   std::vector<Page> added_;
   std::map<Key, Event> events_;
   std::vector<Done> done_;
   std::int64_t order_ = 0;
   std::int64_t sequence_ = 0;
+  std::int64_t credits_[FlashEngine::kGates + 1] = {};  // the first one is not looked at
+  int gate_turn_[FlashEngine::kGates + 1] = {};
 };
 
 }  // namespace nearkv::test_flash_oracle

@@ -47,9 +47,9 @@ MemoryObject stored_file(HostFixture& f, Bytes size) {
 /// An SSD command on an idle drive: `pages` flash pages on different channels.
 SimDuration idle_ssd_read(const HostFixture& f, std::int64_t pages, Bytes of_each) {
   const SsdConfig& c = f.ssd;
-  const SimDuration bus = time_for(c.flash.page_size + c.flash.spare_size, c.flash.channel_rate);
+  const FlashArrayConfig flash = c.flash.recurrence();
   return c.nvme.host_submit + c.nvme.doorbell + c.nvme.command_fetch + c.t_firmware +
-         c.flash.t_command + c.flash.t_read + bus + pages * time_for(of_each, f.host_link) +
+         flash.t_command + flash.t_read + flash.transfer + pages * time_for(of_each, f.host_link) +
          c.nvme.completion;
 }
 
@@ -334,7 +334,7 @@ TEST_CASE("host storage: a faster SSD, cheaper pages or more memory never make a
     const SimDuration before = elapsed(base);
     CHECK(elapsed([&](HostFixture& f) {
             base(f);
-            f.ssd.flash.t_read = 30us;
+            f.ssd.flash.t_read.lsb = 30us;
           }) < before);
     CHECK(elapsed([&](HostFixture& f) {
             base(f);

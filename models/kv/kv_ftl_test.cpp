@@ -126,7 +126,8 @@ TEST_CASE("kv_ftl: a layer at once is the same as its heads one by one") {
 TEST_CASE("kv_ftl: on fresh flash every page lies where KvPlacement puts it") {
   FlashConfig flash;
   flash.channels = 2;
-  flash.dies_per_channel = 2;
+  flash.chips_per_channel = 2;
+  flash.dies_per_chip = 1;
   flash.planes_per_die = 2;
   flash.array_unit = ArrayUnit::plane;
   const KvFtl::Parts parts = small_parts();

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "kernels/api.hpp"
-#include "models/flash/flash_array.hpp"
+#include "models/flash/flash_config.hpp"
 #include "sim/core/fields.hpp"
 
 namespace nearkv {

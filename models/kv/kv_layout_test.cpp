@@ -20,7 +20,8 @@ namespace {
 FlashConfig flash_of(int channels, int dies, int planes, ArrayUnit unit = ArrayUnit::plane) {
   FlashConfig flash;
   flash.channels = channels;
-  flash.dies_per_channel = dies;
+  flash.chips_per_channel = dies;
+  flash.dies_per_chip = 1;
   flash.planes_per_die = planes;
   flash.array_unit = unit;
   return flash;

@@ -47,7 +47,7 @@ struct NvmeLinkConfig {
 };
 
 struct BlockSsdConfig {
-  FlashEngineConfig flash;
+  FlashConfig flash;
   NvmeLinkConfig link;
   Bytes page_size{};  // user data of a flash page
 

@@ -21,6 +21,10 @@ BlockSsdConfig drive() {
                   .chips_per_channel = 2,
                   .dies_per_chip = 1,
                   .planes_per_die = 1,
+                  .blocks_per_plane = 1024,
+                  .pages_per_block = 256,
+                  .page_size = 4_KiB,
+                  .spare_size = 0_B,
                   .policy = FlashPolicy::data_out_first,
                   .array_unit = ArrayUnit::die,
                   .read_priority = true,
@@ -33,6 +37,7 @@ BlockSsdConfig drive() {
                   .t_read = {75us, 75us, 75us},
                   .t_program = {750us, 750us, 750us},
                   .t_erase = 3800us,
+                  .array_spread = 0,
                   .read_command = {290ns, 650ns, 20ns},
                   .program_command = {361ns, 816ns, 0ns},
                   .erase_command = {220ns, 700ns, 0ns},
@@ -189,7 +194,7 @@ TEST_CASE("page striping: orders, first touch, capacity") {
   CHECK(is_striping_order("PDWC"));
   CHECK_FALSE(is_striping_order("CWD"));
   CHECK_FALSE(is_striping_order("CCWD"));
-  FlashEngineConfig config = drive().flash;
+  FlashConfig config = drive().flash;
   config.dies_per_chip = 2;
   config.planes_per_die = 2;
   PageStriping channels_first(config, "CWDP", 4, 100);

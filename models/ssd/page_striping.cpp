@@ -13,8 +13,8 @@ bool is_striping_order(std::string_view order) {
   return sorted == "CDPW";
 }
 
-PageStriping::PageStriping(const FlashEngineConfig& config, std::string_view order,
-                           int pages_per_block, std::int64_t pages)
+PageStriping::PageStriping(const FlashConfig& config, std::string_view order, int pages_per_block,
+                           std::int64_t pages)
     : levels_{},
       config_(config),
       pages_per_block_(static_cast<std::uint32_t>(pages_per_block)),

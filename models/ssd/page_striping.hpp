@@ -19,7 +19,7 @@ namespace nearkv {
 class PageStriping final : public PageMap {
  public:
   /// check()s the order. `pages` is the number of logical pages.
-  PageStriping(const FlashEngineConfig& config, std::string_view order, int pages_per_block,
+  PageStriping(const FlashConfig& config, std::string_view order, int pages_per_block,
                std::int64_t pages);
 
   /// check()s that there is such a page.
@@ -39,7 +39,7 @@ class PageStriping final : public PageMap {
   [[nodiscard]] PageCommand access(std::int64_t logical_page, bool is_write);
 
   std::array<Level, kLevels> levels_;  // the one that changes with each page first
-  FlashEngineConfig config_;
+  FlashConfig config_;
   std::uint32_t pages_per_block_;
   std::vector<std::int32_t> index_of_page_;    // -1: not touched
   std::vector<std::uint32_t> taken_in_plane_;  // pages by channel, chip, die, plane

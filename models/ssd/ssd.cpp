@@ -36,7 +36,7 @@ Ssd::Ssd(const SsdConfig& config, Rate host_link)
       page_link_time_(time_for(page_size_, host_link)),
       page_buffer_time_(time_for(page_size_, config.write_buffer_rate)),
       units_(config.flash.units_per_channel()),
-      flash_(config.flash),
+      flash_(config.flash.recurrence()),
       queue_(config.nvme),
       cores_(config.controller_cores),
       slots_(static_cast<std::size_t>(config.write_buffer / page_size_)) {
@@ -125,7 +125,7 @@ void Ssd::program_what_starts_by(SimTime time) {
     // A read of the same unit would start when a program could; both then wait for the bus.
     const SimTime arrival = slots_[programmed_ % static_cast<std::int64_t>(slots_.size())];
     const Grant read = flash_.probe_read(arrival, channel_of(programmed_), unit_of(programmed_));
-    if (read.start - config_.flash.t_command > time) {
+    if (read.start - config_.flash.read_command.bus > time) {
       return;
     }
     program_oldest();

@@ -15,7 +15,7 @@
 //      is full;
 //   4. the completion of the queue pair.
 // For one read of n pages on an idle drive, all on different channels, with a link slower than the
-// channels:  host_submit + doorbell + command_fetch + t_firmware + t_command + t_read
+// channels:  host_submit + doorbell + command_fetch + t_firmware + read_command/bus + t_read
 //            + bus transfer + n x link transfer + completion.
 // Not modelled: garbage collection, mapping-table misses, the slower mode of a drive whose SLC
 // cache is full, read retry, and partial page transfers on the flash channels.
@@ -27,6 +27,7 @@
 
 #include "models/flash/bus_schedule.hpp"
 #include "models/flash/flash_array.hpp"
+#include "models/flash/flash_config.hpp"
 #include "models/pcie/nvme_queue.hpp"
 #include "sim/core/fields.hpp"
 #include "sim/core/metrics.hpp"

@@ -25,19 +25,31 @@ SsdConfig small_ssd() {
   config.stripe_unit = 8_KiB;
   config.capacity = 8_MiB;
   config.flash = {.channels = 2,
-                  .dies_per_channel = 2,
+                  .chips_per_channel = 2,
+                  .dies_per_chip = 1,
                   .planes_per_die = 1,
                   .blocks_per_plane = 16,
                   .pages_per_block = 64,
                   .page_size = 4_KiB,
                   .spare_size = 0_B,
-                  .channel_rate = Rate{4'096'000'000},  // 1 us a page
+                  .policy = FlashPolicy::first_gap,
                   .array_unit = ArrayUnit::plane,
+                  .read_priority = false,
                   .cache_read = false,
-                  .t_command = 100ns,
-                  .t_read = 40us,
-                  .t_program = 200us,
-                  .t_erase = 3ms};
+                  .multi_plane = false,
+                  .bus_width = 1,
+                  .mega_transfers = 4096,  // 1 us a page
+                  .transfer_step = 0_ps,
+                  .bits_per_cell = 1,
+                  .t_read = {40us, 40us, 40us},
+                  .t_program = {200us, 200us, 200us},
+                  .t_erase = 3ms,
+                  .array_spread = 0,
+                  .read_command = {100ns, 0_ps, 0_ps},
+                  .program_command = {100ns, 0_ps, 0_ps},
+                  .erase_command = {100ns, 0_ps, 0_ps},
+                  .read_retry = {},
+                  .suspend = {}};
   config.nvme = {.queue_depth = 64,
                  .host_submit = 0ns,
                  .doorbell = 300ns,
@@ -82,7 +94,7 @@ TEST_CASE("ssd: an idle read is the sum of its parts") {
       300ns + 700ns + 5us + 100ns + 40us + 1us + 2 * SimDuration{2us} + 3us;
   const Grant grant = ssd.read(at(1ms), 0_B, 8_KiB);
   MESSAGE(
-      fmt::format("doorbell + command_fetch + t_firmware + t_command + t_read + bus transfer "
+      fmt::format("doorbell + command_fetch + t_firmware + read_command + t_read + bus transfer "
                   "+ 2 link transfers + completion = {}; simulated {}",
                   format_exact(expected), format_exact(grant.done - at(1ms))));
   CHECK(grant.done - at(1ms) == expected);
@@ -180,8 +192,8 @@ TEST_CASE("ssd: RAID-0 gives each drive its bytes, in one command") {
 TEST_CASE("ssd: faster flash and a faster link never make a sequential read later") {
   SsdConfig slow = small_ssd();
   SsdConfig fast = small_ssd();
-  fast.flash.t_read = 30us;
-  fast.flash.channel_rate = Rate{5'000'000'000};
+  fast.flash.t_read.lsb = 30us;
+  fast.flash.mega_transfers = 5000;
   fast.t_firmware = 4us;
   Ssd slower(slow, kSmallLink);
   Ssd faster(fast, Rate{3'000'000'000});
@@ -224,7 +236,7 @@ TEST_CASE("ssd: the 980 PRO model reaches its data sheet in sequential reads and
 TEST_CASE("ssd: the 980 PRO model has random reads of the data sheet's order") {
   // The data sheet says 1 M IOPS at depth 32 with 16 threads and 22 k IOPS at depth 1. FlashArray
   // moves whole 16 KiB pages over the channel, which bounds 4 KiB reads at
-  // 8 channels / (t_command + 15.28 us) = 513 k IOPS; a real drive moves the 4 KiB only.
+  // 8 channels / (300 ns + 15.28 us) = 513 k IOPS; a real drive moves the 4 KiB only.
   const SsdConfig config = shipped_ssd();
   Rng rng(9, "ssd/random");
   const auto read_random = [&](SsdArray& ssds) {

@@ -39,8 +39,9 @@ const Overrides kInfiniteCsd{
     "csd/0/engine/gemv_rate=1PFLOP/s",     "csd/0/engine/softmax_latency=0ns",
     "csd/0/engine/filter_rate=1TB/s",      "csd/0/engine/argtopk_rate=1000000000000000",
     "csd/0/engine/heads_per_block=1000000"};
-const Overrides kInfiniteFlash{"csd/0/flash/channel_rate=100GB/s", "csd/0/flash/t_command=0ns",
-                               "csd/0/flash/t_read=1ps", "csd/0/flash/t_program=1ps"};
+const Overrides kInfiniteFlash{
+    "csd/0/flash/mega_transfers=100000", "csd/0/flash/read_command/bus=0ns",
+    "csd/0/flash/program_command/bus=0ns", "csd/0/flash/t_read=1ps", "csd/0/flash/t_program=1ps"};
 
 /// Sum over the decode steps of what step `context` gives.
 template <class OfContext>
@@ -166,12 +167,13 @@ const Overrides kHalvedForAll{"gpu/0/memory_bandwidth=384GB/s",
                               "pcie/ports/0/link/lanes=8",
                               "pcie/root_peer_to_peer/rate=11.35GB/s",
                               "gpu/0/copy_engines=1"};
-const Overrides kHalvedForCsds{"csd/0/flash/channel_rate=0.7GB/s",
+const Overrides kHalvedForCsds{"csd/0/flash/mega_transfers=700",
                                "csd/0/flash/t_read=72us",
-                               "csd/0/flash/t_command=1900ns",
+                               "csd/0/flash/read_command/bus=1900ns",
+                               "csd/0/flash/program_command/bus=1900ns",
                                "csd/0/flash/t_program=370us",
                                "csd/0/flash/channels=4",
-                               "csd/0/flash/dies_per_channel=4",
+                               "csd/0/flash/chips_per_channel=4",
                                "pcie/ports/2/link/lanes=2",
                                "csd/0/engine/gemv_rate=6.35GFLOP/s",
                                "csd/0/engine/attention_kernels=1",
@@ -179,11 +181,10 @@ const Overrides kHalvedForCsds{"csd/0/flash/channel_rate=0.7GB/s",
                                "csd/0/engine/argtopk_rate=142500000",
                                "csd/0/controller/cores=2",
                                "csd/0/nvme/host_submit=10us"};
-const Overrides kHalvedForHosts{"ssd/0/flash/channel_rate=0.6GB/s", "ssd/0/flash/t_read=90us",
-                                "ssd/0/write_buffer_rate=6GB/s",    "ssd/0/controller_cores=2",
-                                "pcie/ports/1/link/lanes=2",        "host/cores=13",
-                                "host/dram_rate=52.5GB/s",          "host/pageable_h2d=3.95GB/s",
-                                "host/pageable_d2h=7.4GB/s"};
+const Overrides kHalvedForHosts{
+    "ssd/0/flash/mega_transfers=600", "ssd/0/flash/t_read=90us",    "ssd/0/write_buffer_rate=6GB/s",
+    "ssd/0/controller_cores=2",       "pcie/ports/1/link/lanes=2",  "host/cores=13",
+    "host/dram_rate=52.5GB/s",        "host/pageable_h2d=3.95GB/s", "host/pageable_d2h=7.4GB/s"};
 
 }  // namespace
 
@@ -237,7 +238,7 @@ TEST_CASE("run: more channels, dies or planes are never slower for insti_dense")
     return found;
   };
   for (const char* path :
-       {"csd/0/flash/channels", "csd/0/flash/dies_per_channel", "csd/0/flash/planes_per_die"}) {
+       {"csd/0/flash/channels", "csd/0/flash/chips_per_channel", "csd/0/flash/planes_per_die"}) {
     CAPTURE(path);
     const std::vector<double> found = times(path, {1, 2, 4, 8, 16});
     CHECK(std::is_sorted(found.rbegin(), found.rend()));
@@ -280,7 +281,7 @@ TEST_CASE("run: reuse equals exact with other layouts, engines and page sizes") 
       {"csd/0/flash/page_size=512B"},  // 2 tokens a group: flushes at every other step
       {"csd/0/flash/page_size=16KiB", "csd/0/layout/channels_per_group=8"},
       {"csd/0/engine/staging_buffers=2", "csd/0/engine/heads_per_block=7"},
-      {"csd/0/flash/array_unit=die", "csd/0/flash/bus_order=fifo", "csd/0/flash/cache_read=true"},
+      {"csd/0/flash/array_unit=die", "csd/0/flash/policy=fifo", "csd/0/flash/cache_read=true"},
       {"csd/0/flash/t_program=20ms"},  // flushes go on for many layers
   };
   for (const std::string system : {"insti_dense", "insti_sparf"}) {

@@ -58,7 +58,7 @@ inline DesignPoint small_point(const std::string& system, const Overrides& overr
     all.emplace_back("system/kv_footprint=2.42");
   }
   if (system.starts_with("insti")) {
-    all.emplace_back("csd/0/flash/t_command=950ns");
+    all.emplace_back("csd/0/flash/read_command/bus=950ns");
   }
   if (system == "insti_sparf") {
     all.emplace_back("system/kv_source/heads=4");

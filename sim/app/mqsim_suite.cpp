@@ -77,7 +77,7 @@ struct Timing {
 };
 
 /// The command times of MQSim's src/ssd/ONFI_Channel_NVDDR2.cpp.
-void set_command_times(FlashEngineConfig& flash, const Timing& t) {
+void set_command_times(FlashConfig& flash, const Timing& t) {
   const int address_cycles = 6;  // a command cycle and five address cycles
   const SimDuration address = address_cycles * t("t_WC");
   flash.read_command = {t("t_CS") + address + t("t_WB") + t("t_RR"), t("t_DBSY") + address,
@@ -98,7 +98,7 @@ int bits_per_cell(const std::string& technology) {
   return static_cast<int>(std::find(names.begin(), names.end(), technology) - names.begin()) + 1;
 }
 
-std::int64_t logical_sectors(const MqsimParameters& p, const FlashEngineConfig& flash) {
+std::int64_t logical_sectors(const MqsimParameters& p, const FlashConfig& flash) {
   // MQSim counts whole sectors a plane.
   const std::int64_t of_page = p.integer("flash", "Page_Capacity") / MqsimRequests::kSectorBytes;
   const std::int64_t pages =
@@ -262,7 +262,10 @@ BlockSsdConfig mqsim_ssd(const MqsimParameters& p, const nlohmann::json& timing)
   };
   BlockSsdConfig config;
   config.page_size = Bytes{p.integer("flash", "Page_Capacity")};
-  FlashEngineConfig& flash = config.flash;
+  FlashConfig& flash = config.flash;
+  flash.blocks_per_plane = number("flash", "Block_No_Per_Plane");
+  flash.pages_per_block = number("flash", "Page_No_Per_Block");
+  flash.page_size = config.page_size;
   flash.channels = number("device", "Flash_Channel_Count");
   flash.chips_per_channel = number("device", "Chip_No_Per_Channel");
   flash.dies_per_chip = number("flash", "Die_No_Per_Chip");
@@ -294,7 +297,7 @@ BlockSsdConfig mqsim_ssd(const MqsimParameters& p, const nlohmann::json& timing)
 }
 
 MqsimWorkload mqsim_workload(const MqsimParameters& p) {
-  FlashEngineConfig flash;
+  FlashConfig flash;
   flash.channels = static_cast<int>(p.integer("device", "Flash_Channel_Count"));
   flash.chips_per_channel = static_cast<int>(p.integer("device", "Chip_No_Per_Channel"));
   flash.dies_per_chip = static_cast<int>(p.integer("flash", "Die_No_Per_Chip"));
