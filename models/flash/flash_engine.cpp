@@ -28,6 +28,7 @@ FlashEngine::FlashEngine(const FlashConfig& config, const Rng& rng)
                                                       ? config.chips_per_channel
                                                       : config.units_per_channel())),
       words_per_channel_((units_per_channel_ + kWordBits - 1) / kWordBits),
+      nodes_(config, units_per_channel_),
       units_(units_per_channel_ * config.channels),
       ready_(words_per_channel_ * config.channels),
       channels_(config.channels) {
@@ -103,29 +104,6 @@ FlashEngine::Index FlashEngine::unit_of(const PageCommand& command) const {
              : die * static_cast<Index>(config_.planes_per_die) + command.plane;
 }
 
-FlashEngine::Index FlashEngine::new_node() {
-  if (free_nodes_ == kNone) {
-    nodes_.emplace_back();
-    return static_cast<Index>(nodes_.size() - 1);
-  }
-  return std::exchange(free_nodes_, nodes_[free_nodes_].next);
-}
-
-void FlashEngine::release(Index node) {
-  nodes_[node].next = free_nodes_;
-  free_nodes_ = node;
-}
-
-void FlashEngine::push(Queue& queue, Index node) {
-  nodes_[node].next = kNone;
-  if (queue.head == kNone) {
-    queue.head = node;
-  } else {
-    nodes_[queue.tail].next = node;
-  }
-  queue.tail = node;
-}
-
 void FlashEngine::add(const PageCommand& command) {
   check(command.channel < config_.channels && command.chip < config_.chips_per_channel &&
             command.die < config_.dies_per_chip && command.plane < config_.planes_per_die,
@@ -134,26 +112,26 @@ void FlashEngine::add(const PageCommand& command) {
     last_bytes_ = command.bytes;
     last_transfer_ = config_.transfer_time(command.bytes).count();
   }
-  const Index index = new_node();
   Channel& channel = channels_[command.channel];
-  nodes_[index] = {.tag = command.tag,
-                   .transfer = command.op == PageOp::erase ? 0 : last_transfer_,
-                   .array = draw_array_time(command),
-                   .next = kNone,
-                   .order = channel.arrivals++,
-                   .page = command.page,
-                   .unit = static_cast<std::uint16_t>(unit_of(command)),
-                   .die = command.die,
-                   .plane = command.plane,
-                   .op = command.op,
-                   .gate = command.gate};
+  const Index index = nodes_.make({.tag = command.tag,
+                                   .transfer = command.op == PageOp::erase ? 0 : last_transfer_,
+                                   .array = draw_array_time(command),
+                                   .next = kNone,
+                                   .order = channel.arrivals++,
+                                   .page = command.page,
+                                   .channel = command.channel,
+                                   .unit = static_cast<std::uint16_t>(unit_of(command)),
+                                   .die = command.die,
+                                   .plane = command.plane,
+                                   .op = command.op,
+                                   .gate = command.gate});
   if (by_recurrence_) {
-    push(channel.ready_pages, index);
+    nodes_.push(channel.ready_pages, index);
   } else {
     Unit& unit = unit_at(command.channel, nodes_[index].unit);
     Queue& queue = unit.waiting[index_of(command.op)];
     const bool was_empty = queue.head == kNone;
-    push(queue, index);
+    nodes_.push_waiting(queue, index);
     if (was_empty) {
       update_ready(command.channel, nodes_[index].unit);
     }
@@ -242,9 +220,7 @@ int FlashEngine::next_op(const Unit& unit) const {
     if (head == kNone) {
       continue;
     }
-    // Arrival numbers may wrap around: their distance counts.
-    const bool is_older = op == none || static_cast<std::int32_t>(nodes_[head].order - oldest) < 0;
-    if (is_older) {
+    if (op == none || FlashCommandPool::is_earlier(nodes_[head].order, oldest)) {
       op = i;
       oldest = nodes_[head].order;
     }
@@ -376,41 +352,6 @@ void FlashEngine::return_credit(int gate, SimTime now) {
   }
 }
 
-/// Takes the first command of the queue and, for a multi-plane command, its partners: the same die
-/// and page index, a plane each. They stay linked.
-FlashEngine::Index FlashEngine::take_group(Queue& queue, int& planes) {
-  const Index lead = queue.head;
-  queue.head = nodes_[lead].next;
-  nodes_[lead].next = kNone;
-  planes = 1;
-  if (!config_.multi_plane) {
-    return lead;
-  }
-  std::uint32_t taken = std::uint32_t{1} << nodes_[lead].plane;
-  Index last = lead;
-  Index before = kNone;
-  for (Index index = queue.head; index != kNone && planes < config_.planes_per_die;) {
-    Node& node = nodes_[index];
-    const Index next = node.next;
-    const std::uint32_t bit = std::uint32_t{1} << node.plane;
-    if (node.die == nodes_[lead].die && node.page == nodes_[lead].page && (taken & bit) == 0) {
-      (before == kNone ? queue.head : nodes_[before].next) = next;
-      if (queue.tail == index) {
-        queue.tail = before;
-      }
-      taken |= bit;
-      nodes_[last].next = index;
-      node.next = kNone;
-      last = index;
-      ++planes;
-    } else {
-      before = index;
-    }
-    index = next;
-  }
-  return lead;
-}
-
 void FlashEngine::begin_command(std::size_t c, Index u, PageOp op, std::int64_t now) {
   Channel& channel = channels_[c];
   Unit& unit = unit_at(c, u);
@@ -425,7 +366,7 @@ void FlashEngine::begin_command(std::size_t c, Index u, PageOp op, std::int64_t 
     ++counters_.suspensions;
   }
   int planes = 0;
-  unit.array = take_group(unit.waiting[index_of(op)], planes);
+  unit.array = nodes_.take_group(unit.waiting[index_of(op)], planes);
   const OpTimes& times = times_[index_of(op)];
   std::int64_t bus = times.command + (planes - 1) * times.further_plane;
   std::int64_t array = 0;
@@ -451,7 +392,7 @@ void FlashEngine::move_to_output(Channel& channel, Unit& unit) {
   Index node = std::exchange(unit.array, kNone);
   while (node != kNone) {
     const Index next = nodes_[node].next;
-    push(channel.ready_pages, node);
+    nodes_.push(channel.ready_pages, node);
     ++unit.data_out;
     node = next;
   }
@@ -467,7 +408,7 @@ void FlashEngine::finish(Index index, std::int64_t at, PageSink& sink) {
     ++(node.op == PageOp::program ? counters_.pages_programmed : counters_.blocks_erased);
   }
   const std::uint64_t tag = node.tag;
-  release(index);
+  nodes_.release(index);
   sink.page_done(tag, SimTime{SimDuration{at}});
 }
 

@@ -31,6 +31,7 @@
 
 #include "models/flash/bus_schedule.hpp"
 #include "models/flash/event_ring.hpp"
+#include "models/flash/flash_command_pool.hpp"
 #include "models/flash/flash_config.hpp"
 #include "sim/core/metrics.hpp"
 #include "sim/core/random.hpp"
@@ -102,26 +103,11 @@ class FlashEngine {
   void report(Metrics& metrics, const std::string& prefix, SimDuration elapsed) const;
 
  private:
-  using Index = std::uint32_t;
-  static constexpr Index kNone = ~Index{0};
+  using Index = FlashCommandPool::Index;
+  static constexpr Index kNone = FlashCommandPool::kNone;
 
-  struct Node {
-    std::uint64_t tag;
-    std::int64_t transfer;  // ps
-    std::int64_t array;     // ps, with retries and spread
-    Index next;
-    std::uint32_t order;  // of arrival on the channel
-    std::uint32_t page;
-    std::uint16_t unit;
-    std::uint16_t die;  // within the chip
-    std::uint16_t plane;
-    PageOp op;
-    std::uint8_t gate;
-  };
-  struct Queue {
-    Index head = kNone;
-    Index tail = kNone;
-  };
+  using Node = FlashCommandPool::Node;
+  using Queue = FlashCommandPool::Queue;
   struct Unit {
     Queue waiting[kPageOps];
     Index array = kNone;      // the command in the array, linked by plane
@@ -163,9 +149,6 @@ class FlashEngine {
   [[nodiscard]] Unit& unit_at(std::size_t channel, Index unit) {
     return units_[channel * units_per_channel_ + unit];
   }
-  void push(Queue& queue, Index node);
-  [[nodiscard]] Index new_node();
-  void release(Index node);
 
   [[nodiscard]] bool can_interrupt(const Unit& unit) const;
   [[nodiscard]] int next_op(const Unit& unit) const;
@@ -175,7 +158,6 @@ class FlashEngine {
   [[nodiscard]] bool pick_command(std::size_t channel, std::int64_t now);
   [[nodiscard]] Index take_ready_page(Channel& channel);
   void grant(std::size_t channel, std::int64_t now);
-  [[nodiscard]] Index take_group(Queue& queue, int& planes);
   void begin_command(std::size_t channel, Index u, PageOp op, std::int64_t now);
   void move_to_output(Channel& channel, Unit& unit);
   void array_event(std::size_t channel, PageSink& sink);
@@ -195,8 +177,7 @@ class FlashEngine {
   std::int64_t now_ = 0;
   std::uint32_t last_bytes_ = 0;
   std::int64_t last_transfer_ = 0;
-  std::vector<Node> nodes_;
-  Index free_nodes_ = kNone;
+  FlashCommandPool nodes_;
   std::vector<Unit> units_;           // by channel * units + unit
   std::vector<std::uint64_t> ready_;  // a bit a unit: it can take its next command
   std::vector<Channel> channels_;

@@ -14,7 +14,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr int kHeads = 64;  // read together
-constexpr int kTokens = 1024;
+constexpr int kPagesPerHead = 256;
 constexpr std::uint32_t kPageBytes = 16384;
 
 FlashConfig drive(FlashPolicy policy, bool cache_read, int planes) {
@@ -47,13 +47,13 @@ FlashConfig drive(FlashPolicy policy, bool cache_read, int planes) {
 }
 
 /// Token groups striped over channels, then dies, then planes; each head selects about half of the
-/// pages of its own 256, with no pattern.
+/// pages of its own 256, with no pattern. A head's pages follow those of the head before.
 std::vector<PageCommand> selected(const FlashConfig& config) {
   Rng rng(1, "models/flash/flash_engine_bench");
   std::vector<PageCommand> reads;
   for (int head = 0; head < kHeads; ++head) {
-    const auto first = static_cast<int>(rng.below(kTokens));
-    for (int page = first; page < first + 256; ++page) {
+    const int first = head * kPagesPerHead;
+    for (int page = first; page < first + kPagesPerHead; ++page) {
       if (rng.below(2) == 0) {
         const int die = page / config.channels;
         const int plane = die / config.chips_per_channel;
