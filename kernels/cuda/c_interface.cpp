@@ -1,8 +1,7 @@
 #include "kernels/cuda/c_interface.h"
 
+#include <cstring>
 #include <exception>
-#include <memory>
-#include <string>
 
 #include "kernels/cuda/decode_attention.hpp"
 #include "kernels/cuda/stream_read.hpp"
@@ -11,8 +10,6 @@ namespace {
 
 using nearkv::kernels::PageGeometry;
 namespace cuda = nearkv::kernels::cuda;
-
-thread_local std::string last_error;
 
 struct Attention {
   cuda::BatchShape shape;
@@ -35,22 +32,30 @@ cuda::BatchTensors tensors_of(const nearkv_cuda_tensors& t) {
           .sum = nullptr};
 }
 
+struct ErrorText {
+  char* text;
+  std::uint64_t size;
+};
+
 template <typename Call>
-int guarded(Call call) {
+int guarded(const ErrorText& error, Call call) {
   try {
     call();
     return 0;
-  } catch (const std::exception& error) {
-    last_error = error.what();
+  } catch (const std::exception& problem) {
+    if (error.text != nullptr && error.size > 0) {
+      std::strncpy(error.text, problem.what(), error.size - 1);
+      error.text[error.size - 1] = '\0';
+    }
     return -1;
   }
 }
 
 }  // namespace
 
-void* nearkv_cuda_create(const nearkv_cuda_shape* shape) {
+void* nearkv_cuda_create(const nearkv_cuda_shape* shape, char* error, std::uint64_t error_size) {
   void* made = nullptr;
-  guarded([&] {
+  guarded({error, error_size}, [&] {
     const cuda::BatchShape batch{shape->sequences, shape->kv_heads, shape->queries_per_kv_head,
                                  shape->longest_context};
     const PageGeometry geometry({shape->d_head, shape->page_bytes, shape->channels_per_group});
@@ -61,28 +66,28 @@ void* nearkv_cuda_create(const nearkv_cuda_shape* shape) {
 
 void nearkv_cuda_destroy(void* attention) { delete static_cast<Attention*>(attention); }
 
-int nearkv_cuda_dense(void* attention, const nearkv_cuda_tensors* tensors, void* stream) {
+int nearkv_cuda_dense(void* attention, const nearkv_cuda_tensors* tensors, void* stream,
+                      char* error, std::uint64_t error_size) {
   auto* self = static_cast<Attention*>(attention);
-  return guarded([&] {
+  return guarded({error, error_size}, [&] {
     self->kernels.dense(self->shape, tensors_of(*tensors), static_cast<cudaStream_t>(stream));
   });
 }
 
 int nearkv_cuda_sparf(void* attention, const nearkv_cuda_tensors* tensors, std::int32_t r,
                       std::int32_t k, std::int32_t local_window, std::int32_t* selected,
-                      void* stream) {
+                      void* stream, char* error, std::uint64_t error_size) {
   auto* self = static_cast<Attention*>(attention);
-  return guarded([&] {
+  return guarded({error, error_size}, [&] {
     self->kernels.sparf(self->shape, tensors_of(*tensors), {r, k, local_window}, selected,
                         static_cast<cudaStream_t>(stream));
   });
 }
 
-int nearkv_cuda_stream_read(const void* memory, std::uint64_t bytes, void* sink, void* stream) {
-  return guarded([&] {
+int nearkv_cuda_stream_read(const void* memory, std::uint64_t bytes, void* sink, void* stream,
+                            char* error, std::uint64_t error_size) {
+  return guarded({error, error_size}, [&] {
     cuda::stream_read(memory, bytes, static_cast<unsigned*>(sink),
                       static_cast<cudaStream_t>(stream));
   });
 }
-
-const char* nearkv_cuda_error() { return last_error.c_str(); }

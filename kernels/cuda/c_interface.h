@@ -1,8 +1,7 @@
 /* The CUDA kernels for callers in other languages (Python's ctypes): plain C types, device pointers
- * as they come from the caller's allocator. Functions return 0, or -1 and a text in
- * nearkv_cuda_error(). */
-#ifndef NEARKV_KERNELS_CUDA_C_INTERFACE_H
-#define NEARKV_KERNELS_CUDA_C_INTERFACE_H
+ * as they come from the caller's allocator. Functions that take `error` write what went wrong into
+ * its `error_size` bytes and return -1 (or null), else 0. */
+#pragma once
 
 #include <stdint.h>
 
@@ -35,17 +34,17 @@ typedef struct {
   float* output;
 } nearkv_cuda_tensors;
 
-void* nearkv_cuda_create(const nearkv_cuda_shape* shape);
+void* nearkv_cuda_create(const nearkv_cuda_shape* shape, char* error, uint64_t error_size);
 void nearkv_cuda_destroy(void* attention);
-int nearkv_cuda_dense(void* attention, const nearkv_cuda_tensors* tensors, void* stream);
+int nearkv_cuda_dense(void* attention, const nearkv_cuda_tensors* tensors, void* stream,
+                      char* error, uint64_t error_size);
 int nearkv_cuda_sparf(void* attention, const nearkv_cuda_tensors* tensors, int32_t r, int32_t k,
-                      int32_t local_window, int32_t* selected, void* stream);
+                      int32_t local_window, int32_t* selected, void* stream, char* error,
+                      uint64_t error_size);
 /* Reads so many bytes of device memory once; `sink` is one unsigned on the device. */
-int nearkv_cuda_stream_read(const void* memory, uint64_t bytes, void* sink, void* stream);
-const char* nearkv_cuda_error(void);
+int nearkv_cuda_stream_read(const void* memory, uint64_t bytes, void* sink, void* stream,
+                            char* error, uint64_t error_size);
 
 #ifdef __cplusplus
 }
-#endif
-
 #endif

@@ -38,15 +38,15 @@ class Tensors(ctypes.Structure):
 def load(path):
     library = ctypes.CDLL(path)
     library.nearkv_cuda_create.restype = ctypes.c_void_p
-    library.nearkv_cuda_create.argtypes = [ctypes.POINTER(Shape)]
+    error = [ctypes.c_char_p, ctypes.c_uint64]
+    library.nearkv_cuda_create.argtypes = [ctypes.POINTER(Shape)] + error
     library.nearkv_cuda_destroy.argtypes = [ctypes.c_void_p]
     library.nearkv_cuda_dense.argtypes = [ctypes.c_void_p, ctypes.POINTER(Tensors),
-                                          ctypes.c_void_p]
+                                          ctypes.c_void_p] + error
     library.nearkv_cuda_sparf.argtypes = [ctypes.c_void_p, ctypes.POINTER(Tensors)] + \
-        [ctypes.c_int32] * 3 + [ctypes.c_void_p, ctypes.c_void_p]
+        [ctypes.c_int32] * 3 + [ctypes.c_void_p, ctypes.c_void_p] + error
     library.nearkv_cuda_stream_read.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p,
-                                                ctypes.c_void_p]
-    library.nearkv_cuda_error.restype = ctypes.c_char_p
+                                                ctypes.c_void_p] + error
     return library
 
 
@@ -103,9 +103,13 @@ class Batch:
             chunks, self.contexts.data_ptr(), self.queries.data_ptr(), self.output.data_ptr())
 
 
-def checked(library, status):
-    if status != 0:
-        sys.exit(library.nearkv_cuda_error().decode())
+def checked(function, *arguments):
+    """Calls a function of the library with room for its error text."""
+    text = ctypes.create_string_buffer(256)
+    result = function(*arguments, text, len(text))
+    if text.value:
+        sys.exit(text.value.decode())
+    return result
 
 
 def timed(calls, graph=True, repeats=15):
@@ -150,8 +154,8 @@ def measure_read(library):
     sink = torch.zeros(1, dtype=torch.int32, device="cuda")
 
     def call(stream):
-        checked(library, library.nearkv_cuda_stream_read(
-            memory.data_ptr(), memory.numel(), sink.data_ptr(), stream.cuda_stream))
+        checked(library.nearkv_cuda_stream_read, memory.data_ptr(), memory.numel(),
+                sink.data_ptr(), stream.cuda_stream)
     return memory.numel() / timed([call])
 
 
@@ -159,19 +163,17 @@ def measure(library, batch, heads, kv_heads, d, context, read, sparse, with_sdpa
     kv_bytes = batch * kv_heads * context * d * 4
     copies = max(1, min(8, (256 << 20) // kv_bytes))
     batches = [Batch(batch, heads, kv_heads, d, context, sparse) for _ in range(copies)]
-    handle = library.nearkv_cuda_create(ctypes.byref(
+    handle = checked(library.nearkv_cuda_create, ctypes.byref(
         Shape(d, PAGE, CHANNELS_PER_GROUP, batch, kv_heads, heads // kv_heads, context)))
-    if not handle:
-        sys.exit(library.nearkv_cuda_error().decode())
 
     def dense(b):
-        return lambda stream: checked(library, library.nearkv_cuda_dense(
-            handle, ctypes.byref(b.tensors), stream.cuda_stream))
+        return lambda stream: checked(library.nearkv_cuda_dense, handle,
+                                      ctypes.byref(b.tensors), stream.cuda_stream)
 
     def sparf(b):
-        return lambda stream: checked(library, library.nearkv_cuda_sparf(
-            handle, ctypes.byref(b.tensors), d // 8, max(1, context // 16), 0, None,
-            stream.cuda_stream))
+        return lambda stream: checked(library.nearkv_cuda_sparf, handle,
+                                      ctypes.byref(b.tensors), d // 8, max(1, context // 16), 0,
+                                      None, stream.cuda_stream)
 
     row = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "d_head": d, "context": context,
            "kv_bytes": kv_bytes}

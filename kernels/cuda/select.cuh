@@ -301,7 +301,7 @@ __device__ void find_threshold(int candidates, float low, float high, SelectShar
 /// Block (query head of the sequence, sequence). Keys are kept in shared memory when they fit.
 template <bool kInShared>
 __global__ void __launch_bounds__(kSelectThreads) select_tokens(const SelectLaunch a) {
-  extern __shared__ std::uint32_t keys[];
+  extern __shared__ __align__(16) std::uint32_t keys[];
   __shared__ SelectShared shared;
   const int context = a.t.contexts[blockIdx.y];
   const std::size_t query_head =
