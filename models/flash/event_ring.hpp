@@ -20,6 +20,10 @@ class EventRing {
   [[nodiscard]] bool is_empty() const { return size_ == 0; }
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] const Entry& front() const { return entries_[head_]; }
+  /// Time of the front, the greatest of all when there is none.
+  [[nodiscard]] std::int64_t front_at() const {
+    return size_ == 0 ? INT64_MAX : entries_[head_].at;
+  }
 
   void push(std::int64_t at, std::uint32_t what) {
     if (size_ == entries_.size()) {

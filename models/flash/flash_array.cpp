@@ -25,6 +25,7 @@ Grant FlashArray::program(SimTime now, int channel, int unit) {
   const SimTime data_in = bus.reserve(std::max(now, unit_free), slot);
   unit_free = data_in + config_.t_program;
   ++pages_programmed_;
+  bus_time_ += slot;
   return {data_in - slot, unit_free};
 }
 
@@ -38,6 +39,7 @@ Grant FlashArray::erase(SimTime now, int channel, int unit) {
   }
   unit_free = commanded + config_.t_erase;
   ++blocks_erased_;
+  bus_time_ += slot;
   return {commanded - slot, unit_free};
 }
 

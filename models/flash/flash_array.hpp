@@ -78,6 +78,7 @@ class FlashArray {
     BusSchedule& bus = bus_at(now, channel);
     const SimTime done = bus.reserve(array_start + t_read_, transfer + t_command_) - t_command_;
     ++pages_read_;
+    bus_time_ += transfer + t_command_;
     unit_free_at_[u] = cache_read_ ? cache_handover(u, array_start + t_read_, done) : done;
     return {array_start, done};
   }
@@ -87,11 +88,8 @@ class FlashArray {
 
   /// Bus time of one page that is read: data, spare area and command cycles.
   [[nodiscard]] SimDuration bus_time_per_page() const { return t_command_ + transfer_; }
-  /// Of all pages so far, summed over the channels; parts of pages count as whole ones.
-  [[nodiscard]] SimDuration bus_time() const {
-    return bus_time_per_page() * pages_read_ +
-           (config_.t_program_command + transfer_) * pages_programmed_;
-  }
+  /// Of all commands so far, summed over the channels; reused work (add()) is not in it.
+  [[nodiscard]] SimDuration bus_time() const { return bus_time_; }
 
   /// The busy times that lie after a point of time, relative to it: equal states have equal
   /// futures.
@@ -147,6 +145,7 @@ class FlashArray {
   std::int64_t pages_read_ = 0;
   std::int64_t pages_programmed_ = 0;
   std::int64_t blocks_erased_ = 0;
+  SimDuration bus_time_{};
 };
 
 }  // namespace nearkv

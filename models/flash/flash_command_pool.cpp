@@ -9,7 +9,7 @@ namespace nearkv {
 
 namespace {
 
-constexpr std::size_t kFewestPageLists = 1024;
+constexpr std::size_t kFewestPageLists = 1024;  // not a constant: it grows
 
 bool is_same_page(const FlashCommandPool::Node& a, const FlashCommandPool::Node& b) {
   return a.page == b.page && a.plane == b.plane && a.die == b.die && a.unit == b.unit &&
@@ -118,6 +118,34 @@ void FlashCommandPool::take_oldest(Index index, Queue& queue) {
     links_[links.younger].youngest = links.youngest;
     *list = links.younger;
   }
+}
+
+void FlashCommandPool::take(Index index, Queue& queue, bool is_indexed) {
+  if (!is_indexed || !multi_plane_) {
+    Index before = kNone;
+    for (Index other = queue.head; other != index; other = nodes_[other].next) {
+      before = other;
+    }
+    (before == kNone ? queue.head : nodes_[before].next) = nodes_[index].next;
+    if (queue.tail == index) {
+      queue.tail = before;
+    }
+  } else if (const Index oldest = oldest_of(nodes_[index]); oldest == index) {
+    take_oldest(index, queue);
+  } else {
+    const Index next = nodes_[index].next;
+    nodes_[links_[index].previous].next = next;  // the oldest of its page is before it
+    (next == kNone ? queue.tail : links_[next].previous) = links_[index].previous;
+    Index older = oldest;
+    while (links_[older].younger != index) {
+      older = links_[older].younger;
+    }
+    links_[older].younger = links_[index].younger;
+    if (links_[oldest].youngest == index) {
+      links_[oldest].youngest = older;
+    }
+  }
+  nodes_[index].next = kNone;
 }
 
 }  // namespace nearkv

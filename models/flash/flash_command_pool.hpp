@@ -12,6 +12,12 @@
 
 namespace nearkv {
 
+/// What a page command is for; `merge` reads the rest of a page that the host writes in part. With
+/// data_out_first a unit serves the host before merges and all else before the host, and pages
+/// leave in the order mapping, host and merge, collection; with other policies all are alike.
+enum class PageCause : std::uint8_t { mapping, collection, merge, host };
+inline constexpr std::size_t kPageCauses = 4;
+
 class FlashCommandPool {
  public:
   using Index = std::uint32_t;
@@ -30,6 +36,8 @@ class FlashCommandPool {
     std::uint16_t plane;
     PageOp op;
     std::uint8_t gate;
+    PageCause cause;
+    bool is_held;
   };
   struct Queue {
     Index head = kNone;
@@ -83,6 +91,10 @@ class FlashCommandPool {
     planes = 1;
     return lead;
   }
+  /// Takes one command out of a queue, of push_waiting() or (not `is_indexed`) of push().
+  void take(Index index, Queue& queue, bool is_indexed);
+  /// The oldest command of push_waiting() for the page of `node`, or kNone; with multi_plane.
+  [[nodiscard]] Index oldest_of(const Node& node);
   /// Numbers of arrival may wrap around: their distance counts.
   [[nodiscard]] static bool is_earlier(std::uint32_t order, std::uint32_t other) {
     return static_cast<std::int32_t>(order - other) < 0;
@@ -93,7 +105,6 @@ class FlashCommandPool {
 
   [[nodiscard]] Index take_planes(Queue& queue, int& planes);
   [[nodiscard]] Index& list_of(const Node& node);
-  [[nodiscard]] Index oldest_of(const Node& node);
   void enter(Index index, const Queue& queue);
   void grow_lists();
   void take_oldest(Index index, Queue& queue);

@@ -16,6 +16,7 @@ namespace {
 constexpr std::uint32_t kWordBits = 64;
 
 [[nodiscard]] std::size_t index_of(PageOp op) { return static_cast<std::size_t>(op); }
+[[nodiscard]] std::size_t index_of(PageCause cause) { return static_cast<std::size_t>(cause); }
 
 }  // namespace
 
@@ -40,6 +41,7 @@ FlashEngine::FlashEngine(const FlashConfig& config, const Rng& rng)
   const std::size_t leaves = std::bit_ceil(channels_.size());
   match_at_.assign(2 * leaves, kIdle);
   match_channel_.resize(2 * leaves);
+  match_since_.resize(2 * leaves);
   for (std::size_t channel = 0; channel < channels_.size(); ++channel) {
     update_next(channel);
   }
@@ -104,10 +106,12 @@ FlashEngine::Index FlashEngine::unit_of(const PageCommand& command) const {
              : die * static_cast<Index>(config_.planes_per_die) + command.plane;
 }
 
-void FlashEngine::add(const PageCommand& command) {
+FlashEngine::Handle FlashEngine::add(const PageCommand& command) {
   check(command.channel < config_.channels && command.chip < config_.chips_per_channel &&
             command.die < config_.dies_per_chip && command.plane < config_.planes_per_die,
         "a page command beyond the flash array");
+  check(!command.is_held || config_.policy == FlashPolicy::data_out_first,
+        "a command is held, which this policy does not know");
   if (command.bytes != last_bytes_) {
     last_bytes_ = command.bytes;
     last_transfer_ = config_.transfer_time(command.bytes).count();
@@ -124,22 +128,46 @@ void FlashEngine::add(const PageCommand& command) {
                                    .die = command.die,
                                    .plane = command.plane,
                                    .op = command.op,
-                                   .gate = command.gate});
+                                   .gate = command.gate,
+                                   .cause = command.cause,
+                                   .is_held = command.is_held});
   if (by_recurrence_) {
     nodes_.push(channel.ready_pages, index);
   } else {
     Unit& unit = unit_at(command.channel, nodes_[index].unit);
-    Queue& queue = unit.waiting[index_of(command.op)];
-    const bool was_empty = queue.head == kNone;
-    nodes_.push_waiting(queue, index);
-    if (was_empty) {
+    bool may_be_next = true;
+    if (command.cause != PageCause::host && config_.policy == FlashPolicy::data_out_first) {
+      has_causes_ = true;
+      nodes_.push(unit.internal[index_of(command.op)][index_of(command.cause)], index);
+    } else {
+      has_causes_ = has_causes_ || command.is_held;
+      unit.held_commands += command.is_held ? 1 : 0;
+      Queue& queue = unit.waiting[index_of(command.op)];
+      may_be_next = has_causes_ || queue.head == kNone;
+      nodes_.push_waiting(queue, index);
+    }
+    if (may_be_next) {
       update_ready(command.channel, nodes_[index].unit);
     }
   }
-  if (!channel.is_dirty) {
-    channel.is_dirty = true;
-    dirty_.push_back(command.channel);
+  mark_dirty(command.channel);
+  return index;
+}
+
+void FlashEngine::mark_dirty(std::size_t channel) {
+  if (!channels_[channel].is_dirty) {
+    channels_[channel].is_dirty = true;
+    dirty_.push_back(channel);
   }
+}
+
+void FlashEngine::release(Handle held) {
+  Node& node = nodes_[held];
+  check(node.is_held, "a command is released that is not held");
+  node.is_held = false;
+  unit_at(node.channel, node.unit).held_commands -= node.cause == PageCause::host ? 1 : 0;
+  update_ready(node.channel, node.unit);
+  mark_dirty(node.channel);
 }
 
 void FlashEngine::start(SimTime now) {
@@ -190,6 +218,7 @@ void FlashEngine::start_by_recurrence(std::size_t c, std::int64_t now) {
     }
     ++counters_.commands;
     counters_.bus_busy += SimDuration{slot};
+    counters_.array_busy += SimDuration{node.array};
     channel.array_ends.push(done, index);
   }
 }
@@ -206,9 +235,15 @@ bool FlashEngine::can_interrupt(const Unit& unit) const {
 }
 
 /// The kind of command that the unit takes next, -1 when it can take none.
-int FlashEngine::next_op(const Unit& unit) const {
+int FlashEngine::next_op(Unit& unit) const {
+  if (has_causes_) {
+    return choose_by_cause(unit).op;
+  }
   const int none = -1;
   const int read = 0;
+  if (unit.is_ending) {
+    return none;
+  }
   if (unit.array != kNone) {
     return can_interrupt(unit) ? read : none;
   }
@@ -268,7 +303,7 @@ bool FlashEngine::pick_command(std::size_t c, std::int64_t now) {
     const Index end = is_wrapped ? turn : units;
     for (Index u = next_unit(c, is_wrapped ? 0 : turn, end); u < end;
          u = next_unit(c, u + 1, end)) {
-      const Unit& unit = unit_at(c, u);
+      Unit& unit = unit_at(c, u);
       if (unit.array != kNone && unit.array_end - now < least) {
         continue;  // not worth an interruption
       }
@@ -294,6 +329,7 @@ void FlashEngine::grant(std::size_t c, std::int64_t now) {
   if (const Index page = take_ready_page(channel); page != kNone) {
     const Node& node = nodes_[page];
     channel.on_bus = page;
+    channel.bus_since = ++begun_;
     channel.bus_end = now + node.transfer;
     channel.bus_taken = true;
     counters_.bus_busy += SimDuration{node.transfer};
@@ -366,7 +402,8 @@ void FlashEngine::begin_command(std::size_t c, Index u, PageOp op, std::int64_t 
     ++counters_.suspensions;
   }
   int planes = 0;
-  unit.array = nodes_.take_group(unit.waiting[index_of(op)], planes);
+  unit.array = has_causes_ ? take_by_cause(unit, planes)
+                           : nodes_.take_group(unit.waiting[index_of(op)], planes);
   const OpTimes& times = times_[index_of(op)];
   std::int64_t bus = times.command + (planes - 1) * times.further_plane;
   std::int64_t array = 0;
@@ -377,8 +414,11 @@ void FlashEngine::begin_command(std::size_t c, Index u, PageOp op, std::int64_t 
   unit.array_end = now + bus + delay + array;
   channel.array_ends.push(unit.array_end, u);
   channel.on_bus = kNone;
+  channel.bus_since = ++begun_;
+  channel.command_unit = u;
   channel.bus_end = now + bus;
   counters_.bus_busy += SimDuration{bus};
+  counters_.array_busy += SimDuration{array};
   ++counters_.commands;
   if (config_.read_priority && op != PageOp::read) {
     update_ready(c, u);  // a read that waits may interrupt it
@@ -390,9 +430,15 @@ void FlashEngine::begin_command(std::size_t c, Index u, PageOp op, std::int64_t 
 /// The pages of the array become ready to leave.
 void FlashEngine::move_to_output(Channel& channel, Unit& unit) {
   Index node = std::exchange(unit.array, kNone);
+  const PageCause cause = nodes_[node].cause;  // the first plane's decides
   while (node != kNone) {
     const Index next = nodes_[node].next;
-    nodes_.push(channel.ready_pages, node);
+    nodes_[node].cause = cause;
+    if (has_causes_) {
+      push_ready(channel, node);
+    } else {
+      nodes_.push(channel.ready_pages, node);
+    }
     ++unit.data_out;
     node = next;
   }
@@ -431,12 +477,17 @@ void FlashEngine::array_event(std::size_t c, PageSink& sink) {
   } else {
     finished = std::exchange(unit.array, kNone);
     unit.suspensions = 0;
+    // What the sink adds for other chips goes before what waits for this one (as in MQSim).
+    unit.is_ending = config_.policy == FlashPolicy::data_out_first;
   }
   update_ready(c, what);
   while (finished != kNone) {
     const Index next = nodes_[finished].next;
     finish(finished, at, sink);
     finished = next;
+  }
+  if (std::exchange(unit.is_ending, false)) {
+    update_ready(c, what);
   }
   if (!channel.bus_taken) {
     grant(c, at);
@@ -463,6 +514,8 @@ void FlashEngine::bus_event(std::size_t c, PageSink& sink) {
     update_ready(c, u);
     channel.bus_end = kIdle;  // still taken: what the sink starts waits for the grant below
     finish(page, at, sink);
+  } else if (ties_by_age_) {
+    unit_at(c, channel.command_unit).array_since = ++begun_;
   }
   grant(c, at);
 }
@@ -486,10 +539,18 @@ void FlashEngine::process(SimTime until, PageSink& sink) {
   }
 }
 
+void FlashEngine::order_ties_by_age() {
+  check(config_.policy == FlashPolicy::data_out_first && begun_ == 0, "a late choice about ties");
+  ties_by_age_ = true;
+}
+
 void FlashEngine::update_next(std::size_t c) {
+  if (ties_by_age_) {
+    update_next_by_age(c);
+    return;
+  }
   const Channel& channel = channels_[c];
-  const EventRing& ends = channel.array_ends;
-  std::int64_t at = ends.is_empty() ? channel.bus_end : std::min(ends.front().at, channel.bus_end);
+  std::int64_t at = std::min(channel.array_ends.front_at(), channel.bus_end);
   auto winner = static_cast<std::uint32_t>(c);
   std::size_t place = match_at_.size() / 2 + c;
   match_at_[place] = at;
@@ -506,6 +567,53 @@ void FlashEngine::update_next(std::size_t c) {
   }
 }
 
+void FlashEngine::update_next_by_age(std::size_t c) {
+  const Channel& channel = channels_[c];
+  const EventRing& ends = channel.array_ends;
+  const bool is_array = !ends.is_empty() && ends.front().at <= channel.bus_end;
+  std::int64_t at = is_array ? ends.front().at : channel.bus_end;
+  std::int64_t since = is_array ? unit_at(c, ends.front().what).array_since : channel.bus_since;
+  auto winner = static_cast<std::uint32_t>(c);
+  std::size_t place = match_at_.size() / 2 + c;
+  match_at_[place] = at;
+  match_channel_[place] = winner;
+  match_since_[place] = since;
+  while (place > 1) {
+    const std::int64_t other = match_at_[place ^ 1];
+    const std::int64_t other_since = match_since_[place ^ 1];
+    const auto is_lower = static_cast<std::int64_t>(place & 1);
+    const bool loses = other < at || (other == at && other_since - is_lower < since);
+    winner = loses ? match_channel_[place ^ 1] : winner;
+    at = loses ? other : at;
+    since = loses ? other_since : since;
+    place /= 2;
+    match_at_[place] = at;
+    match_channel_[place] = winner;
+    match_since_[place] = since;
+  }
+}
+
+std::vector<std::uint32_t> FlashEngine::turns() const {
+  std::vector<std::uint32_t> turns;
+  for (const Channel& channel : channels_) {
+    turns.push_back(channel.turn);
+  }
+  for (const std::size_t channel : gate_turn_) {
+    turns.push_back(static_cast<std::uint32_t>(channel));
+  }
+  return turns;
+}
+
+void FlashEngine::set_turns(const std::vector<std::uint32_t>& turns) {
+  check(match_at_[1] == kIdle && turns.size() == channels_.size() + std::size(gate_turn_),
+        "turns of a flash array that is at work, or of another one");
+  for (std::size_t c = 0; c < channels_.size(); ++c) {
+    channels_[c].turn = turns[c];
+  }
+  std::copy(turns.begin() + static_cast<std::ptrdiff_t>(channels_.size()), turns.end(),
+            std::begin(gate_turn_));
+}
+
 void FlashEngine::report(Metrics& metrics, const std::string& prefix, SimDuration elapsed) const {
   const auto count = [&](const char* name, std::int64_t value, const char* doc) {
     metrics.add(prefix + name, static_cast<double>(value), "1", doc);
@@ -520,6 +628,10 @@ void FlashEngine::report(Metrics& metrics, const std::string& prefix, SimDuratio
     metrics.add(prefix + "/channel_utilization",
                 to_seconds(counters_.bus_busy) / config_.channels / to_seconds(elapsed), "1",
                 "share of the time in which a channel carried a page or its commands");
+    const double units = static_cast<double>(units_per_channel_ * channels_.size());
+    metrics.add(prefix + "/array_utilization",
+                to_seconds(counters_.array_busy) / units / to_seconds(elapsed), "1",
+                "share of the time in which the array of a die (or chip, or plane) worked");
   }
 }
 

@@ -43,6 +43,8 @@ namespace nearkv {
 struct PageCommand {
   std::uint64_t tag = 0;  // comes back with the completion
   PageOp op = PageOp::read;
+  PageCause cause = PageCause::host;
+  bool is_held = false;  // waits in its queue until release(); only with data_out_first
   std::uint16_t channel = 0;
   std::uint16_t chip = 0;
   std::uint16_t die = 0;
@@ -72,8 +74,12 @@ class FlashEngine {
   /// which commands are added.
   FlashEngine(const FlashConfig& config, const Rng& rng);
 
+  /// Names a command that is held.
+  using Handle = std::uint32_t;
   /// Adds a command that its channel sees at the next start().
-  void add(const PageCommand& command);
+  Handle add(const PageCommand& command);
+  /// A held command may run from the next start() on.
+  void release(Handle held);
   /// Commands added so far are there from `now` on. Events before `now` must have been processed.
   void start(SimTime now);
 
@@ -82,10 +88,20 @@ class FlashEngine {
   /// A page that took a credit has gone. As with start(), events before `now` must be processed.
   void return_credit(int gate, SimTime now);
 
+  /// Events of one time come in the order in which they began, as in MQSim, and not by channel;
+  /// before the first command, and only with data_out_first.
+  void order_ties_by_age();
+
   /// Time of the earliest event, kNever when the array is idle.
   [[nodiscard]] SimTime next_event() const { return SimTime{SimDuration{match_at_[1]}}; }
   /// Processes events up to and including `until` in time order.
   void process(SimTime until, PageSink& sink);
+
+  /// What an idle array remembers: whose turn it is in its round robins. From equal turns equal
+  /// commands take equal times, unless retries or a spread are drawn.
+  [[nodiscard]] std::vector<std::uint32_t> turns() const;
+  /// Of an idle array.
+  void set_turns(const std::vector<std::uint32_t>& turns);
 
   struct Counters {
     std::int64_t pages_read = 0;
@@ -95,6 +111,7 @@ class FlashEngine {
     std::int64_t suspensions = 0;  // not with fifo
     std::int64_t retries = 0;
     SimDuration bus_busy{};     // summed over the channels
+    SimDuration array_busy{};   // summed over what works on its own
     SimDuration bus_stalled{};  // likewise: idle, and every page that is ready waits for a gate
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
@@ -108,22 +125,28 @@ class FlashEngine {
 
   using Node = FlashCommandPool::Node;
   using Queue = FlashCommandPool::Queue;
-  struct Unit {
-    Queue waiting[kPageOps];
-    Index array = kNone;      // the command in the array, linked by plane
-    Index suspended = kNone;  // likewise
+  struct alignas(64) Unit {   // not a constant: a cache line, what every event needs first
+    Queue waiting[kPageOps];  // of the host, or of all
     std::int64_t array_end = 0;
+    std::int64_t array_since = 0;  // number of the event that began it
+    Index array = kNone;           // the command in the array, linked by plane
+    Index suspended = kNone;       // likewise
+    std::int32_t data_out = 0;     // pages that wait for the bus or are on it
+    std::int16_t suspensions = 0;
+    bool held = false;       // the array is done, but the cache register is still full
+    bool is_ending = false;  // its program or erase is just being reported
     std::int64_t suspended_left = 0;
-    std::int32_t data_out = 0;  // pages that wait for the bus or are on it
-    std::int32_t suspensions = 0;
-    bool held = false;  // the array is done, but the cache register is still full
+    std::int32_t held_commands = 0;             // of the host
+    Queue internal[kPageOps][kPageCauses - 1];  // of the other causes, with data_out_first
     // policy fifo
     std::int64_t free_at = 0;
     std::int64_t cache_free_at = 0;
   };
   struct Channel {
     std::int64_t bus_end = kIdle;
-    Index on_bus = kNone;  // the page that leaves; kNone for a command
+    std::int64_t bus_since = 0;  // number of the event that began it
+    Index command_unit = 0;      // whose command is on the bus, or was the last
+    Index on_bus = kNone;        // the page that leaves; kNone for a command
     bool bus_taken = false;
     bool is_dirty = false;  // has commands that start() has not seen
     std::uint32_t arrivals = 0;
@@ -151,7 +174,20 @@ class FlashEngine {
   }
 
   [[nodiscard]] bool can_interrupt(const Unit& unit) const;
-  [[nodiscard]] int next_op(const Unit& unit) const;
+  /// What a unit serves next: nothing when op is negative.
+  struct Choice {
+    int op = -1;
+    Queue* first = nullptr;   // where the command comes from
+    Queue* second = nullptr;  // where further planes may come from; may be null
+  };
+  [[nodiscard]] Choice choose_by_cause(Unit& unit) const;
+  [[nodiscard]] Index first_takeable(const Queue& queue) const;
+  void take_partners(Queue& queue, bool is_host, const Node& wanted, std::uint32_t& taken,
+                     Index& last);
+  [[nodiscard]] Index take_by_cause(Unit& unit, int& planes);
+  void push_ready(Channel& channel, Index node);
+  void mark_dirty(std::size_t channel);
+  [[nodiscard]] int next_op(Unit& unit) const;
   void set_ready(std::size_t channel, Index unit, bool is_ready);
   void update_ready(std::size_t channel, Index unit);
   [[nodiscard]] Index next_unit(std::size_t channel, Index from, Index end) const;
@@ -165,6 +201,7 @@ class FlashEngine {
   void start_by_recurrence(std::size_t channel, std::int64_t now);
   void finish(Index index, std::int64_t at, PageSink& sink);
   void update_next(std::size_t channel);
+  void update_next_by_age(std::size_t channel);
 
   FlashConfig config_;
   bool by_recurrence_;
@@ -174,6 +211,7 @@ class FlashEngine {
   OpTimes times_[kPageOps];
   std::size_t units_per_channel_;
   std::size_t words_per_channel_;
+  bool has_causes_ = false;  // a command that is held, or not the host's, has come
   std::int64_t now_ = 0;
   std::uint32_t last_bytes_ = 0;
   std::int64_t last_transfer_ = 0;
@@ -186,8 +224,11 @@ class FlashEngine {
   std::size_t gate_turn_[kGates + 1] = {};  // of the round robin over the channels
   int stalled_channels_ = 0;
   // The tournament of the channels for the earliest event: match 1 wins, the matches before n are
-  // 2n and 2n + 1, and ties go to the lower channel.
+  // 2n and 2n + 1. Ties go to the lower channel, or to what began earlier (order_ties_by_age).
   std::vector<std::int64_t> match_at_;
+  std::vector<std::int64_t> match_since_;
+  std::int64_t begun_ = 0;  // events
+  bool ties_by_age_ = false;
   std::vector<std::uint32_t> match_channel_;
   Counters counters_;
 };

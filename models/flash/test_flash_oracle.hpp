@@ -74,6 +74,11 @@ class Oracle {
     }
   }
 
+  /// Time of the earliest event, the greatest of all when there is none.
+  [[nodiscard]] std::int64_t next_event() const {
+    return events_.empty() ? INT64_MAX : std::get<0>(events_.begin()->first);
+  }
+
   std::vector<Done> run(std::int64_t until) {
     std::vector<Done> all;
     while (!events_.empty() && std::get<0>(events_.begin()->first) <= until) {

@@ -7,15 +7,20 @@
 namespace nearkv {
 
 void NvmeQueueConfig::fields(FieldVisitor& v) {
-  v.parameter("queue_depth", queue_depth, "Commands that may be outstanding in one queue pair.",
+  v.parameter("queue_depth", queue_depth, "commands that may be outstanding in one queue pair",
               at_least(1));
   v.constant("host_submit", host_submit,
-             "CPU time of the host a command; it submits one after another.");
-  v.constant("doorbell", doorbell, "Time until the doorbell write reaches the controller.");
+             "CPU time of the host a command; it submits one after another");
+  v.constant(
+      "doorbell", doorbell,
+      "time until the doorbell's write reaches the controller; in replays on top of its time "
+      "on the link");
   v.constant("command_fetch", command_fetch,
-             "Time in which the controller fetches the 64 B command from host memory.");
+             "time in which the controller fetches a command from host memory; in replays on top "
+             "of the messages' time on the link, and for all reads of host memory");
   v.constant("completion", completion,
-             "Time from the controller's completion entry until the host has seen it.");
+             "time from the completion entry, the interrupt or the look of a polling host until "
+             "the host has seen it");
 }
 
 int NvmeQueuePair::outstanding(SimTime now) const {

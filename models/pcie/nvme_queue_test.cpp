@@ -3,7 +3,6 @@
 #include <doctest/doctest.h>
 
 #include "sim/core/check.hpp"
-#include "sim/core/config.hpp"
 
 using namespace nearkv;
 using namespace std::chrono_literals;
@@ -97,7 +96,7 @@ TEST_CASE("nvme queue: misuse is our bug") {
   CHECK_THROWS_AS(queue.complete(at(2us)), CheckFailure);
 }
 
-TEST_CASE("nvme queue: report, and the shipped configs") {
+TEST_CASE("nvme queue: report") {
   NvmeQueuePair queue(two_slots());
   queue.submit(at(0ns));
   queue.submit(at(0ns));
@@ -105,13 +104,4 @@ TEST_CASE("nvme queue: report, and the shipped configs") {
   queue.report(metrics, "csd/0/nvme");
   CHECK(metrics.at("csd/0/nvme/commands") == 2);
   CHECK(metrics.at("csd/0/nvme/host_busy") == doctest::Approx(200e-9));
-
-  for (const char* name : {"nvme_polled.json", "nvme_kernel.json"}) {
-    NvmeQueueConfig config;
-    const auto constants = read_fields(load_config(shipped_configs() / "platforms" / "pcie" / name),
-                                       [&](FieldVisitor& v) { config.fields(v); });
-    CHECK(constants.size() == 4);
-    CHECK(config.queue_depth == 128);
-    CHECK(config.host_submit > SimDuration{});
-  }
 }

@@ -1,8 +1,10 @@
 // Hosts of a block device: a closed loop at a queue depth, and open arrivals at given times.
+// What they count is a Statistics, with  void add(id, submitted, at)  for each completion.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "models/ssd/block_ssd.hpp"
 #include "sim/core/check.hpp"
@@ -17,7 +19,7 @@ struct ResponseTimes {
   SimDuration most{};
   SimTime last{};  // completion
 
-  void add(SimTime submitted, SimTime at) {
+  void add(std::uint64_t /*id*/, SimTime submitted, SimTime at) {
     const SimDuration took = at - submitted;
     ++requests;
     sum += took;
@@ -30,46 +32,55 @@ struct ResponseTimes {
   }
 };
 
+/// The last time that a device can be run to.
+inline constexpr SimTime kEndOfTime{SimDuration{SimDuration::max() - SimDuration{1}}};
+
 /// `Source` has  bool next(BlockRequest&)  that is false at the end. The first `depth` requests
 /// are submitted at `start`, each other one when one completes.
-template <class Source>
+template <class Source, class Statistics = ResponseTimes>
 class ClosedLoop final : public BlockHost {
  public:
   ClosedLoop(BlockSsd& ssd, Source& source) : ssd_(ssd), source_(source) {}
+  ClosedLoop(BlockSsd& ssd, Source& source, Statistics statistics)
+      : ssd_(ssd), source_(source), statistics_(std::forward<Statistics>(statistics)) {}
 
-  /// Runs until the source is empty and all requests are done.
-  const ResponseTimes& run(SimTime start, int depth) {
+  /// Runs until the source is empty, or `stop` has come, and all requests are done.
+  const Statistics& run(SimTime start, int depth, SimTime stop = kNever) {
+    stop_ = stop;
     for (int i = 0; i < depth; ++i) {
       submit_next(start);
     }
-    ssd_.process(SimTime{SimDuration{SimDuration::max() - SimDuration{1}}}, *this);
-    return times_;
+    ssd_.process(kEndOfTime, *this);
+    return statistics_;
   }
 
  private:
   void submit_next(SimTime now) {
     BlockRequest request;
-    if (source_.next(request)) {
+    if (now < stop_ && source_.next(request)) {
       ssd_.submit(now, request);
     }
   }
-  void completed(std::uint64_t, SimTime submitted, SimTime at) override {
-    times_.add(submitted, at);
+  void completed(std::uint64_t id, SimTime submitted, SimTime at) override {
+    statistics_.add(id, submitted, at);
     submit_next(at);
   }
 
   BlockSsd& ssd_;
   Source& source_;
-  ResponseTimes times_;
+  Statistics statistics_{};
+  SimTime stop_ = kNever;
 };
 
 /// `Source` has  bool next(SimTime& at, BlockRequest&)  with times that never go back (checked).
-template <class Source>
+template <class Source, class Statistics = ResponseTimes>
 class OpenArrivals final : public BlockHost {
  public:
   OpenArrivals(BlockSsd& ssd, Source& source) : ssd_(ssd), source_(source) {}
+  OpenArrivals(BlockSsd& ssd, Source& source, Statistics statistics)
+      : ssd_(ssd), source_(source), statistics_(std::forward<Statistics>(statistics)) {}
 
-  const ResponseTimes& run() {
+  const Statistics& run() {
     SimTime at{};
     SimTime before{};
     BlockRequest request;
@@ -79,18 +90,18 @@ class OpenArrivals final : public BlockHost {
       ssd_.process(at, *this);
       ssd_.submit(at, request);
     }
-    ssd_.process(SimTime{SimDuration{SimDuration::max() - SimDuration{1}}}, *this);
-    return times_;
+    ssd_.process(kEndOfTime, *this);
+    return statistics_;
   }
 
  private:
-  void completed(std::uint64_t, SimTime submitted, SimTime at) override {
-    times_.add(submitted, at);
+  void completed(std::uint64_t id, SimTime submitted, SimTime at) override {
+    statistics_.add(id, submitted, at);
   }
 
   BlockSsd& ssd_;
   Source& source_;
-  ResponseTimes times_;
+  Statistics statistics_{};
 };
 
 }  // namespace nearkv

@@ -3,9 +3,10 @@
 
 #include <benchmark/benchmark.h>
 
+#include "models/flash/ftl/test_ftl.hpp"
 #include "models/ssd/block_host.hpp"
 #include "models/ssd/block_ssd.hpp"
-#include "models/ssd/page_striping.hpp"
+#include "models/ssd/test_nvme.hpp"
 #include "sim/core/random.hpp"
 
 using namespace nearkv;
@@ -19,7 +20,6 @@ constexpr Bytes kPage = 16_KiB;
 
 BlockSsdConfig drive(FlashPolicy policy) {
   BlockSsdConfig config;
-  config.page_size = kPage;
   config.flash = {.channels = 8,
                   .chips_per_channel = 4,
                   .dies_per_chip = 1,
@@ -46,16 +46,13 @@ BlockSsdConfig drive(FlashPolicy policy) {
                   .erase_command = {220ns, 700ns, 0ns},
                   .read_retry = {},
                   .suspend = {}};
-  config.link = {.lanes = 16,
-                 .lane_rate = 4000_MBps,
-                 .max_payload = 128_B,
-                 .packet_overhead = 28_B,
-                 .read_request = 4_B,
-                 .doorbell = 2_B,
-                 .submission_entry = 72_B,
-                 .completion_entry = 16_B,
-                 .time_step = 1ns,
-                 .fetch_limit = 512};
+  config.nvme = plain_nvme(512);
+  config.link = small_link();
+  config.link.lanes = 16;
+  config.link.lane_rate = 4000_MBps;
+  config.controller.cores = 1;
+  config.controller.codeword = 512_B;
+  config.ftl = test_ftl::drive_config();
   return config;
 }
 
@@ -64,7 +61,7 @@ struct RandomReads {
   Rng rng{1, "models/flash/block_ssd_bench"};
   bool next(BlockRequest& request) {
     const auto page = static_cast<std::int64_t>(rng.below(kPages));
-    request = {static_cast<std::uint64_t>(left), page * kPage, kPage, false};
+    request = {static_cast<std::uint64_t>(left), page * kPage, kPage, BlockOp::read};
     return left-- > 0;
   }
 };
@@ -75,8 +72,7 @@ void replay_random_reads(benchmark::State& state, FlashPolicy policy) {
   std::int64_t requests = 0;
   double iops = 0;
   for ([[maybe_unused]] auto iteration : state) {
-    PageStriping map(config.flash, "CWDP", 256, kPages);
-    BlockSsd ssd(config, map, Rng(1, "retries"));
+    BlockSsd ssd(config, 1, "bench");
     RandomReads source{kRequests};
     ClosedLoop host(ssd, source);
     const ResponseTimes& times = host.run(SimTime{}, 256);

@@ -1,11 +1,14 @@
 #include "models/ssd/block_ssd.hpp"
 
+#include <cmath>
+#include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
 
+#include "models/flash/ftl/test_ftl.hpp"
 #include "models/ssd/block_host.hpp"
-#include "models/ssd/page_striping.hpp"
+#include "models/ssd/test_nvme.hpp"
 #include "sim/core/check.hpp"
 
 using namespace nearkv;
@@ -16,7 +19,6 @@ namespace {
 /// MQSim's timing on 4 lanes of 1 GB/s and a 333 MT/s channel cut to 3 ns a byte.
 BlockSsdConfig drive() {
   BlockSsdConfig config;
-  config.page_size = 4_KiB;
   config.flash = {.channels = 2,
                   .chips_per_channel = 2,
                   .dies_per_chip = 1,
@@ -43,16 +45,11 @@ BlockSsdConfig drive() {
                   .erase_command = {220ns, 700ns, 0ns},
                   .read_retry = {},
                   .suspend = {}};
-  config.link = {.lanes = 4,
-                 .lane_rate = 1000_MBps,
-                 .max_payload = 128_B,
-                 .packet_overhead = 28_B,
-                 .read_request = 4_B,
-                 .doorbell = 2_B,
-                 .submission_entry = 72_B,
-                 .completion_entry = 16_B,
-                 .time_step = 1ns,
-                 .fetch_limit = 512};
+  config.nvme = plain_nvme(512);
+  config.link = small_link();
+  config.controller.cores = 1;
+  config.controller.codeword = 512_B;
+  config.ftl = test_ftl::drive_config();
   return config;
 }
 
@@ -70,8 +67,7 @@ struct Fixed {
 
 ResponseTimes closed_loop(const BlockSsdConfig& config, std::vector<BlockRequest> requests,
                           int depth) {
-  PageStriping map(config.flash, "CWDP", 256, 1024);
-  BlockSsd ssd(config, map, Rng(1, "test"));
+  BlockSsd ssd(config, 1, "test");
   Fixed source{std::move(requests)};
   ClosedLoop host(ssd, source);
   return host.run(SimTime{}, depth);
@@ -117,9 +113,50 @@ TEST_CASE("block ssd: a write fetches its data and ends with the last program") 
   // doorbell 8, entry 8 + 25, data request 8 and 1,248 down, command 361 + 12,288 of data, tPROG,
   // completion entry 11
   const SimDuration alone = 8ns + 8ns + 25ns + 8ns + 1'248ns + 361ns + 12'288ns + 750us + 11ns;
-  CHECK(closed_loop(drive(), {{0, 0_B, 4_KiB, true}}, 1).sum == alone);
+  CHECK(closed_loop(drive(), {{0, 0_B, 4_KiB, BlockOp::write}}, 1).sum == alone);
   // Two pages on two channels: twice the data on the link, everything else at once.
-  CHECK(closed_loop(drive(), {{0, 0_B, 8_KiB, true}}, 1).sum == alone + 1'248ns);
+  CHECK(closed_loop(drive(), {{0, 0_B, 8_KiB, BlockOp::write}}, 1).sum == alone + 1'248ns);
+}
+
+TEST_CASE("block ssd: firmware takes a core for each command, look-up and completion") {
+  BlockSsdConfig config = drive();
+  config.controller = {.cores = 1,
+                       .command_cost = 1us,
+                       .lookup_cost = 100ns,
+                       .completion_cost = 500ns,
+                       .codeword = 512_B};
+  const SimDuration fetched = 8ns + 8ns + 25ns;
+  const SimDuration flash = 290ns + 75'020ns + 12'288ns;
+  // The completion's firmware runs while the data are on the link: 500 ns of 1,248.
+  const SimDuration read = fetched + 1'100ns + flash + 1'248ns + 11ns;
+  CHECK(closed_loop(config, {{0, 0_B, 4_KiB}}, 1).sum == read);
+  // Two pages on two channels: two look-ups.
+  CHECK(closed_loop(config, {{0, 0_B, 8_KiB}}, 1).sum == read + 100ns + 1'248ns);
+  const SimDuration write =
+      fetched + 1'100ns + 8ns + 1'248ns + 361ns + 12'288ns + 750us + 500ns + 11ns;
+  CHECK(closed_loop(config, {{0, 0_B, 4_KiB, BlockOp::write}}, 1).sum == write);
+  // Two commands for two channels: the second waits for the core, and with two for its entry.
+  const std::vector<BlockRequest> both{{0, 0_B, 512_B}, {1, 4_KiB, 512_B}};
+  const SimDuration small = fetched + 1'100ns + 290ns + 75'020ns + 1'536ns + 500ns + 11ns;
+  CHECK(closed_loop(config, both, 2).least == small);
+  CHECK(closed_loop(config, both, 2).most == small + 1'100ns);
+  config.controller.cores = 2;
+  CHECK(closed_loop(config, both, 2).most == small + 25ns);
+}
+
+TEST_CASE("block ssd: data pass the DRAM in and out") {
+  BlockSsdConfig config = drive();
+  config.dram.rate = Rate{4'096'000'000};  // 1 us a page
+  config.dram.read_data = true;
+  const SimDuration fetched = 8ns + 8ns + 25ns;
+  const SimDuration read = fetched + 290ns + 75'020ns + 12'288ns + 2us + 1'248ns + 11ns;
+  CHECK(closed_loop(config, {{0, 0_B, 4_KiB}}, 1).sum == read);
+  // Two pages leave two channels at once: two in, one after the other, and 8 KiB out.
+  CHECK(closed_loop(config, {{0, 0_B, 8_KiB}}, 1).sum == read + 2us + 1'248ns);
+  const SimDuration write = fetched + 8ns + 1'248ns + 2us + 361ns + 12'288ns + 750us + 11ns;
+  CHECK(closed_loop(config, {{0, 0_B, 4_KiB, BlockOp::write}}, 1).sum == write);
+  config.dram.read_data = false;  // reads pass it by
+  CHECK(closed_loop(config, {{0, 0_B, 4_KiB}}, 1).sum == read - 2us);
 }
 
 TEST_CASE("block ssd: the controller holds fetch_limit commands") {
@@ -129,7 +166,7 @@ TEST_CASE("block ssd: the controller holds fetch_limit commands") {
     requests.push_back({i, static_cast<std::int64_t>(i) * 4_KiB, 4_KiB});  // four chips
   }
   const ResponseTimes all_at_once = closed_loop(config, requests, 4);
-  config.link.fetch_limit = 1;
+  config.nvme.fetch_limit = 1;
   const ResponseTimes one_by_one = closed_loop(config, requests, 4);
   CHECK(all_at_once.last < SimTime{2 * 88'898ns});
   // The first entry comes behind four doorbells; each further fetch behind the last read's data.
@@ -149,8 +186,7 @@ TEST_CASE("block ssd: open arrivals do not wait for completions") {
     }
   };
   const BlockSsdConfig config = drive();
-  PageStriping map(config.flash, "CWDP", 256, 1024);
-  BlockSsd ssd(config, map, Rng(1, "test"));
+  BlockSsd ssd(config, 1, "test");
   Source source;
   OpenArrivals host(ssd, source);
   const ResponseTimes& times = host.run();
@@ -172,8 +208,7 @@ TEST_CASE("block ssd: nothing is lost and nothing depends on the run") {
   }
   const BlockSsdConfig config = drive();
   const auto run = [&] {
-    PageStriping map(config.flash, "CWDP", 256, 1024);
-    BlockSsd ssd(config, map, Rng(1, "test"));
+    BlockSsd ssd(config, 1, "test");
     Fixed source{requests};
     ClosedLoop host(ssd, source);
     const ResponseTimes times = host.run(SimTime{}, 64);
@@ -190,31 +225,96 @@ TEST_CASE("block ssd: nothing is lost and nothing depends on the run") {
   CHECK(a.last.time_since_epoch() > pages / 4 * SimDuration{75'310ns});
 }
 
-TEST_CASE("page striping: orders, first touch, capacity") {
-  CHECK(is_striping_order("PDWC"));
-  CHECK_FALSE(is_striping_order("CWD"));
-  CHECK_FALSE(is_striping_order("CCWD"));
-  FlashConfig config = drive().flash;
-  config.dies_per_chip = 2;
-  config.planes_per_die = 2;
-  PageStriping channels_first(config, "CWDP", 4, 100);
-  PageCommand where = channels_first.locate(1 + 2 * (1 + 2 * (0 + 2 * 1)));
-  CHECK(where.channel == 1);
-  CHECK(where.chip == 1);
-  CHECK(where.die == 0);
-  CHECK(where.plane == 1);
-  PageStriping planes_first(config, "PDWC", 4, 100);
-  where = planes_first.locate(1);
-  CHECK(where.plane == 1);
-  CHECK(where.channel == 0);
-  CHECK(where.page == 0);
-  CHECK(planes_first.locate(33).page == 1);  // the same plane, touched second
-  CHECK(planes_first.locate(17).page == 2);
-  CHECK(planes_first.locate(1).page == 0);
-  CHECK(planes_first.locate(49).page == 3);
-  CHECK(planes_first.locate(65).page == 0);  // the next block
-  CHECK(planes_first.place(33).page == 1);   // a new version, behind the others
-  CHECK(planes_first.locate(33).page == 1);
-  CHECK(planes_first.fullest_plane() == 6);
-  CHECK_THROWS_AS(static_cast<void>(planes_first.locate(100)), CheckFailure);
+TEST_CASE("block ssd: with a write buffer a write ends in DRAM and is programmed later") {
+  BlockSsdConfig config = drive();
+  config.dram.rate = Rate{4'096'000'000};  // 1 us a page
+  config.ftl.write_buffer = {
+      .capacity = 8_KiB, .flush_order = FlushOrder::fifo, .flush_above = 0};  // two pages
+  const SimDuration in_dram = 8ns + 8ns + 25ns + 8ns + 1'248ns + 1us + 11ns;
+  CHECK(closed_loop(config, {{0, 0_B, 4_KiB, BlockOp::write}}, 1).sum == in_dram);
+  // The third page of one chip finds no room until the first program is done: out of DRAM, over
+  // the channel, programmed.
+  const std::vector<BlockRequest> three{{0, 0_B, 4_KiB, BlockOp::write},
+                                        {1, 16_KiB, 4_KiB, BlockOp::write},
+                                        {2, 32_KiB, 4_KiB, BlockOp::write}};
+  const ResponseTimes times = closed_loop(config, three, 1);
+  const SimDuration program = 361ns + 12'288ns + 750us;
+  CHECK(times.last == SimTime{in_dram - 11ns + 1us + program + 11ns});
+  // A read of what is in the buffer needs no flash; here it does not pass the DRAM either.
+  const ResponseTimes read =
+      closed_loop(config, {{0, 0_B, 4_KiB, BlockOp::write}, {1, 0_B, 4_KiB, BlockOp::read}}, 1);
+  CHECK(read.most < 5us);
+}
+
+TEST_CASE("block ssd: a TRIM gives up whole pages, and a drive that is full says so") {
+  BlockSsdConfig config = drive();
+  config.flash.channels = 1;
+  config.flash.chips_per_channel = 1;
+  config.flash.blocks_per_plane = 16;
+  config.flash.pages_per_block = 8;
+  config.ftl.overprovisioning_ratio = 0.05;  // 121 of 128 pages: more than can be in use
+  config.ftl.unwritten_reads = UnwrittenReads::zeroes;
+  std::vector<BlockRequest> requests;
+  for (std::uint64_t i = 0; i < 121; ++i) {
+    requests.push_back({i, static_cast<std::int64_t>(i) * 4_KiB, 4_KiB, BlockOp::write});
+  }
+  const auto run = [&](BlockSsd& ssd, const std::vector<BlockRequest>& all) {
+    Fixed source{all};
+    ClosedLoop host(ssd, source);
+    return host.run(ssd.last_event(), 1);
+  };
+  BlockSsd full(config, 1, "test");
+  const ResponseTimes times = run(full, requests);
+  CHECK(times.requests == 120);  // 15 of 16 blocks; the last write is never done
+  CHECK(full.full_at() > times.last);
+  CHECK(full.full_at() < times.last + 2us);
+  CHECK(full.full_reason().find("120 of 128 pages hold data") != std::string::npos);
+  // Half of page 5 and pages 6 to 21: one whole block is stale then.
+  BlockSsd trimmed(config, 1, "test");
+  std::vector<BlockRequest> with_trim(requests.begin(), requests.end() - 1);
+  with_trim.push_back({200, 5 * 4_KiB + 2_KiB, 66_KiB, BlockOp::trim});
+  with_trim.push_back(requests.back());
+  CHECK(run(trimmed, with_trim).requests == 122);
+  CHECK(trimmed.full_at() == kNever);
+  CHECK(trimmed.full_reason().empty());
+  const PageFtl::Counters& counters = trimmed.ftl().counters();
+  CHECK(counters.trims == 16);
+  CHECK(counters.collections > 0);
+  Metrics metrics;
+  trimmed.report(metrics, "drive", 1s);
+  CHECK(metrics.at("drive/flash/blocks_erased") == static_cast<double>(counters.erases));
+  CHECK(metrics.at("drive/ftl/collections") == static_cast<double>(counters.collections));
+  CHECK(metrics.at("drive/ftl/write_amplification") == counters.write_amplification());
+}
+
+TEST_CASE("block ssd: the drive starts as preconditioned, and its counters at zero") {
+  BlockSsdConfig config = drive();
+  config.flash.blocks_per_plane = 32;
+  config.flash.pages_per_block = 8;
+  config.precondition = {
+      .fill = 0.9, .pattern = FillPattern::random, .steady_tolerance = 0.1, .rounds_at_most = 20};
+  BlockSsd ssd(config, 1, "test");
+  const std::int64_t held = ssd.ftl().pages().valid;
+  CHECK(held == std::llround(0.9 * static_cast<double>(ssd.ftl().logical_pages())));
+  CHECK(ssd.ftl().wear().total > 0);
+  Fixed source{{{0, 0_B, 4_KiB, BlockOp::write}}};
+  ClosedLoop host(ssd, source);
+  host.run(SimTime{}, 1);
+  CHECK(ssd.ftl().counters().host_programs == 1);
+  CHECK(ssd.ftl().counters().erases <= 1);
+}
+
+TEST_CASE("block ssd: MQSim's DRAM opens rows, and counts half of the long ones") {
+  const MqsimCacheConfig dram{.pages = 1,
+                              .sector_limit = 1,
+                              .row_bytes = 8192,
+                              .burst_bytes = 1,
+                              .burst_ns = 10,
+                              .activate_ns = 13,
+                              .access_ns = 13,
+                              .precharge_ns = 13};
+  CHECK(dram.access_time(4096) == 26ns + 20'480ns);
+  CHECK(dram.access_time(8192) == 26ns + 40'960ns);
+  CHECK(dram.access_time(16384) == 26ns + 26ns + 40'960ns + 13ns);
+  CHECK(dram.access_time(16384 + 1000) == 26ns + 26ns + 40'960ns + 13ns + 100ns);
 }

@@ -12,21 +12,12 @@ void SsdConfig::fields(FieldVisitor& v) {
   v.parameter("count", count, "equal drives, striped as RAID-0", {1, 64});
   v.parameter("stripe_unit", stripe_unit, "RAID-0 chunk", range_of(4_KiB, 1_GiB));
   v.parameter("capacity", capacity, "user capacity of one drive", at_least(1));
-  v.group("flash", flash, "the flash behind the drive's controller");
-  v.group("nvme", nvme, "NVMe queue pair towards the host");
-  v.parameter("controller_cores", controller_cores, "embedded cores that run the firmware",
-              {1, 64});
-  v.constant("t_firmware", t_firmware, "firmware time of one command on one core",
-             range_of(0_ps, 1ms));
-  v.parameter("write_buffer", write_buffer, "drive DRAM for data that are not yet programmed",
-              at_least(1));
-  v.constant("write_buffer_rate", write_buffer_rate, "rate into the write buffer",
-             range_of(1_MBps, 1'000'000_MBps));  // unit: a limit against slips, 1 TB/s
-  v.require([this] { return capacity <= flash.capacity(); }, "capacity",
-            "must not exceed the flash behind it, " + format_exact(flash.capacity()));
+  DriveConfig::fields(v);
+  v.require([this] { return capacity <= block_capacity(); }, "capacity",
+            "must not exceed the flash behind it less over-provisioning, " +
+                format_exact(block_capacity()));
   v.require([this] { return stripe_unit.count() % flash.page_size.count() == 0; }, "stripe_unit",
             "must be a multiple of the flash page");
-  v.require(write_buffer >= flash.page_size, "write_buffer", "must hold at least one flash page");
 }
 
 Ssd::Ssd(const SsdConfig& config, Rate host_link)
@@ -34,12 +25,13 @@ Ssd::Ssd(const SsdConfig& config, Rate host_link)
       host_link_(host_link),
       page_size_(config.flash.page_size),
       page_link_time_(time_for(page_size_, host_link)),
-      page_buffer_time_(time_for(page_size_, config.write_buffer_rate)),
+      page_buffer_time_(buffer_time(page_size_)),
+      page_channel_time_(config.flash.recurrence().transfer),
       units_(config.flash.units_per_channel()),
       flash_(config.flash.recurrence()),
       queue_(config.nvme),
-      cores_(config.controller_cores),
-      slots_(static_cast<std::size_t>(config.write_buffer / page_size_)) {
+      cores_(config.controller.cores),
+      slots_(static_cast<std::size_t>(config.ftl.write_buffer.capacity / page_size_)) {
   check(!slots_.empty(), "an SSD whose write buffer holds no page");
 }
 
@@ -50,11 +42,15 @@ Grant Ssd::accept(SimTime now, Bytes offset, Bytes size) {
   last_command_ = now;
   // All commands before this one have a completion time, so there will be a slot.
   last_submission_ = std::max(*queue_.next_slot(now), last_submission_);
-  return cores_.issue(queue_.submit(last_submission_).done, config_.t_firmware);
+  const DriveControllerConfig& cost = config_.controller;
+  const std::int64_t pages = (offset + size - Bytes{1}) / page_size_ - offset / page_size_ + 1;
+  const SimDuration work = cost.command_cost + cost.lookup_cost * pages + cost.completion_cost;
+  const Grant core = cores_.issue(queue_.submit(last_submission_).done, work);
+  return {core.start, core.done - cost.completion_cost};
 }
 
 Grant Ssd::completed(const Grant& command, SimTime last_byte) {
-  return {command.start, queue_.complete(last_byte)};
+  return {command.start, queue_.complete(last_byte + config_.controller.completion_cost)};
 }
 
 Grant Ssd::read(SimTime now, Bytes offset, Bytes size) {
@@ -66,15 +62,18 @@ Grant Ssd::read(SimTime now, Bytes offset, Bytes size) {
   const std::int64_t first = offset / page_size_;
   int channel = channel_of(first);
   int unit = unit_of(first);
-  Bytes part = page_size_ - (offset - page_size_ * first);  // of the page that is asked for
+  Bytes from = offset - page_size_ * first;  // in the page
+  Bytes part = page_size_ - from;            // of the page that is asked for
   SimTime done{};
   while (size > Bytes{}) {
     part = std::min(part, size);
-    const SimTime ready = flash_.read(flash_now_, channel, unit).done;
+    const SimTime ready =
+        flash_.read_part(flash_now_, channel, unit, channel_time(from, part)).done;
     const SimDuration transfer = link_time(part);
     done = std::max(done, uplink_.reserve(ready, transfer));
     uplink_busy_ += transfer;
     size -= part;
+    from = Bytes{};
     part = page_size_;
     if (++channel == config_.flash.channels) {
       channel = 0;
@@ -98,9 +97,8 @@ Grant Ssd::write(SimTime now, Bytes offset, Bytes size) {
     const SimDuration transfer = link_time(part);
     downlink_free_ = std::max({command.done, downlink_free_, room}) + transfer;
     downlink_busy_ += transfer;
-    buffer_port_free_ =
-        std::max(downlink_free_, buffer_port_free_) +
-        (part == page_size_ ? page_buffer_time_ : time_for(part, config_.write_buffer_rate));
+    buffer_port_free_ = std::max(downlink_free_, buffer_port_free_) +
+                        (part == page_size_ ? page_buffer_time_ : buffer_time(part));
     open_page_ += part;
     size -= part;
     if (open_page_ == page_size_) {

@@ -4,21 +4,25 @@
 // must come in time order (checked). A command passes
 //   1. the NVMe queue pair (models/pcie/nvme_queue.hpp): submission, doorbell, fetch of the entry;
 //      a command that finds no slot waits for one;
-//   2. one of controller_cores for t_firmware, first come first served;
+//   2. one of the controller's cores for command_cost + pages x lookup_cost, first come first
+//      served; the core is also taken for completion_cost, which delays the completion;
 //   3. a read: the flash pages that it touches (page p lies on channel p mod channels, unit
-//      (p / channels) mod units), each page as FlashArray grants it, then the asked part of each
-//      page over the host link, whichever is ready first;
-//      a write: its data over the host link into the write buffer (write_buffer_rate), as far as
+//      (p / channels) mod units), each page as FlashArray grants it: its array time, then over the
+//      channel the ECC codewords that hold the asked part; then that part over the host link,
+//      whichever page is ready first;
+//      a write: its data over the host link into the write buffer (at dram/rate), as far as
 //      the buffer has room. A write is done when its last byte is in the buffer, which drains by
 //      programs, one flash page each, striped in the order of the writes. A program that cannot
 //      start before a read gives way to it (no suspension of a started one), unless the buffer
 //      is full;
 //   4. the completion of the queue pair.
 // For one read of n pages on an idle drive, all on different channels, with a link slower than the
-// channels:  host_submit + doorbell + command_fetch + t_firmware + read_command/bus + t_read
-//            + bus transfer + n x link transfer + completion.
+// channels:  host_submit + doorbell + command_fetch + command_cost + n x lookup_cost
+//            + read_command/bus + t_read + bus transfer + n x link transfer + completion_cost
+//            + completion.
 // Not modelled: garbage collection, mapping-table misses, the slower mode of a drive whose SLC
-// cache is full, read retry, and partial page transfers on the flash channels.
+// cache is full, read retry, and the DRAM for reads. The drive as a block device (block_ssd.hpp)
+// has them.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +31,8 @@
 
 #include "models/flash/bus_schedule.hpp"
 #include "models/flash/flash_array.hpp"
-#include "models/flash/flash_config.hpp"
 #include "models/pcie/nvme_queue.hpp"
+#include "models/ssd/drive_config.hpp"
 #include "sim/core/fields.hpp"
 #include "sim/core/metrics.hpp"
 #include "sim/core/servers.hpp"
@@ -36,16 +40,10 @@
 
 namespace nearkv {
 
-struct SsdConfig {
+struct SsdConfig : DriveConfig {
   int count = 0;        // equal drives, striped as RAID-0
   Bytes stripe_unit{};  // RAID-0 chunk; without meaning for one drive
   Bytes capacity{};     // of one drive
-  FlashConfig flash;
-  NvmeQueueConfig nvme;
-  int controller_cores = 0;
-  SimDuration t_firmware{};  // of one command on one core
-  Bytes write_buffer{};      // DRAM for data that are not yet programmed
-  Rate write_buffer_rate{};
 
   void fields(FieldVisitor& v);
 };
@@ -75,6 +73,16 @@ class Ssd {
   [[nodiscard]] SimDuration link_time(Bytes size) const {
     return size == page_size_ ? page_link_time_ : time_for(size, host_link_);
   }
+  /// Into the write buffer.
+  [[nodiscard]] SimDuration buffer_time(Bytes size) const {
+    return config_.dram.rate == Rate{0} ? SimDuration{0} : time_for(size, config_.dram.rate);
+  }
+  /// On the flash channel, for a part of a page that is read.
+  [[nodiscard]] SimDuration channel_time(Bytes from, Bytes size) const {
+    return size == page_size_
+               ? page_channel_time_
+               : config_.flash.transfer_time(config_.read_transfer(from, size).count());
+  }
   void program_oldest();
   void program_what_starts_by(SimTime time);
   [[nodiscard]] int channel_of(std::int64_t page) const {
@@ -89,6 +97,7 @@ class Ssd {
   Bytes page_size_;
   SimDuration page_link_time_;
   SimDuration page_buffer_time_;
+  SimDuration page_channel_time_;
   int units_;
   FlashArray flash_;
   NvmeQueuePair queue_;

@@ -50,15 +50,18 @@ SsdConfig small_ssd() {
                   .erase_command = {100ns, 0_ps, 0_ps},
                   .read_retry = {},
                   .suspend = {}};
-  config.nvme = {.queue_depth = 64,
-                 .host_submit = 0ns,
-                 .doorbell = 300ns,
-                 .command_fetch = 700ns,
-                 .completion = 3us};
-  config.controller_cores = 1;
-  config.t_firmware = 5us;
-  config.write_buffer = 32_KiB;
-  config.write_buffer_rate = Rate{40'960'000'000};  // 100 ns a page
+  static_cast<NvmeQueueConfig&>(config.nvme) = {.queue_depth = 64,
+                                                .host_submit = 0ns,
+                                                .doorbell = 300ns,
+                                                .command_fetch = 700ns,
+                                                .completion = 3us};
+  config.controller = {.cores = 1,
+                       .command_cost = 5us,
+                       .lookup_cost = 0ns,
+                       .completion_cost = 0ns,
+                       .codeword = 1_KiB};
+  config.dram.rate = Rate{40'960'000'000};  // 100 ns a page
+  config.ftl.write_buffer.capacity = 32_KiB;
   return config;
 }
 constexpr Rate kSmallLink{2'048'000'000};  // 2 us a page
@@ -94,17 +97,44 @@ TEST_CASE("ssd: an idle read is the sum of its parts") {
       300ns + 700ns + 5us + 100ns + 40us + 1us + 2 * SimDuration{2us} + 3us;
   const Grant grant = ssd.read(at(1ms), 0_B, 8_KiB);
   MESSAGE(
-      fmt::format("doorbell + command_fetch + t_firmware + read_command + t_read + bus transfer "
+      fmt::format("doorbell + command_fetch + command_cost + read_command + t_read + bus transfer "
                   "+ 2 link transfers + completion = {}; simulated {}",
                   format_exact(expected), format_exact(grant.done - at(1ms))));
   CHECK(grant.done - at(1ms) == expected);
 }
 
-TEST_CASE("ssd: a read of part of a page moves only that part over the link") {
-  Ssd ssd(small_ssd(), kSmallLink);
-  const SimDuration expected =
-      300ns + 700ns + 5us + 100ns + 40us + 1us + time_for(512_B, kSmallLink) + 3us;
-  CHECK(ssd.read(at(0_ps), 3584_B, 512_B).done == at(expected));
+TEST_CASE("ssd: a read of part of a page moves its codewords, and that part over the link") {
+  const SimDuration before = 300ns + 700ns + 5us + 100ns + 40us;
+  const SimDuration link = time_for(512_B, kSmallLink);
+  {
+    Ssd ssd(small_ssd(), kSmallLink);  // one of 1 KiB
+    CHECK(ssd.read(at(0_ps), 3584_B, 512_B).done == at(before + 250ns + link + 3us));
+  }
+  {
+    Ssd ssd(small_ssd(), kSmallLink);  // across two of them
+    CHECK(ssd.read(at(0_ps), 768_B, 512_B).done == at(before + 500ns + link + 3us));
+  }
+  SsdConfig config = small_ssd();
+  config.flash.spare_size = 409_B;  // 102.25 B a codeword: 1127 B on the bus
+  Ssd spare(config, kSmallLink);
+  CHECK(spare.read(at(0_ps), 0_B, 512_B).done ==
+        at(before + config.flash.transfer_time(1127) + link + 3us));
+  config.controller.codeword = 16_KiB;  // the whole page
+  Ssd whole(config, kSmallLink);
+  CHECK(whole.read(at(0_ps), 0_B, 512_B).done ==
+        at(before + config.flash.transfer_time(4505) + link + 3us));
+}
+
+TEST_CASE("ssd: firmware looks up each page and completes") {
+  SsdConfig config = small_ssd();
+  config.controller.lookup_cost = 200ns;
+  config.controller.completion_cost = 400ns;
+  Ssd ssd(config, kSmallLink);
+  const SimDuration one =
+      300ns + 700ns + 5us + 400ns + 100ns + 40us + 1us + 2 * SimDuration{2us} + 400ns + 3us;
+  CHECK(ssd.read(at(0_ps), 0_B, 8_KiB).done == at(one));
+  // The next one on the same core, whose completion takes it as well; other channels' units.
+  CHECK(ssd.read(at(0_ps), 8_KiB, 8_KiB).done == at(one + 5us + 400ns + 400ns));
 }
 
 TEST_CASE("ssd: an idle write ends in the buffer, and the buffer drains by programs") {
@@ -113,7 +143,7 @@ TEST_CASE("ssd: an idle write ends in the buffer, and the buffer drains by progr
   const SimDuration arrival = 300ns + 700ns + 5us + 2 * SimDuration{2us} + 100ns;
   const Grant grant = ssd.write(at(0_ps), 0_B, 8_KiB);
   MESSAGE(
-      fmt::format("doorbell + command_fetch + t_firmware + 2 link transfers + buffer transfer "
+      fmt::format("doorbell + command_fetch + command_cost + 2 link transfers + buffer transfer "
                   "+ completion = {}; simulated {}",
                   format_exact(arrival + 3us), format_exact(grant.done - at(0_ps))));
   CHECK(grant.done == at(arrival + 3us));
@@ -144,7 +174,7 @@ TEST_CASE("ssd: written bytes are programmed in whole pages, and none is lost") 
 
 TEST_CASE("ssd: a read goes before programs that have not started") {
   SsdConfig config = small_ssd();
-  config.write_buffer = 1_MiB;
+  config.ftl.write_buffer.capacity = 1_MiB;
   Ssd ssd(config, kSmallLink);
   ssd.write(at(0_ps), 0_B, 1_MiB);  // 256 programs, 64 after each other on each unit
   const Grant read = ssd.read(at(1ms), 0_B, 4_KiB);
@@ -194,7 +224,7 @@ TEST_CASE("ssd: faster flash and a faster link never make a sequential read late
   SsdConfig fast = small_ssd();
   fast.flash.t_read.lsb = 30us;
   fast.flash.mega_transfers = 5000;
-  fast.t_firmware = 4us;
+  fast.controller.command_cost = 4us;
   Ssd slower(slow, kSmallLink);
   Ssd faster(fast, Rate{3'000'000'000});
   Rng rng(5, "ssd/monotone");
@@ -234,9 +264,9 @@ TEST_CASE("ssd: the 980 PRO model reaches its data sheet in sequential reads and
 }
 
 TEST_CASE("ssd: the 980 PRO model has random reads of the data sheet's order") {
-  // The data sheet says 1 M IOPS at depth 32 with 16 threads and 22 k IOPS at depth 1. FlashArray
-  // moves whole 16 KiB pages over the channel, which bounds 4 KiB reads at
-  // 8 channels / (300 ns + 15.28 us) = 513 k IOPS; a real drive moves the 4 KiB only.
+  // The data sheet says 1 M IOPS at depth 32 with 16 threads and 22 k IOPS at depth 1. The first is
+  // command_cost's fit; tested is that the channels, which carry one codeword of 4 KiB, and the
+  // planes allow it. The second is a test of the latencies.
   const SsdConfig config = shipped_ssd();
   Rng rng(9, "ssd/random");
   const auto read_random = [&](SsdArray& ssds) {
@@ -252,8 +282,7 @@ TEST_CASE("ssd: the 980 PRO model has random reads of the data sheet's order") {
       fmt::format("random 4 KiB reads: {:.0f} k IOPS at depth 512 (data sheet 1,000 k), "
                   "{:.1f} k at depth 1 (data sheet 22 k)",
                   many / 1e3, one / 1e3));
-  CHECK(many > 0.3e6);
-  CHECK(many < 1.03e6);
-  CHECK(one > 11e3);
+  CHECK(many == doctest::Approx(1.0e6).epsilon(0.03));
+  CHECK(one > 16e3);
   CHECK(one < 22e3);
 }

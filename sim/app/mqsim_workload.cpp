@@ -99,8 +99,10 @@ std::uint64_t MqsimRandom::uniform(std::uint64_t lowest, std::uint64_t highest) 
 // MQSim gives its flow the seeds s for the kind of a request and s + 1 for its address.
 MqsimRequests::MqsimRequests(const MqsimWorkload& workload)
     : workload_(workload),
-      end_(static_cast<std::int64_t>(static_cast<double>(workload.sectors - 1) *
-                                     workload.working_set)),
+      end_(workload.last_sector >= 0
+               ? workload.last_sector
+               : static_cast<std::int64_t>(static_cast<double>(workload.sectors - 1) *
+                                           workload.working_set)),
       kinds_(workload.seed),
       addresses_(workload.seed + 1) {
   check(workload.request_sectors > 0 && workload.alignment > 0 && end_ > 0,
@@ -109,6 +111,9 @@ MqsimRequests::MqsimRequests(const MqsimWorkload& workload)
     streaming_next_ =
         static_cast<std::int64_t>(addresses_.uniform(0, static_cast<std::uint64_t>(end_)));
     streaming_next_ -= streaming_next_ % workload.alignment;
+    if (workload.stream_start >= 0) {
+      streaming_next_ = workload.stream_start;
+    }
   }
 }
 
@@ -139,8 +144,9 @@ bool MqsimRequests::next(BlockRequest& request) {
     }
   }
   first -= first % workload_.alignment;
-  request.is_write = kinds_.next() > workload_.reads;
+  request.op = kinds_.next() > workload_.reads ? BlockOp::write : BlockOp::read;
   request.id = static_cast<std::uint64_t>(generated_++);
+  request.id |= request.op == BlockOp::write ? kIsWrite : 0;
   request.first = Bytes{first * kSectorBytes};
   request.size = Bytes{workload_.request_sectors * kSectorBytes};
   return true;

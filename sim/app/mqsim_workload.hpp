@@ -5,7 +5,7 @@
 #include <array>
 #include <cstdint>
 
-#include "models/ssd/block_ssd.hpp"
+#include "models/ssd/block_request.hpp"
 
 namespace nearkv {
 
@@ -35,16 +35,22 @@ struct MqsimWorkload {
   std::int64_t request_sectors = 0;
   std::int64_t alignment = 1;  // sectors; 1: not aligned
   int seed = 0;
+  std::int64_t last_sector = -1;   // of the working set; -1: as working_set says
+  std::int64_t stream_start = -1;  // first sector of a stream; -1: drawn from the working set
 };
 
 /// A source for ClosedLoop.
 class MqsimRequests {
  public:
   static constexpr std::int64_t kSectorBytes = 512;
+  static constexpr std::uint64_t kIsWrite = std::uint64_t{1} << 63;  // in a request's id
 
   explicit MqsimRequests(const MqsimWorkload& workload);
 
   bool next(BlockRequest& request);
+
+  /// Of the working set.
+  [[nodiscard]] std::uint64_t last_sector() const { return static_cast<std::uint64_t>(end_); }
 
  private:
   std::int64_t next_streaming();

@@ -84,10 +84,16 @@ void BlockPool::close(int index, std::uint64_t now) {
   block.stamp = now;
 }
 
+void BlockPool::begin_collecting(int index) {
+  check(blocks_[index].state == BlockState::closed, "a block is collected that is not full");
+  blocks_[index].state = BlockState::collecting;
+}
+
 bool BlockPool::erase(int index) {
   EraseBlock& block = blocks_[index];
   check(block.valid == 0, "an erase of current data");
-  check(block.state == BlockState::open || block.state == BlockState::closed,
+  check(block.state == BlockState::open || block.state == BlockState::closed ||
+            block.state == BlockState::collecting,
         "an erase of a block that holds nothing");
   ++block.erases;
   const bool failed =
@@ -123,9 +129,8 @@ void BlockPool::audit() const {
     bad += block.state == BlockState::bad ? 1 : 0;
     free += block.state == BlockState::free ? 1 : 0;
     check(block.valid <= block.written, "a block with more valid pages than written ones");
-    check(
-        block.written == 0 || block.state == BlockState::open || block.state == BlockState::closed,
-        "data in a block that is free or bad");
+    check(block.written == 0 || (block.state != BlockState::free && block.state != BlockState::bad),
+          "data in a block that is free or bad");
   }
   check(bad == bad_ && free == free_.size(), "block states and counts of a plane differ");
   for (const std::uint32_t index : free_) {

@@ -18,12 +18,14 @@ struct BadBlockConfig {
   void fields(FieldVisitor& v);
 };
 
-enum class BlockState : std::uint8_t { free, open, closed, bad };
+/// collecting: closed, and its pages move away in steps.
+enum class BlockState : std::uint8_t { free, open, closed, collecting, bad };
 
 struct EraseBlock {
   std::uint32_t valid = 0;    // pages that hold current data
   std::uint32_t written = 0;  // pages programmed since the last erase
   std::uint32_t erases = 0;
+  std::uint16_t programs = 0;  // of the host, under way; counted by who has a clock
   BlockState state = BlockState::free;
   std::uint64_t stamp = 0;  // free: when it became so; closed: when its last page was programmed
 };
@@ -49,6 +51,8 @@ class BlockPool {
   int open_most_worn();
   /// A full block; `now` is any count that grows with the pages programmed.
   void close(int index, std::uint64_t now);
+  /// A closed block whose pages begin to move away.
+  void begin_collecting(int index);
   /// Erases a block without valid pages. It is free then, or bad: false.
   bool erase(int index);
 

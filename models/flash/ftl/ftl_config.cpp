@@ -5,19 +5,33 @@
 namespace nearkv {
 
 void GarbageCollectionConfig::fields(FieldVisitor& v) {
-  v.one_of("victim", victim, {"greedy", "random_greedy", "fifo", "cost_benefit"},
-           "which block is collected: fewest valid pages; the same among random candidates (RGA); "
-           "written longest ago; best age x (1 - u) / 2u (Kawaguchi et al., USENIX 1995)");
+  v.one_of(
+      "victim", victim,
+      {"greedy", "random_greedy", "fifo", "cost_benefit", "random", "random_full", "random_stale"},
+      "which block is collected: fewest valid pages; the same among random candidates (RGA); "
+      "written longest ago; best age x (1 - u) / 2u (Kawaguchi et al., USENIX 1995); a random "
+      "one; a random full one; a random full one with random_least_invalid pages to gain "
+      "(Van Houdt, SIGMETRICS 2013)");
   v.parameter("random_candidates", random_candidates,
               "candidates of random_greedy; MQSim takes log2 of the blocks of a plane",
               {1, 1 << 20});
+  v.parameter("random_least_invalid", random_least_invalid,
+              "pages to gain in a victim of random_stale", {0, 1 << 20});
   v.parameter("threshold", threshold,
               "share of a plane's blocks below which free blocks are collected", {0, 1});
   v.parameter("hard_threshold", hard_threshold,
               "share of a plane's blocks below which writes wait for collection", {0, 1});
+  v.parameter("least_free_blocks", least_free_blocks,
+              "both thresholds are at least so many blocks of a plane", {0, 1 << 20});
+  v.parameter("at_once", at_once, "blocks of one plane that a drive collects at a time",
+              {1, 1 << 20});
   v.one_of("trigger", trigger, {"on_write", "by_caller"},
            "between the two thresholds writes collect a block for each one opened, or the "
            "controller does when it is idle");
+  v.parameter("open_ahead", open_ahead,
+              "the next block is opened when the one before is full, not when it is needed");
+  v.parameter("mqsim_faults", mqsim_faults,
+              "what MQSim does against its own intent is done too: for comparisons with it");
   v.require([this] { return hard_threshold <= threshold; }, "hard_threshold",
             "must not exceed threshold");
 }

@@ -17,17 +17,32 @@ enum class AllocationMode { by_logical_page, by_write_order };
 /// now as if it had been written before (as MQSim does).
 enum class UnwrittenReads { zeroes, as_if_written };
 
-enum class VictimPolicy { greedy, random_greedy, fifo, cost_benefit };
+/// The three kinds of random are those of Van Houdt (SIGMETRICS 2013): any block, a full one, a
+/// full one with at least random_least_invalid pages to gain.
+enum class VictimPolicy {
+  greedy,
+  random_greedy,
+  fifo,
+  cost_benefit,
+  random,
+  random_full,
+  random_stale,
+};
 
 /// Who collects while free blocks are below `threshold` and not below `hard_threshold`.
 enum class CollectionTrigger { on_write, by_caller };
 
 struct GarbageCollectionConfig {
   VictimPolicy victim = VictimPolicy::greedy;
-  int random_candidates = 0;  // of random_greedy
-  double threshold = 0;       // of the blocks of a plane
+  int random_candidates = 0;     // of random_greedy
+  int random_least_invalid = 0;  // of random_stale, pages
+  double threshold = 0;          // of the blocks of a plane
   double hard_threshold = 0;
+  int least_free_blocks = 0;  // both thresholds are at least that
+  int at_once = 0;            // collections of one plane at a time, for a drive with a clock
   CollectionTrigger trigger = CollectionTrigger::on_write;
+  bool open_ahead = false;    // blocks are opened when the one before is full, not when needed
+  bool mqsim_faults = false;  // see mqsim_victim() and models/ssd/ftl_executor.hpp
 
   void fields(FieldVisitor& v);
 };

@@ -25,8 +25,9 @@ const char* const kMqsim = R"({
   "mapping": {
     "ideal": false, "cache_capacity": "2MiB", "entry_size": "8B", "journal_pages": 64},
   "garbage_collection": {
-    "victim": "random_greedy", "random_candidates": 11, "threshold": 0.05,
-    "hard_threshold": 0.005, "trigger": "on_write"},
+    "victim": "random_greedy", "random_candidates": 11, "random_least_invalid": 0,
+    "threshold": 0.05, "hard_threshold": 0.005, "least_free_blocks": 10, "at_once": 10,
+    "trigger": "on_write", "open_ahead": true, "mqsim_faults": false},
   "wear_levelling": {"dynamic": true, "static": true, "static_threshold": 100},
   "bad_blocks": {
     "factory_share": {"value": 0, "source": "assumed", "citation": "MQSim has none"},

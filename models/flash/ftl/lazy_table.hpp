@@ -21,6 +21,11 @@ class LazyTable {
     const auto& chunk = chunks_[index / kChunk];
     return chunk ? (*chunk)[index % kChunk] : kNoPage;
   }
+  void prefetch(std::uint32_t index) const {
+    if (const auto& chunk = chunks_[index / kChunk]) {
+      __builtin_prefetch(&(*chunk)[index % kChunk]);
+    }
+  }
   void set(std::uint32_t index, std::uint32_t value) {
     auto& chunk = chunks_[index / kChunk];
     if (!chunk) [[unlikely]] {

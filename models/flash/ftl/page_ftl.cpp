@@ -30,8 +30,10 @@ PageFtl::PageFtl(const FtlConfig& config, const FtlGeometry& geometry, Bytes pag
       map_(logical_pages_ + translation_pages_),
       reverse_(geometry.pages()),
       rng_(seed, name + "/victims"),
-      soft_blocks_(blocks_at(config.collection.threshold)),
-      hard_blocks_(std::max(blocks_at(config.collection.hard_threshold), kCollectionReserve + 1)) {
+      soft_blocks_(
+          std::max(blocks_at(config.collection.threshold), config.collection.least_free_blocks)),
+      hard_blocks_(std::max({blocks_at(config.collection.hard_threshold), kCollectionReserve + 1,
+                             config.collection.least_free_blocks})) {
   check(geometry.is_addressable() && logical_pages_ + translation_pages_ < kNoPage,
         "a flash array of more pages than an FTL can number");
   planes_.reserve(static_cast<std::size_t>(geometry.planes()));
@@ -41,6 +43,12 @@ PageFtl::PageFtl(const FtlConfig& config, const FtlGeometry& geometry, Bytes pag
                                   .bad = config.bad_blocks},
                                  Rng(seed, fmt::format("{}/bad_blocks/{}", name, plane))),
                        {kNoBlock, kNoBlock, kNoBlock, kNoBlock}});
+    if (config.collection.open_ahead) {
+      for (const Frontier frontier : {host_pages, mapping_pages, collected_pages}) {
+        check(open_block(plane, frontier, 0), "a plane of too few blocks for its frontiers");
+      }
+      planes_.back().collections_due = 0;
+    }
   }
   if (!config.mapping.ideal) {
     const std::int64_t capacity =
@@ -154,7 +162,7 @@ bool PageFtl::make_room(int plane, Frontier frontier, FlashOperations* out, std:
   if (p.open[frontier] != kNoBlock) {
     return true;
   }
-  while (p.pool.free_blocks() < hard_blocks_ && collect(plane, out)) {
+  while (!by_steps_ && p.pool.free_blocks() < hard_blocks_ && collect(plane, out)) {
     if (out != nullptr) {
       gate = static_cast<std::int32_t>(out->size()) - 1;
     }
@@ -162,7 +170,7 @@ bool PageFtl::make_room(int plane, Frontier frontier, FlashOperations* out, std:
   if (!open_block(plane, frontier, kCollectionReserve)) {
     return false;
   }
-  if (config_.collection.trigger == CollectionTrigger::on_write) {
+  if (!by_steps_ && config_.collection.trigger == CollectionTrigger::on_write) {
     while (p.collections_due > 0 && p.pool.free_blocks() < soft_blocks_ && collect(plane, out)) {
       --p.collections_due;
     }
@@ -175,12 +183,18 @@ bool PageFtl::make_room(int plane, Frontier frontier, FlashOperations* out, std:
 
 bool PageFtl::open_block(int plane, Frontier frontier, int reserve) {
   Plane& p = planes_[plane];
-  if (p.pool.free_blocks() <= reserve) {
+  if (p.pool.free_blocks() <= reserve || (by_steps_ && reserve > 0 && !spares_block(p))) {
     return false;
   }
   p.open[frontier] = frontier == levelled_pages ? p.pool.open_most_worn() : p.pool.open_next();
   if (frontier != levelled_pages) {  // what wear levelling opens is paid for by what it erases
     ++p.collections_due;
+  }
+  if (by_steps_) {
+    opened_planes_.push_back(static_cast<std::uint32_t>(plane));
+  }
+  if (config_.collection.mqsim_faults && config_.collection.victim == VictimPolicy::fifo) {
+    p.history.push_back(p.open[frontier]);
   }
   return true;
 }
@@ -199,6 +213,11 @@ PhysicalPage PageFtl::append(int plane, Frontier frontier, std::uint32_t id) {
   if (block.written == static_cast<std::uint32_t>(geometry_.pages_per_block)) {
     p.pool.close(index, programs_);
     p.open[frontier] = kNoBlock;
+    if (config_.collection.open_ahead) {
+      const bool may_take_last =
+          by_steps_ && (frontier == collected_pages || config_.collection.mqsim_faults);
+      open_block(plane, frontier, may_take_last ? 0 : kCollectionReserve);
+    }
   }
   return page;
 }
@@ -250,6 +269,9 @@ bool PageFtl::is_better_victim(const EraseBlock& a, const EraseBlock& b) const {
     }
     case VictimPolicy::greedy:
     case VictimPolicy::random_greedy:
+    case VictimPolicy::random:
+    case VictimPolicy::random_full:
+    case VictimPolicy::random_stale:
       return a.valid < b.valid;
   }
   return false;
@@ -274,7 +296,7 @@ int PageFtl::random_greedy_victim(const Plane& plane) {
   int found = 0;
   for (int draw = 0; draw < plane.pool.blocks() && found < config_.collection.random_candidates;
        ++draw) {
-    const auto i = static_cast<int>(rng_.below(static_cast<std::uint64_t>(plane.pool.blocks())));
+    const auto i = static_cast<int>(this->draw(static_cast<std::uint64_t>(plane.pool.blocks())));
     const EraseBlock& block = plane.pool.block(i);
     if (block.state == BlockState::closed && block.valid < pages) {
       ++found;
@@ -288,8 +310,20 @@ int PageFtl::random_greedy_victim(const Plane& plane) {
 
 int PageFtl::choose_victim(int plane) {
   const Plane& p = planes_[plane];
-  int victim = config_.collection.victim == VictimPolicy::random_greedy ? random_greedy_victim(p)
-                                                                        : greedy_victim(p);
+  int victim = kNoBlock;
+  switch (config_.collection.victim) {
+    case VictimPolicy::random_greedy:
+      victim = random_greedy_victim(p);
+      break;
+    case VictimPolicy::random:
+    case VictimPolicy::random_full:
+    case VictimPolicy::random_stale:
+      victim = random_victim(p);
+      break;
+    default:
+      victim = greedy_victim(p);
+      break;
+  }
   if (victim != kNoBlock && !can_collect(p, victim, collected_pages)) {
     // Blocks went bad and took the reserve: only a victim fits that needs no new block.
     victim = kNoBlock;
@@ -477,16 +511,16 @@ BlockPool::Wear PageFtl::wear() const {
   return all;
 }
 
-std::string PageFtl::exhaustion() const {
-  if (exhausted_plane_ < 0) {
+std::string PageFtl::exhaustion_of(int number) const {
+  if (number < 0) {
     return "";
   }
-  const Plane& plane = planes_[exhausted_plane_];
+  const Plane& plane = planes_[number];
   return fmt::format(
       "{}: plane {} has {} of {} blocks free, {} bad, and no invalid page to collect in a full "
       "block; {} of {} pages hold data",
-      name_, exhausted_plane_, plane.pool.free_blocks(), plane.pool.blocks(),
-      plane.pool.bad_blocks(), plane.valid, geometry_.pages_per_plane());
+      name_, number, plane.pool.free_blocks(), plane.pool.blocks(), plane.pool.bad_blocks(),
+      plane.valid, geometry_.pages_per_plane());
 }
 
 void PageFtl::audit() const {
@@ -565,6 +599,9 @@ void PageFtl::report(Metrics& metrics, const std::string& prefix) const {
   add("grown_bad_blocks", counters_.grown_bad_blocks, "blocks that were retired");
   const BlockPool::Wear worn = wear();
   add("lowest_erase_count", worn.lowest, "erases of the least worn usable block");
+  metrics.add(prefix + "/mean_erase_count",
+              static_cast<double>(worn.total) / geometry_.planes() / geometry_.blocks_per_plane,
+              "1", "erases of a block, with those before the run");
   add("highest_erase_count", worn.highest, "erases of the most worn usable block");
   if (cache_) {
     add("mapping_cache_hits", counters_.cache_hits, "mapping look-ups that needed no flash");

@@ -22,7 +22,9 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -54,6 +56,8 @@ inline constexpr std::int32_t kNoOperation = -1;
 
 class PageFtl {
  public:
+  static constexpr int kNoBlock = -1;
+
   /// `name` is the config path and names the random streams. check()s that the geometry is
   /// addressable with the translation pages.
   PageFtl(const FtlConfig& config, const FtlGeometry& geometry, Bytes page_size, std::uint64_t seed,
@@ -83,12 +87,63 @@ class PageFtl {
 
   /// The mapping without cost.
   [[nodiscard]] PhysicalPage physical_of(LogicalPage page) const { return map_[map_index(page)]; }
+  /// Soon somebody will ask where this page is.
+  void prefetch(LogicalPage page) const { map_.prefetch(map_index(page)); }
   [[nodiscard]] bool is_mapped(LogicalPage page) const { return physical_of(page) != kNoPage; }
 
   enum class Pressure { none, soft, hard };
   [[nodiscard]] Pressure pressure(int plane) const;
   /// Collects one block of a plane; false when none holds an invalid page.
   bool collect(int plane, FlashOperations* out);
+
+  // Step by step, for a caller with a clock (models/ssd/ftl_executor.hpp): a collection begins, its
+  // pages move one by one when they have been read, and its block is free when it has been erased.
+  // write() and read() are not used then. While free blocks are below `threshold`, each block that
+  // is opened makes one collection due; below `hard_threshold` host pages cannot be placed.
+
+  /// From now on; before that, writes without a clock may have filled the drive. Counters begin
+  /// anew, but not the wear.
+  void begin_steps() {
+    by_steps_ = true;
+    counters_ = {};
+  }
+
+  /// Draws a number below its argument; replaces the FTL's own stream for victims.
+  using Draw = std::function<std::uint64_t(std::uint64_t)>;
+  void set_draw(Draw draw) { draw_ = std::move(draw); }
+
+  /// Translation of a host's access: reads and programs of the mapping table, none when it is
+  /// ideal or the entry is cached. The access itself waits for the last read in the list.
+  void look_up(LogicalPage page, bool changes, FlashOperations* out);
+  /// The plane of the next version of a page.
+  [[nodiscard]] int plane_for(LogicalPage page) { return choose_plane(page, WriteOptions{}); }
+  [[nodiscard]] bool can_place(int plane) const;
+  /// Places a page of the host's; check()s can_place(). `is_implied`: by a read, see
+  /// UnwrittenReads; these need only a free page, and kNoPage says that there is none.
+  PhysicalPage place(LogicalPage page, int plane, bool is_implied);
+  /// Planes in which blocks were opened since the last call; the caller begins collections there.
+  [[nodiscard]] std::vector<std::uint32_t>& opened_planes() { return opened_planes_; }
+
+  /// Chooses a victim and closes it to others; kNoBlock when none is due, allowed, or fit.
+  int begin_collection(int plane);
+  /// Likewise for static wear levelling, after an erase.
+  int begin_levelling(int plane);
+  [[nodiscard]] int collecting(int plane) const { return planes_[plane].collecting; }
+  struct Move {
+    std::uint32_t id = kNoPage;  // page that moved; kNoPage: it is not current any more
+    PhysicalPage to = kNoPage;   // kNoPage: no block has room
+  };
+  Move move(PhysicalPage from);
+  /// The block of a collection was erased; false when it went bad.
+  bool end_collection(int plane, int block);
+  [[nodiscard]] EraseBlock& block_at(PhysicalPage page);
+  /// A read by the host of a page on flash, or of one that was never written.
+  void count_read(bool is_on_flash) {
+    ++(is_on_flash ? counters_.host_reads : counters_.unwritten_reads);
+  }
+  void count_partial_write() { ++counters_.partial_writes; }
+  /// Writes these pages and then stale ones into the host's open block until it is full.
+  void place_used_block(int plane, std::span<const LogicalPage> pages);
 
   struct Counters {
     std::int64_t host_reads = 0;       // of pages on flash
@@ -128,10 +183,13 @@ class PageFtl {
   [[nodiscard]] const BlockPool& blocks_of(int plane) const { return planes_[plane].pool; }
   [[nodiscard]] const FtlGeometry& geometry() const { return geometry_; }
   [[nodiscard]] const FtlConfig& config() const { return config_; }
+  /// Logical page that a physical one holds; kNoPage when it is not current.
+  [[nodiscard]] std::uint32_t held_by(PhysicalPage page) const { return reverse_[page]; }
   /// The plane of a page with static allocation.
   [[nodiscard]] int home_plane(LogicalPage page) const { return stripe_.plane_of(page); }
   /// What is full, for a result: "csd/0/ftl: plane 3 has no free block ...".
-  [[nodiscard]] std::string exhaustion() const;
+  [[nodiscard]] std::string exhaustion() const { return exhaustion_of(exhausted_plane_); }
+  [[nodiscard]] std::string exhaustion_of(int number) const;
 
   /// Recounts everything and check()s it: each valid physical page is mapped exactly once, counts
   /// of blocks and planes agree. Takes time in proportion to the drive.
@@ -148,11 +206,13 @@ class PageFtl {
 
  private:
   enum Frontier { host_pages, mapping_pages, collected_pages, levelled_pages, frontiers };
-  static constexpr int kNoBlock = -1;
   struct Plane {
     BlockPool pool;
     std::array<int, frontiers> open;  // block that is being written, or kNoBlock
     int collections_due = 0;
+    int collecting = 0;          // blocks
+    std::int64_t promised = 0;   // pages that blocks being collected still hold
+    std::vector<int> history{};  // blocks in the order in which they were opened, for MQSim's fifo
     std::int64_t valid = 0;
     std::int64_t written = 0;  // valid and invalid
   };
@@ -183,6 +243,17 @@ class PageFtl {
   [[nodiscard]] bool is_better_victim(const EraseBlock& a, const EraseBlock& b) const;
   void relocate(int plane, int block, Frontier frontier, FlashOperations* out);
   void level_wear(int plane, std::uint32_t erases, FlashOperations* out);
+  [[nodiscard]] std::uint64_t draw(std::uint64_t below);
+  [[nodiscard]] int random_victim(const Plane& plane);
+  [[nodiscard]] bool is_safe_for_mqsim(const Plane& plane, int block) const;
+  [[nodiscard]] int mqsim_victim(Plane& plane);
+  [[nodiscard]] int mqsim_random_greedy(const Plane& plane);
+  [[nodiscard]] int mqsim_coldest(const Plane& plane) const;
+  [[nodiscard]] int coldest(const Plane& plane) const;
+  [[nodiscard]] std::int64_t room_to_move(const Plane& plane, int free_blocks) const;
+  [[nodiscard]] bool spares_block(const Plane& plane) const;
+  [[nodiscard]] bool has_room_for(const Plane& plane, int block) const;
+  void close_to_others(Plane& plane, int block);
   std::int32_t use_mapping(LogicalPage page, bool changes, FlashOperations* out);
   void mapping_moved(std::uint32_t id);
   std::int32_t read_translation(std::uint32_t page, FlashOperations* out);
@@ -205,6 +276,10 @@ class PageFtl {
   std::optional<MappingCache> cache_;
   std::optional<MappingCache> journal_;  // its order is that of the first change
   Rng rng_;
+  Draw draw_;
+  bool by_steps_ = false;
+  bool first_block_is_marked_ = false;  // see page_ftl_steps.cpp, on MQSim
+  std::vector<std::uint32_t> opened_planes_;
   int soft_blocks_;
   int hard_blocks_;
   std::uint64_t programs_ = 0;

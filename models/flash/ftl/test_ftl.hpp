@@ -18,13 +18,27 @@ inline FtlConfig plain_config() {
   config.mapping = {.ideal = true, .cache_capacity = 16_KiB, .entry_size = 4_B, .journal_pages = 4};
   config.collection = {.victim = VictimPolicy::greedy,
                        .random_candidates = 4,
+                       .random_least_invalid = 0,
                        .threshold = 0.1,
                        .hard_threshold = 0.05,
-                       .trigger = CollectionTrigger::on_write};
+                       .least_free_blocks = 0,
+                       .at_once = 1,
+                       .trigger = CollectionTrigger::on_write,
+                       .open_ahead = false,
+                       .mqsim_faults = false};
   config.wear_levelling = {
       .dynamic_levelling = true, .static_levelling = false, .static_threshold = 100};
   config.bad_blocks = {.factory_share = 0, .grown_per_erase = 0, .pe_cycles = 1'000'000'000};
   config.write_buffer = {.capacity = 64_KiB, .flush_order = FlushOrder::fifo, .flush_above = 0.5};
+  return config;
+}
+
+/// For drives with a clock: static allocation CWDP, an ideal table, reads find pages as if written.
+inline FtlConfig drive_config() {
+  FtlConfig config = plain_config();
+  config.unwritten_reads = UnwrittenReads::as_if_written;
+  config.wear_levelling.dynamic_levelling = false;
+  config.write_buffer.capacity = 0_B;
   return config;
 }
 

@@ -8,8 +8,11 @@
 namespace nearkv {
 
 void WriteBufferConfig::fields(FieldVisitor& v) {
-  v.parameter("capacity", capacity, "drive DRAM for data that are not yet programmed",
-              range_of(512_B, Bytes{std::int64_t{1} << 40}));
+  v.parameter(
+      "capacity", capacity,
+      "drive DRAM for data that are not yet programmed; less than a page: writes end when they "
+      "are programmed",
+      range_of(0_B, Bytes{std::int64_t{1} << 40}));
   v.one_of("flush_order", flush_order, {"fifo", "lru"},
            "which page is flushed first: the first that came, or that written least recently");
   v.parameter("flush_above", flush_above,
