@@ -7,28 +7,13 @@
 
 namespace nearkv {
 
-void AttendBatch::seal() {
-  hash = mix_hash(0, static_cast<std::uint64_t>(pairs));
-  for (const HeadReads& reads : patterns) {
-    hash = mix_hash(hash, reads.hash());
-  }
-}
-
-std::int64_t StoreBatch::pages() const {
-  std::int64_t count = 0;
-  for (const Span& span : spans) {
-    count += std::int64_t{pairs} * (span.last - span.first);
-  }
-  return count;
-}
-
 Csd::Work& Csd::Work::operator+=(const Work& o) {
-  flash.pages_read += o.flash.pages_read;
-  flash.pages_programmed += o.flash.pages_programmed;
-  flash.blocks_erased += o.flash.blocks_erased;
+  flash += o.flash;
   attends += o.attends;
+  attending += o.attending;
   reading += o.reading;
   computing += o.computing;
+  gemv_busy += o.gemv_busy;
   firmware += o.firmware;
   storing += o.storing;
   reused_batches += o.reused_batches;
@@ -36,40 +21,116 @@ Csd::Work& Csd::Work::operator+=(const Work& o) {
 }
 
 Csd::Work operator-(Csd::Work a, const Csd::Work& b) {
-  a.flash.pages_read -= b.flash.pages_read;
-  a.flash.pages_programmed -= b.flash.pages_programmed;
-  a.flash.blocks_erased -= b.flash.blocks_erased;
+  a.flash -= b.flash;
   a.attends -= b.attends;
+  a.attending -= b.attending;
   a.reading -= b.reading;
   a.computing -= b.computing;
+  a.gemv_busy -= b.gemv_busy;
   a.firmware -= b.firmware;
   a.storing -= b.storing;
   a.reused_batches -= b.reused_batches;
   return a;
 }
 
-Csd::Csd(EventLoop& loop, const CsdConfig& config, std::string name, bool reuse)
+Csd::Csd(EventLoop& loop, const CsdConfig& config, std::string name, const Options& options)
     : loop_(loop),
       config_(config),
       name_(std::move(name)),
-      reuse_(reuse),
-      placement_(config.flash, config.layout),
-      flash_(config.flash.recurrence()),
+      reuse_(options.reuse),
+      flash_(config, name_, options.seed),
       cores_(config.controller.cores),
       kernels_(config.engine.attention_kernels),
-      filters_(config.flash.channels, BusSchedule(BusOrder::first_gap)),
-      filter_time_(time_for(config.flash.page_size, config.engine.filter_rate)),
       flash_capacity_("CSD flash", config.flash.capacity()),
-      dram_("CSD DRAM", config.dram_capacity) {
+      dram_("CSD DRAM", config.dram.capacity) {
+  if (config.engine.feed.kind == FeedKind::pages) {
+    pipeline_.emplace(config_, flash_);
+  }
+  const KvFtl& ftl = flash_.ftl();
+  flash_capacity_.allocate("bad blocks", config.flash.page_size * ftl.pages().bad);
   loop.attach(*this);
+}
+
+// -- Tasks ------------------------------------------------------------------------------------
+
+KvFtl::TaskId Csd::open_task(const KvTaskShape& shape, const kernels::PageGeometry& pages) {
+  const std::int64_t most =
+      flushed_pages(pages, shape.max_tokens, shape.channel_copy).total() * shape.heads();
+  const Bytes size = config_.flash.page_size * most;
+  flash_capacity_.allocate("KV cache", size);
+  const KvFtl::TaskId task = flash_.ftl().open_task(shape, pages);
+  task_capacity_[task] = size;
+  return task;
+}
+
+void Csd::append(const KvLayer& layer, int tokens, std::optional<SimTime> now) {
+  KvFtl& ftl = flash_.ftl();
+  while (ftl.append_layer(layer.task, layer.layer, tokens, nullptr) == KvFtl::Outcome::exhausted) {
+    KvOperations erases;
+    if (!ftl.reclaim_one(&erases)) {
+      const Bytes page = config_.flash.page_size;
+      throw OutOfCapacity(flash_capacity_.resource(), ftl.exhaustion(),
+                          page * ftl.last_refusal().needed, page * ftl.last_refusal().available,
+                          flash_capacity_.capacity());
+    }
+    if (now) {
+      disturb(*now);
+      erase(erases, *now);
+    }
+  }
+}
+
+void Csd::finish_task(KvFtl::TaskId task, SimTime now) {
+  flash_.ftl().finish(task);
+  flash_capacity_.release("KV cache", task_capacity_.at(task));
+  task_capacity_.erase(task);
+  reclaim_if_idle(now);
+}
+
+void Csd::reclaim_if_idle(SimTime now) {
+  if (running_ || !waiting_.empty() || erases_on_their_way_ > 0 || !flash_.ftl().wants_reclaim()) {
+    return;
+  }
+  if (flash_.is_event_driven() ? !stores_.empty() : flash_busy_until_ > now) {
+    if (!flash_.is_event_driven()) {
+      push(flash_busy_until_, EventKind::idle, 0);
+    }
+    return;
+  }
+  KvOperations erases;
+  flash_.ftl().reclaim_round(&erases);
+  erase(erases, now);
+}
+
+void Csd::erase(const KvOperations& erases, SimTime now) {
+  if (erases.empty()) {  // tasks that share all of their blocks with others
+    push(now, EventKind::idle, 0);
+    return;
+  }
+  if (flash_.is_event_driven()) {
+    for (const KvOperation& one : erases) {
+      flash_.add_erase(one.page, tag_of(PageOwner::reclaim, 0));
+    }
+    erases_on_their_way_ += static_cast<int>(erases.size());
+    flash_.engine().start(now);
+    return;
+  }
+  for (const KvOperation& one : erases) {
+    flash_busy_until_ = std::max(flash_busy_until_, flash_.erase(now, one.page));
+  }
+  push(flash_busy_until_, EventKind::idle, 0);
 }
 
 // -- Attend -----------------------------------------------------------------------------------
 
-void Csd::submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, Completion& done) {
+void Csd::submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, Completion& done,
+                        const KvLayer& layer) {
   check(batch->pairs > 0 && !batch->patterns.empty(), "an attend batch without heads");
   check(batch->hash != 0, "an attend batch that is not sealed");
-  const Waiting next{now, std::move(batch), &done};
+  if (layer.task != KvLayer::kNoTask) {
+    flash_.ftl().touch(layer.task);
+  }
+  const Waiting next{now, std::move(batch), &done, layer};
   if (running_) {
     waiting_.push(next);
   } else {
@@ -77,44 +138,78 @@ void Csd::submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, C
   }
 }
 
-/// Everything but the flash array is idle between batches: a batch ends when its last completion
-/// is posted, and everything else that it used is done by then.
+/// Everything but the flash is idle between batches: a batch ends when its last completion is
+/// posted, and everything else that it used is done by then.
 void Csd::begin(SimTime now, const Waiting& next) {
   const SimTime start = std::max(now, next.submitted);
-  running_.emplace(Running{.batch = next.batch, .done = next.done, .start = start});
-  running_->number = batches_++;
+  running_.emplace(
+      Running{.batch = next.batch, .done = next.done, .layer = next.layer, .start = start});
   running_->work_at_start = work();
-  running_->key = mix_hash(next.batch->hash, flash_.state_after(start).hash());
-  if (reuse_) {
-    if (const auto found = remembered_.find(running_->key); found != remembered_.end()) {
-      running_->reused = true;
-      push(start + found->second.duration, EventKind::reused_done, running_->number);
-      return;
-    }
+  if (!reuse_ || !flash_.has_state()) {
+    running_->disturbed = true;
+    simulate();
+    return;
+  }
+  running_->key = mix_hash(mix_hash(next.batch->hash, flash_.places_key(next.layer)),
+                           flash_.state_after(start).hash());
+  if (const auto found = remembered_.find(running_->key); found != remembered_.end()) {
+    running_->reused = true;
+    push(start + found->second.duration, EventKind::reused_done, 0);
+    return;
   }
   simulate();
 }
 
 void Csd::simulate() {
   Running& run = *running_;
-  const int block_count =
-      static_cast<int>(ceil_div(run.batch->pairs, config_.engine.heads_per_block));
+  work_.firmware += config_.engine.attend_cost * run.batch->pairs;
+  if (pipeline_) {
+    pipeline_->begin(*run.batch, run.layer);
+    push(fetched(0), EventKind::command_fetched, 0);
+    return;
+  }
+  const int block_count = static_cast<int>(ceil_div(run.batch->pairs, heads_per_block()));
   run.blocks.assign(block_count, Block{});
-  work_.firmware += config_.controller.attend_cost * run.batch->pairs;
+  if (flash_.is_event_driven()) {
+    run.first_steps.assign(run.batch->pairs, PageGroup{});
+  }
   push(fetched(end_pair(0) - 1), EventKind::start_block, 0);
+}
+
+SimTime Csd::next_event() const {
+  SimTime next = events_.empty() ? kNever : events_.top().at;
+  if (flash_.is_event_driven()) {
+    next = std::min(next, flash_.next_event());
+    next = pipeline_ ? std::min(next, pipeline_->next_event()) : next;
+  }
+  return next;
+}
+
+/// The earliest event, at `at`: at equal times the drive's own, then those of the flash, then the
+/// engine's.
+void Csd::step(SimTime at) {
+  if (!events_.empty() && events_.top().at == at) {
+    const Event event = events_.top();
+    events_.pop();
+    handle(event);
+  } else if (flash_.next_event() == at) {
+    flash_.engine().process(at, *this);
+  } else if (const int heads = pipeline_->process_next(); heads > 0) {
+    complete_heads(heads, at);
+  }
 }
 
 /// Handles what happens on the drive up to `now`, also outside process(). Completions are left to
 /// process(); a batch that waits for one begins behind what is submitted now.
 void Csd::settle(SimTime now) {
   std::vector<Event> completions;
-  while (!events_.empty() && events_.top().at <= now) {
-    const Event event = events_.top();
-    events_.pop();
-    if (event.kind >= EventKind::batch_done) {
-      completions.push_back(event);
+  for (SimTime next = next_event(); next <= now; next = next_event()) {
+    if (!events_.empty() && events_.top().at == next &&
+        events_.top().kind >= EventKind::batch_done) {
+      completions.push_back(events_.top());
+      events_.pop();
     } else {
-      handle(event);
+      step(next);
     }
   }
   for (const Event& event : completions) {
@@ -122,12 +217,32 @@ void Csd::settle(SimTime now) {
   }
 }
 
+/// Something else than the running batch begins at `now`.
+void Csd::disturb(SimTime now) {
+  if (!running_) {
+    return;
+  }
+  if (running_->reused) {  // nothing has touched the drive since it began
+    running_->reused = false;
+    std::vector<Event> others;
+    for (; !events_.empty(); events_.pop()) {
+      if (events_.top().kind != EventKind::reused_done) {
+        others.push_back(events_.top());
+      }
+    }
+    for (const Event& event : others) {
+      events_.push(event);
+    }
+    simulate();
+  }
+  running_->disturbed = true;
+  settle(now);
+}
+
 void Csd::process(SimTime until) {
   completed_something_ = false;
-  while (!completed_something_ && !events_.empty() && events_.top().at <= until) {
-    const Event event = events_.top();
-    events_.pop();
-    handle(event);
+  for (SimTime next = next_event(); !completed_something_ && next <= until; next = next_event()) {
+    step(next);
   }
   completed_something_ = false;
 }
@@ -144,7 +259,9 @@ void Csd::handle(const Event& event) {
       estimate_scores(event.index, event.at);
       break;
     case EventKind::selected:
-      read_second_step(event.index, event.at);
+      --block_of(event.index).heads_to_select;
+      read_tokens(event.index, event.at, true);
+      block_may_have_arrived(event.index / heads_per_block(), event.at);
       break;
     case EventKind::block_arrived:
       compute_block(event.index, event.at);
@@ -152,19 +269,69 @@ void Csd::handle(const Event& event) {
     case EventKind::computed:
       complete_block(event.index, event.at);
       break;
+    case EventKind::command_fetched:
+      fetch_command(event.index, event.at);
+      break;
+    case EventKind::command_ready:
+      pipeline_->add_head(event.index, event.at);
+      break;
+    case EventKind::idle:
+      reclaim_if_idle(event.at);
+      break;
     case EventKind::batch_done:
       finish_batch(event.at);
       break;
     case EventKind::reused_done:
-      finish_reused(event.index, event.at);
+      finish_reused(event.at);
       break;
-    case EventKind::stored: {
-      const auto store = stores_.find(event.index);
-      loop_.finish(*store->second, event.at);
-      stores_.erase(store);
-      completed_something_ = true;
+    case EventKind::stored:
+      finish_store(event.index, event.at);
+      break;
+  }
+}
+
+/// Pages of the FlashEngine.
+void Csd::page_done(std::uint64_t tag, SimTime at) {
+  const auto owner = static_cast<PageOwner>(tag >> kOwnerShift);
+  switch (owner) {
+    case PageOwner::pipeline:
+      pipeline_->page_done(tag, at);
+      break;
+    case PageOwner::first_step:
+    case PageOwner::block:
+      page_of_block_done(owner, tag, at);
+      break;
+    case PageOwner::store: {
+      const auto index = static_cast<int>(static_cast<std::uint32_t>(tag));
+      Store& store = stores_.at(index);
+      if (--store.on_their_way == 0) {
+        work_.storing += at - store.submitted;
+        push(at, EventKind::stored, index);
+      }
       break;
     }
+    case PageOwner::reclaim:
+      if (--erases_on_their_way_ == 0) {
+        push(at, EventKind::idle, 0);
+      }
+      break;
+  }
+}
+
+void Csd::page_of_block_done(PageOwner owner, std::uint64_t tag, SimTime at) {
+  const auto index = static_cast<int>(static_cast<std::uint32_t>(tag));
+  const SimTime arrived =
+      (tag & kFilteredTag) != 0 ? flash_.filtered(CsdFlash::channel_in(tag), at) : at;
+  const bool is_first = owner == PageOwner::first_step;
+  PageGroup& group = is_first ? running_->first_steps[index] : running_->blocks[index].pages;
+  group.arrived = std::max(group.arrived, arrived);
+  if (--group.on_their_way > 0) {
+    return;
+  }
+  if (is_first) {
+    push(group.arrived, EventKind::scores_arrived, index);
+  } else {
+    block_may_have_arrived(index, at);
   }
 }
 
@@ -172,11 +339,24 @@ void Csd::handle(const Event& event) {
 void Csd::accept_commands(SimTime now) {
   Running& run = *running_;
   for (; run.accepted < run.batch->pairs && fetched(run.accepted) <= now; ++run.accepted) {
-    const SimTime ready = cores_.issue(fetched(run.accepted), config_.controller.attend_cost).done;
-    Block& block = block_of(run.accepted);
-    block.commands_ready = std::max(block.commands_ready, ready);
+    const SimTime ready = cores_.issue(fetched(run.accepted), config_.engine.attend_cost).done;
+    if (pipeline_) {
+      push(ready, EventKind::command_ready, run.accepted);
+    } else {
+      Block& block = block_of(run.accepted);
+      block.commands_ready = std::max(block.commands_ready, ready);
+    }
   }
 }
+
+void Csd::fetch_command(int pair, SimTime now) {
+  accept_commands(now);
+  if (pair + 1 < running_->batch->pairs) {
+    push(fetched(pair + 1), EventKind::command_fetched, pair + 1);
+  }
+}
+
+// -- Feed blocks --------------------------------------------------------------------------------
 
 /// Starts reading the next block if its commands are there, no block is being read and a staging
 /// buffer is free. Called whenever one of these may have changed.
@@ -184,7 +364,7 @@ void Csd::start_next_block(SimTime now) {
   Running& run = *running_;
   const int index = run.next_block;
   if (run.reading || index == static_cast<int>(run.blocks.size()) ||
-      index >= run.blocks_computed + config_.engine.staging_buffers) {
+      index >= run.blocks_computed + config_.engine.feed.staging_buffers) {
     return;
   }
   Block& block = run.blocks[index];
@@ -201,7 +381,7 @@ void Csd::start_next_block(SimTime now) {
   run.reading = true;
   ++run.next_block;
   block.reads_start = now;
-  block.arrived = now;
+  block.pages.arrived = now;
   for (int pair = first_pair(index); pair < end_pair(index); ++pair) {
     const HeadReads& reads = reads_of(pair);
     if (reads.has_first_step()) {
@@ -209,58 +389,66 @@ void Csd::start_next_block(SimTime now) {
       const SimTime ranked = argtopk_.issue(now, argtopk_time(reads.query_elements)).done;
       push(ranked, EventKind::query_ranked, pair);
     } else {
-      read_dense(pair, now, block);
+      read_tokens(pair, now, false);
     }
   }
-  if (block.heads_to_select == 0) {
-    push(block.arrived, EventKind::block_arrived, index);
-  }
+  block_may_have_arrived(index, now);
 }
 
-void Csd::read_dense(int pair, SimTime now, Block& block) {
+/// K and V pages side by side. With an event-driven array each head's begin at once.
+void Csd::read_tokens(int pair, SimTime now, bool is_filtered) {
   const HeadReads& reads = reads_of(pair);
-  const int keys = placement_.base(pair, KvStream::key_tokens);
-  const int values = placement_.base(pair, KvStream::value_tokens);
   check(reads.key_pages.size() == reads.value_pages.size(), "K and V pages do not match");
-  SimTime last = now;
+  const KvLayer& layer = running_->layer;
+  const CsdFlash::Stream keys = flash_.stream(layer, pair, KvStream::key_tokens);
+  const CsdFlash::Stream values = flash_.stream(layer, pair, KvStream::value_tokens);
+  PageGroup& group = block_of(pair).pages;
+  const std::uint64_t tag =
+      tag_of(PageOwner::block, pair / heads_per_block()) | (is_filtered ? kFilteredTag : 0);
   for (std::size_t i = 0; i < reads.key_pages.size(); ++i) {
-    last = std::max(last, read_page(keys, reads.key_pages[i], now));
-    last = std::max(last, read_page(values, reads.value_pages[i], now));
+    read_page(group, tag, keys, reads.key_pages[i], now);
+    read_page(group, tag, values, reads.value_pages[i], now);
   }
-  block.arrived = std::max(block.arrived, last);
+  if (flash_.is_event_driven()) {
+    flash_.engine().start(now);
+  }
 }
 
 void Csd::read_first_step(int pair, SimTime now) {
-  const int channels = placement_.base(pair, KvStream::key_channels);
-  SimTime last = now;
-  for (const int page : reads_of(pair).channel_pages) {
-    last = std::max(last, read_page_filtered(channels, page, now));
+  const std::vector<int>& pages = reads_of(pair).channel_pages;
+  const CsdFlash::Stream channels = flash_.stream(running_->layer, pair, KvStream::key_channels);
+  PageGroup alone;
+  PageGroup& group = flash_.is_event_driven() ? running_->first_steps[pair] : alone;
+  group.arrived = now;
+  for (const int page : pages) {
+    read_page(group, tag_of(PageOwner::first_step, pair) | kFilteredTag, channels, page, now);
   }
-  push(last, EventKind::scores_arrived, pair);
+  if (flash_.is_event_driven() && !pages.empty()) {
+    flash_.engine().start(now);
+  } else {
+    push(group.arrived, EventKind::scores_arrived, pair);
+  }
 }
 
 void Csd::estimate_scores(int pair, SimTime now) {
   const HeadReads& reads = reads_of(pair);
-  const SimTime scores = kernels_.issue(now, kernel_time(reads.estimate_flops)).done;
-  const SimTime softmax = scores + config_.engine.softmax_latency;
+  const SimTime softmax = compute(now, reads.estimate_flops) + config_.engine.softmax_latency;
   push(argtopk_.issue(softmax, argtopk_time(reads.score_elements)).done, EventKind::selected, pair);
 }
 
-void Csd::read_second_step(int pair, SimTime now) {
-  const HeadReads& reads = reads_of(pair);
-  const int keys = placement_.base(pair, KvStream::key_tokens);
-  const int values = placement_.base(pair, KvStream::value_tokens);
-  check(reads.key_pages.size() == reads.value_pages.size(), "K and V pages do not match");
-  Block& block = block_of(pair);
-  SimTime last = now;
-  for (std::size_t i = 0; i < reads.key_pages.size(); ++i) {
-    last = std::max(last, read_page_filtered(keys, reads.key_pages[i], now));
-    last = std::max(last, read_page_filtered(values, reads.value_pages[i], now));
+void Csd::block_may_have_arrived(int index, SimTime now) {
+  const Block& block = running_->blocks[index];
+  if (block.heads_to_select == 0 && block.pages.on_their_way == 0) {
+    push(std::max(now, block.pages.arrived), EventKind::block_arrived, index);
   }
-  block.arrived = std::max(block.arrived, last);
-  if (--block.heads_to_select == 0) {
-    push(block.arrived, EventKind::block_arrived, pair / config_.engine.heads_per_block);
-  }
+}
+
+/// One head on a kernel: all GeMV units of it work on the head.
+SimTime Csd::compute(SimTime now, Flops work) {
+  const int units = config_.engine.gemv_units_per_kernel;
+  const SimDuration time = time_for(work, config_.engine.gemv_rate * units);
+  work_.gemv_busy += time * units;
+  return kernels_.issue(now, time).done;
 }
 
 void Csd::compute_block(int index, SimTime now) {
@@ -272,7 +460,7 @@ void Csd::compute_block(int index, SimTime now) {
   }
   SimTime last = now;
   for (int pair = first_pair(index); pair < end_pair(index); ++pair) {
-    last = std::max(last, kernels_.issue(now, kernel_time(reads_of(pair).attention_flops)).done);
+    last = std::max(last, compute(now, reads_of(pair).attention_flops));
   }
   push(last + config_.engine.softmax_latency, EventKind::computed, index);
   start_next_block(now);
@@ -284,23 +472,30 @@ void Csd::complete_block(int index, SimTime now) {
     work_.computing += now - run.computing_since;
   }
   ++run.blocks_computed;
-  const int heads = end_pair(index) - first_pair(index);
+  accept_commands(now);
+  complete_heads(end_pair(index) - first_pair(index), now);
+  start_next_block(now);
+}
+
+// -- Both feeds ---------------------------------------------------------------------------------
+
+void Csd::complete_heads(int heads, SimTime now) {
+  Running& run = *running_;
   work_.attends += heads;
   work_.firmware += config_.controller.completion_cost * heads;
-  accept_commands(now);
   for (int head = 0; head < heads; ++head) {
     const SimTime posted = cores_.issue(now, config_.controller.completion_cost).done;
     run.completions_posted = std::max(run.completions_posted, posted);
   }
-  if (run.blocks_computed == static_cast<int>(run.blocks.size())) {
-    push(run.completions_posted + config_.nvme.completion, EventKind::batch_done, run.number);
-  } else {
-    start_next_block(now);
+  run.heads_done += heads;
+  if (run.heads_done == run.batch->pairs) {
+    push(run.completions_posted + config_.nvme.completion, EventKind::batch_done, 0);
   }
 }
 
 void Csd::finish_batch(SimTime now) {
   Running& run = *running_;
+  work_.attending += now - run.start;
   if (reuse_ && !run.disturbed) {
     remembered_[run.key] = {now - run.start, flash_.state_after(now), work() - run.work_at_start};
   }
@@ -309,10 +504,7 @@ void Csd::finish_batch(SimTime now) {
   begin_next(now);
 }
 
-void Csd::finish_reused(int number, SimTime now) {
-  if (!running_ || running_->number != number || !running_->reused) {
-    return;  // it was simulated after all
-  }
+void Csd::finish_reused(SimTime now) {
   const RememberedRun& run = remembered_.at(running_->key);
   flash_.restore(run.flash_at_end, now);
   flash_.add(run.work.flash);
@@ -330,60 +522,96 @@ void Csd::begin_next(SimTime now) {
     const Waiting next = waiting_.front();
     waiting_.pop();
     begin(now, next);
+  } else {
+    reclaim_if_idle(now);
   }
 }
 
 // -- Store ------------------------------------------------------------------------------------
 
-void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done) {
-  if (running_) {
-    if (running_->reused) {  // nothing has touched the drive since it began
-      running_->reused = false;
-      simulate();
+void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done,
+                       const KvLayer& layer) {
+  disturb(now);
+  const std::uint64_t what = batch.hash();
+  const int number = next_store_++;
+  Store& store = stores_[number];
+  store = {.done = done, .submitted = now};
+  if (flash_.is_event_driven()) {
+    program(batch, layer, number, now);
+    if (store.on_their_way == 0) {
+      push(now, EventKind::stored, number);
     }
-    running_->disturbed = true;
-    settle(now);
+    return;
   }
-  std::uint64_t key = mix_hash(static_cast<std::uint64_t>(batch.first_pair),
-                               static_cast<std::uint64_t>(batch.pairs));
-  for (const StoreBatch::Span& span : batch.spans) {
-    check(0 <= span.first && span.first <= span.last,
-          "a store of pages that end before they begin");
-    key = mix_hash(key, static_cast<std::uint64_t>(span.stream));
-    key = mix_hash(mix_hash(key, static_cast<std::uint64_t>(span.first)),
-                   static_cast<std::uint64_t>(span.last));
-  }
-  key = mix_hash(key, flash_.state_after(now).hash());
+  const bool may_reuse = reuse_;
+  const std::uint64_t key =
+      may_reuse ? mix_hash(mix_hash(what, flash_.places_key(layer)), flash_.state_after(now).hash())
+                : 0;
   SimTime last = now;
   if (const auto found = remembered_stores_.find(key);
-      reuse_ && found != remembered_stores_.end()) {
+      may_reuse && found != remembered_stores_.end()) {
     flash_.restore(found->second.flash_at_end, now);
-    flash_.add({.pages_programmed = batch.pages()});
+    flash_.add(found->second.work.flash);
     last = now + found->second.duration;
   } else {
-    for (int pair = batch.first_pair; pair < batch.first_pair + batch.pairs; ++pair) {
-      for (const StoreBatch::Span& span : batch.spans) {
-        const int base = placement_.base(pair, span.stream);
-        for (int page = span.first; page < span.last; ++page) {
-          const PagePlace place = placement_.place(base, page);
-          last = std::max(last, flash_.program(now, place.channel, place.unit).done);
-        }
-      }
-    }
-    if (reuse_) {
-      remembered_stores_[key] = {last - now, flash_.state_after(now), {}};
+    Work before;
+    before.flash = flash_.counters();
+    last = program(batch, layer, number, now);
+    if (may_reuse) {
+      Work programmed;
+      programmed.flash = flash_.counters();
+      remembered_stores_[key] = {last - now, flash_.state_after(now), programmed - before};
     }
   }
   work_.storing += last - now;
+  flash_busy_until_ = std::max(flash_busy_until_, last);
   if (done != nullptr) {
-    stores_[next_store_] = done;
-    push(last, EventKind::stored, next_store_++);
+    push(last, EventKind::stored, number);
+  } else {
+    stores_.erase(number);
   }
+}
+
+/// Returns when the last page is programmed; event-driven, `store` counts its pages.
+SimTime Csd::program(const StoreBatch& batch, const KvLayer& layer, int store, SimTime now) {
+  SimTime last = now;
+  for (int pair = batch.first_pair; pair < batch.first_pair + batch.pairs; ++pair) {
+    for (const StoreBatch::Span& span : batch.spans) {
+      const CsdFlash::Stream stream = flash_.stream(layer, pair, span.stream);
+      for (int page = span.first; page < span.last; ++page) {
+        if (flash_.is_event_driven()) {
+          flash_.add_program(stream, page, tag_of(PageOwner::store, store));
+        } else {
+          last = std::max(last, flash_.program(now, stream, page));
+        }
+      }
+    }
+  }
+  if (flash_.is_event_driven()) {
+    stores_.at(store).on_their_way = batch.pages();
+    flash_.engine().start(now);
+  }
+  return last;
+}
+
+void Csd::finish_store(int index, SimTime now) {
+  if (Completion* done = stores_.at(index).done; done != nullptr) {
+    loop_.finish(*done, now);
+    completed_something_ = true;
+  }
+  stores_.erase(index);
+  reclaim_if_idle(now);
 }
 
 Csd::Work Csd::work() const {
   Work work = work_;
   work.flash = flash_.counters();
+  if (pipeline_) {
+    const AttentionPipeline::Work& engine = pipeline_->work();
+    work.reading += engine.reading;
+    work.computing += engine.computing;
+    work.gemv_busy += engine.gemv_busy;
+  }
   return work;
 }
 

@@ -1,8 +1,10 @@
-// The computational storage drive: NVMe front end, firmware, attention engine, flash array.
+// The computational storage drive: NVMe front end, firmware, attention engine, flash and its FTL.
 //
 // A Component of the event loop: its events are those of commands and blocks of heads; the pages
-// of a step are issued to the FlashArray at their event's time, which gives each page its
-// picosecond. Life of one attend batch (one layer's commands of one doorbell):
+// of a step are issued to the flash at their event's time. The recurrence of FlashArray (policies
+// fifo, first_gap) gives each page its picosecond at once; with an event-driven policy the events
+// of the FlashEngine are the drive's, too. Engine feed "pages": see attention_pipeline.hpp. Feed
+// "blocks", life of one attend batch (one layer's commands of one doorbell):
 //   1. The controller fetches the commands one after another; a core spends attend_cost on each.
 //      Cores serve commands and completions in the order in which these come.
 //   2. Heads are taken in blocks. A block's reads start when its commands are ready and a staging
@@ -18,11 +20,17 @@
 // That reading and computing alternate with one staging buffer is how the published shares of the
 // decode time (claims C16, C17) add up; staging_buffers = 2 shows the overlapped design.
 //
-// Reuse: an attend batch that finds the drive in a state from which an equal batch has run before
-// takes that run's duration and end state. Equal to the picosecond: the drive is deterministic and
-// its state enters relative to the time. When something else is submitted meanwhile, the reused
-// batch is simulated after all, from its start. What is submitted at the picosecond of an event of
-// the drive comes after that event.
+// The FTL (KvFtl) is told what is appended before the pages are programmed, so that it is in the
+// same state however much of the run is simulated. When a drive has nothing to do and free blocks
+// are few, it erases blocks of finished tasks, one of each plane at a time.
+//
+// Reuse: an attend batch that finds the drive in a state from which an equal batch has run before,
+// with its pages at equal places, takes that run's duration and end state. Equal to the picosecond:
+// the drive is deterministic and its state enters relative to the time. When something else is
+// submitted meanwhile, the reused batch is simulated after all, from its start. What is submitted
+// at the picosecond of an event of the drive comes after that event. With an event-driven policy
+// only batches that begin with idle flash are reused, and none where retries or a spread of array
+// times are drawn at random.
 #pragma once
 
 #include <map>
@@ -33,69 +41,67 @@
 #include <utility>
 #include <vector>
 
+#include "models/csd/attend_batch.hpp"
+#include "models/csd/attention_pipeline.hpp"
 #include "models/csd/csd_config.hpp"
-#include "models/kv/head_reads.hpp"
-#include "models/kv/kv_layout.hpp"
+#include "models/csd/csd_flash.hpp"
 #include "sim/core/capacity.hpp"
 #include "sim/core/event_loop.hpp"
+#include "sim/core/metrics.hpp"
 #include "sim/core/servers.hpp"
 
 namespace nearkv {
 
-/// One attend command for each (sequence, KV head) pair of a layer that lives on this drive. Pair p
-/// reads the pages patterns[p % patterns.size()].
-struct AttendBatch {
-  int pairs = 0;
-  std::vector<HeadReads> patterns;
-  std::uint64_t hash = 0;  // of all above; equal hashes mean equal batches
-
-  void seal();
-};
-
-/// Pages [first, last) of each stream, programmed for `pairs` pairs from first_pair on.
-struct StoreBatch {
-  struct Span {
-    KvStream stream;
-    int first;
-    int last;
-  };
-  int first_pair = 0;
-  int pairs = 0;
-  std::vector<Span> spans;
-
-  [[nodiscard]] std::int64_t pages() const;
-};
-
-class Csd final : public Component {
+class Csd final : public Component, private PageSink {
  public:
-  /// `name` is the config path without its slash ("csd/0"). With `reuse` false every page is
-  /// simulated.
-  Csd(EventLoop& loop, const CsdConfig& config, std::string name, bool reuse);
+  struct Options {
+    bool reuse = false;      // else every page is simulated
+    std::uint64_t seed = 1;  // of bad blocks and of what the flash draws
+  };
+  /// `name` is the config path without its slash ("csd/0").
+  Csd(EventLoop& loop, const CsdConfig& config, std::string name, const Options& options);
+
+  // -- Tasks: what the host tells the drive about the KV cache.
+
+  /// Room for a task's KV at most. Throws OutOfCapacity.
+  [[nodiscard]] KvFtl::TaskId open_task(const KvTaskShape& shape,
+                                        const kernels::PageGeometry& pages);
+  /// Tokens of all heads of a layer are in the group buffers; says where their pages will lie.
+  /// What they fill is programmed by submit_store(). Finished tasks are erased first when flash is
+  /// short: at `now`, or, without it, in no time (state only). Throws OutOfCapacity.
+  void append(const KvLayer& layer, int tokens, std::optional<SimTime> now);
+  /// The task's data are not needed any more.
+  void finish_task(KvFtl::TaskId task, SimTime now);
+
+  // -- Commands.
 
   /// The host rings the doorbell at `now` for all commands of `batch`; `done` is finished when the
   /// last completion is in host memory. Batches run in the order of submission.
-  void submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, Completion& done);
+  void submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, Completion& done,
+                     const KvLayer& layer = {});
 
   /// Programs pages whose data are in the drive's DRAM. `done` (may be null: background) is
   /// finished when the last page is programmed.
-  void submit_store(SimTime now, const StoreBatch& batch, Completion* done);
+  void submit_store(SimTime now, const StoreBatch& batch, Completion* done,
+                    const KvLayer& layer = {});
 
-  [[nodiscard]] SimTime next_event() const override {
-    return events_.empty() ? kNever : events_.top().at;
-  }
+  [[nodiscard]] SimTime next_event() const override;
   void process(SimTime until) override;
 
   [[nodiscard]] const CsdConfig& config() const { return config_; }
+  [[nodiscard]] const KvFtl& ftl() const { return flash_.ftl(); }
   /// Flash that KV pages may take, by label.
   [[nodiscard]] CapacityLedger& flash_capacity() { return flash_capacity_; }
   [[nodiscard]] CapacityLedger& dram() { return dram_; }
 
   /// Work done so far; differences of two readings describe a phase of the run.
   struct Work {
-    FlashArray::Counters flash;
+    CsdFlash::Counters flash;
     std::int64_t attends = 0;
-    SimDuration reading{};    // some block's pages were on their way from flash
-    SimDuration computing{};  // some block was in the attention kernels
+    SimDuration attending{};  // some batch was at work, from its doorbell to its last completion
+    SimDuration reading{};    // some block's pages, or some page, were on their way from flash
+    SimDuration computing{};  // some block was in the attention kernels, or some GeMV unit at work
+    SimDuration gemv_busy{};  // summed over the GeMV units
     SimDuration firmware{};   // core time
     SimDuration storing{};    // from a store's submission to its last page
     std::int64_t reused_batches = 0;
@@ -112,41 +118,61 @@ class Csd final : public Component {
     return config_.flash.page_size * flash_.counters().pages_programmed;
   }
   /// Bus time of all pages so far, summed over the channels.
-  [[nodiscard]] SimDuration channel_time() const { return flash_.bus_time(); }
+  [[nodiscard]] SimDuration channel_time() const { return flash_.counters().bus_busy; }
+  /// GeMV units of the engine.
+  [[nodiscard]] int gemv_units() const {
+    return config_.engine.attention_kernels * config_.engine.gemv_units_per_kernel;
+  }
+  /// While some batch was at work: time of GeMV units without work, summed over them.
+  [[nodiscard]] SimDuration gemv_idle() const {
+    const Work now = work();
+    return now.attending * gemv_units() - now.gemv_busy;
+  }
 
  private:
   enum class EventKind {
-    start_block,     // the commands of a block are ready
-    query_ranked,    // argtopk has chosen a head's channels
-    scores_arrived,  // a head's channel-indexed pages are there
-    selected,        // argtopk has chosen a head's tokens
-    block_arrived,   // all pages of a block are there
-    computed,        // a block has left the attention kernels
-    batch_done,      // the last completion is in host memory
-    reused_done,     // the same, of a batch whose run was reused
-    stored,          // a store's last page is programmed
+    start_block,      // the commands of a block are ready
+    query_ranked,     // argtopk has chosen a head's channels
+    scores_arrived,   // a head's channel-indexed pages are there
+    selected,         // argtopk has chosen a head's tokens
+    block_arrived,    // all pages of a block are there
+    computed,         // a block has left the attention kernels
+    command_fetched,  // feed pages: the controller has a head's command
+    command_ready,    // likewise: a core is done with it
+    idle,             // the flash may be idle
+    batch_done,       // the last completion is in host memory
+    reused_done,      // the same, of a batch whose run was reused
+    stored,           // a store's last page is programmed
   };
   struct Event {
     SimTime at;
     std::uint64_t sequence;
     EventKind kind;
-    int index;  // of the block, the pair, the reused batch or the store
+    int index;  // of the block, the pair, the batch or the store
     bool operator>(const Event& o) const { return at != o.at ? at > o.at : sequence > o.sequence; }
+  };
+  /// Pages that are waited for together.
+  struct PageGroup {
+    SimTime arrived{};
+    int on_their_way = 0;  // event-driven
   };
   struct Block {
     SimTime commands_ready{};  // of those that the cores were given
     SimTime reads_start{};
-    SimTime arrived{};
+    PageGroup pages;
     int heads_to_select = 0;  // heads whose second step is not issued yet
   };
   /// The batch that the drive works on.
   struct Running {
     std::shared_ptr<const AttendBatch> batch;
     Completion* done;
+    KvLayer layer;
     SimTime start;
     std::vector<Block> blocks{};
-    int accepted = 0;    // commands that the cores were given
-    int next_block = 0;  // the next one to read
+    std::vector<PageGroup> first_steps{};  // by pair; event-driven
+    int accepted = 0;                      // commands that the cores were given
+    int next_block = 0;                    // the next one to read
+    int heads_done = 0;
     int blocks_computed = 0;
     bool reading = false;  // a block's pages are on their way
     int computing = 0;     // blocks in the attention kernels
@@ -154,53 +180,77 @@ class Csd final : public Component {
     SimTime completions_posted{};
     // Reuse: what the run is remembered under.
     std::uint64_t key = 0;
-    int number = 0;
     bool reused = false;
-    bool disturbed = false;
+    bool disturbed = false;  // or began with flash at work that no state describes
     Work work_at_start{};
   };
   struct RememberedRun {
     SimDuration duration;
-    FlashArray::State flash_at_end;
+    CsdFlash::State flash_at_end;
     Work work;
   };
   struct Waiting {
     SimTime submitted;
     std::shared_ptr<const AttendBatch> batch;
     Completion* done;
+    KvLayer layer;
   };
+  struct Store {
+    Completion* done = nullptr;
+    SimTime submitted{};
+    std::int64_t on_their_way = 0;  // event-driven
+  };
+  /// What a page of the FlashEngine belongs to, in its tag above the channel.
+  enum class PageOwner : std::uint8_t { pipeline, first_step, block, store, reclaim };
+  static constexpr int kOwnerShift = CsdFlash::kChannelShift + CsdFlash::kChannelBits;
+  [[nodiscard]] static std::uint64_t tag_of(PageOwner owner, int index) {
+    return static_cast<std::uint64_t>(owner) << kOwnerShift | static_cast<std::uint32_t>(index);
+  }
 
   void push(SimTime at, EventKind kind, int index) { events_.push({at, sequence_++, kind, index}); }
   void begin(SimTime now, const Waiting& next);
   void simulate();
+  void step(SimTime at);
   void settle(SimTime now);
+  void disturb(SimTime now);
+  void page_done(std::uint64_t tag, SimTime at) override;
+  void page_of_block_done(PageOwner owner, std::uint64_t tag, SimTime at);
   void accept_commands(SimTime now);
   void handle(const Event& event);
+  // feed blocks
   void start_next_block(SimTime now);
-  void read_dense(int pair, SimTime now, Block& block);
+  void read_tokens(int pair, SimTime now, bool is_filtered);
   void read_first_step(int pair, SimTime now);
   void estimate_scores(int pair, SimTime now);
-  void read_second_step(int pair, SimTime now);
+  void block_may_have_arrived(int index, SimTime now);
   void compute_block(int index, SimTime now);
   void complete_block(int index, SimTime now);
+  // feed pages
+  void fetch_command(int pair, SimTime now);
+  // both
+  void complete_heads(int heads, SimTime now);
   void finish_batch(SimTime now);
-  void finish_reused(int number, SimTime now);
+  void finish_reused(SimTime now);
   void begin_next(SimTime now);
+  void finish_store(int index, SimTime now);
+  SimTime program(const StoreBatch& batch, const KvLayer& layer, int store, SimTime now);
+  void erase(const KvOperations& erases, SimTime now);
+  void reclaim_if_idle(SimTime now);
 
-  SimTime read_page(int base, int page, SimTime now) {
-    const PagePlace place = placement_.place(base, page);
-    return flash_.read(now, place.channel, place.unit).done;
-  }
-  /// A page that passes the filter of its channel; it arrives when the filter has seen all of it.
-  SimTime read_page_filtered(int base, int page, SimTime now) {
-    const PagePlace place = placement_.place(base, page);
-    const SimTime read = flash_.read(now, place.channel, place.unit).done;
-    if (filter_time_ <= flash_.bus_time_per_page()) {
-      return read + filter_time_;  // pages leave the bus so far apart that none waits
+  /// A page of a block; asks an event-driven array for it, to start later.
+  void read_page(PageGroup& group, std::uint64_t tag, const CsdFlash::Stream& stream, int page,
+                 SimTime now) {
+    const bool is_filtered = (tag & kFilteredTag) != 0;
+    if (flash_.is_event_driven()) {
+      flash_.add_read(stream, page, {tag, 0});
+      ++group.on_their_way;
+    } else {
+      group.arrived = std::max(group.arrived, is_filtered ? flash_.read_filtered(now, stream, page)
+                                                          : flash_.read(now, stream, page));
     }
-    filters_[place.channel].forget(now);
-    return filters_[place.channel].reserve(read, filter_time_);
   }
+  static constexpr int kFilteredBit = 40;  // not a constant: between the index and the channel
+  static constexpr std::uint64_t kFilteredTag = std::uint64_t{1} << kFilteredBit;
   /// When the controller has command `pair` of the running batch.
   [[nodiscard]] SimTime fetched(int pair) const {
     return running_->start + config_.nvme.doorbell + config_.nvme.command_fetch * (pair + 1);
@@ -209,16 +259,13 @@ class Csd final : public Component {
     const auto& patterns = running_->batch->patterns;
     return patterns[static_cast<std::size_t>(pair) % patterns.size()];
   }
-  [[nodiscard]] Block& block_of(int pair) {
-    return running_->blocks[pair / config_.engine.heads_per_block];
-  }
-  [[nodiscard]] int first_pair(int block) const { return block * config_.engine.heads_per_block; }
+  [[nodiscard]] int heads_per_block() const { return config_.engine.feed.heads_per_block; }
+  [[nodiscard]] Block& block_of(int pair) { return running_->blocks[pair / heads_per_block()]; }
+  [[nodiscard]] int first_pair(int block) const { return block * heads_per_block(); }
   [[nodiscard]] int end_pair(int block) const {
     return std::min(first_pair(block + 1), running_->batch->pairs);
   }
-  [[nodiscard]] SimDuration kernel_time(Flops work) const {
-    return time_for(work, config_.engine.gemv_rate * config_.engine.gemv_units_per_kernel);
-  }
+  SimTime compute(SimTime now, Flops work);
   [[nodiscard]] SimDuration argtopk_time(std::int64_t elements) const {
     return time_for(Flops{elements}, FlopRate{config_.engine.argtopk_rate});
   }
@@ -227,27 +274,27 @@ class Csd final : public Component {
   CsdConfig config_;
   std::string name_;
   bool reuse_;
-  KvPlacement placement_;
-  FlashArray flash_;
+  CsdFlash flash_;
   FifoServers cores_;
-  FifoServers kernels_;
+  FifoServers kernels_;  // feed blocks: all GeMV units of a kernel work on one head
   FifoServers argtopk_{1};
-  std::vector<BusSchedule> filters_;  // by channel
-  SimDuration filter_time_;           // of one page
+  std::optional<AttentionPipeline> pipeline_;  // feed pages
   CapacityLedger flash_capacity_;
   CapacityLedger dram_;
+  std::map<KvFtl::TaskId, Bytes> task_capacity_;
 
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   std::uint64_t sequence_ = 0;
   std::optional<Running> running_;
   std::queue<Waiting> waiting_;
-  int batches_ = 0;
   bool completed_something_ = false;
   std::map<std::uint64_t, RememberedRun> remembered_;
   std::map<std::uint64_t, RememberedRun> remembered_stores_;
-  std::map<int, Completion*> stores_;
+  std::map<int, Store> stores_;  // not finished
   int next_store_ = 0;
-  Work work_{};  // without the flash counters, which flash_ keeps
+  int erases_on_their_way_ = 0;  // event-driven
+  SimTime flash_busy_until_{};   // with stores and erases; by recurrence
+  Work work_{};                  // without the flash counters, which flash_ keeps
 };
 
 }  // namespace nearkv

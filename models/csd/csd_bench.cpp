@@ -19,50 +19,65 @@ constexpr int kKvHeads = 40;  // of OPT-13B
 constexpr int kContext = 1536;
 
 CsdConfig drive() {
-  return {.count = 1,
-          .flash = {.channels = 8,
-                    .chips_per_channel = 8,
-                    .dies_per_chip = 1,
-                    .planes_per_die = 4,
-                    .blocks_per_plane = 1024,
-                    .pages_per_block = 1024,
-                    .page_size = 4_KiB,
-                    .spare_size = 0_B,
-                    .policy = FlashPolicy::first_gap,
-                    .array_unit = ArrayUnit::plane,
-                    .read_priority = false,
-                    .cache_read = false,
-                    .multi_plane = false,
-                    .bus_width = 1,
-                    .mega_transfers = 1400,
-                    .transfer_step = 0_ps,
-                    .bits_per_cell = 1,
-                    .t_read = {36us, 36us, 36us},
-                    .t_program = {185us, 185us, 185us},
-                    .t_erase = 3ms,
-                    .array_spread = 0,
-                    .read_command = {950ns, 0_ps, 0_ps},
-                    .program_command = {950ns, 0_ps, 0_ps},
-                    .erase_command = {950ns, 0_ps, 0_ps},
-                    .read_retry = {},
-                    .suspend = {}},
-          .layout = {.channels_per_group = 4, .stream_skew = 61},
-          .nvme = {.queue_depth = 65'535,
-                   .host_submit = 5us,
-                   .doorbell = 500ns,
-                   .command_fetch = 100ns,
-                   .completion = 1us},
-          .controller = {.cores = 4, .attend_cost = 2us, .completion_cost = 500ns},
-          .dram_capacity = 64_GiB,
-          .store_chunk = 64_MiB,
-          .engine = {.heads_per_block = 64,
-                     .staging_buffers = 1,
-                     .attention_kernels = 2,
-                     .gemv_units_per_kernel = 2,
-                     .gemv_rate = FlopRate{12'700'000'000},
-                     .softmax_latency = 164us,
-                     .filter_rate = 1850_MBps,
-                     .argtopk_rate = 285'000'000}};
+  CsdConfig config;
+  config.count = 1;
+  config.flash = {.channels = 8,
+                  .chips_per_channel = 8,
+                  .dies_per_chip = 1,
+                  .planes_per_die = 4,
+                  .blocks_per_plane = 1024,
+                  .pages_per_block = 1024,
+                  .page_size = 4_KiB,
+                  .spare_size = 0_B,
+                  .policy = FlashPolicy::first_gap,
+                  .array_unit = ArrayUnit::plane,
+                  .read_priority = false,
+                  .cache_read = false,
+                  .multi_plane = false,
+                  .bus_width = 1,
+                  .mega_transfers = 1400,
+                  .transfer_step = 0_ps,
+                  .bits_per_cell = 1,
+                  .t_read = {36us, 36us, 36us},
+                  .t_program = {185us, 185us, 185us},
+                  .t_erase = 3ms,
+                  .array_spread = 0,
+                  .read_command = {950ns, 0_ps, 0_ps},
+                  .program_command = {950ns, 0_ps, 0_ps},
+                  .erase_command = {950ns, 0_ps, 0_ps},
+                  .read_retry = {},
+                  .suspend = {}};
+  config.layout = {.channels_per_group = 4, .stream_skew = 61};
+  static_cast<NvmeQueueConfig&>(config.nvme) = {.queue_depth = 65'535,
+                                                .host_submit = 5us,
+                                                .doorbell = 500ns,
+                                                .command_fetch = 100ns,
+                                                .completion = 1us};
+  config.controller.cores = 4;
+  config.controller.completion_cost = 500ns;
+  config.dram.capacity = 64_GiB;
+  config.store_chunk = 64_MiB;
+  config.kv_ftl = {.plane_order = 5,  // CPDW
+                   .sharing = KvBlockSharing::own_blocks,
+                   .reclaim_below = 0.1,
+                   .reclaim_until = 0.2,
+                   .least_worn_first = true,
+                   .bad_blocks = {.factory_share = 0, .grown_per_erase = 0, .pe_cycles = 3000}};
+  config.engine = {.feed = {.kind = FeedKind::blocks,
+                            .heads_per_block = 64,
+                            .staging_buffers = 1,
+                            .key_buffers = 0,
+                            .value_buffers = 0,
+                            .heads_in_flight = 0},
+                   .on_chip_memory = 2_MiB,
+                   .attend_cost = 2us,
+                   .attention_kernels = 2,
+                   .gemv_units_per_kernel = 2,
+                   .gemv_rate = FlopRate{12'700'000'000},
+                   .softmax_latency = 164us,
+                   .filter_rate = 1850_MBps,
+                   .argtopk_rate = 285'000'000};
+  return config;
 }
 
 const kernels::PageGeometry& geometry() {
@@ -102,13 +117,32 @@ std::vector<HeadReads> sparf_patterns() {
   return patterns;
 }
 
+/// How pages are read and fed.
+enum Mode { blocks_recurrence, blocks_events, pages_events };
+
+CsdConfig drive_of(Mode mode) {
+  CsdConfig config = drive();
+  if (mode != blocks_recurrence) {
+    config.flash.policy = FlashPolicy::out_of_order;
+  }
+  if (mode == pages_events) {
+    config.engine.feed = {.kind = FeedKind::pages,
+                          .heads_per_block = 0,
+                          .staging_buffers = 0,
+                          .key_buffers = 48,
+                          .value_buffers = 48,
+                          .heads_in_flight = 64};
+  }
+  return config;
+}
+
 void attend_batches(benchmark::State& state, const std::vector<HeadReads>& patterns) {
   auto batch = std::make_shared<AttendBatch>();
   batch->pairs = static_cast<int>(state.range(0)) * kKvHeads;
   batch->patterns = patterns;
   batch->seal();
   EventLoop loop;
-  Csd csd(loop, drive(), "csd/0", /*reuse=*/false);
+  Csd csd(loop, drive_of(static_cast<Mode>(state.range(1))), "csd/0", {.reuse = false, .seed = 1});
   SimTime now{};
   for ([[maybe_unused]] auto iteration : state) {
     Completion done;
@@ -125,7 +159,13 @@ void attend_batches(benchmark::State& state, const std::vector<HeadReads>& patte
 
 void attend_dense(benchmark::State& state) { attend_batches(state, dense_patterns()); }
 void attend_sparf(benchmark::State& state) { attend_batches(state, sparf_patterns()); }
-BENCHMARK(attend_dense)->Arg(64)->Arg(256)->Unit(benchmark::kMillisecond);
-BENCHMARK(attend_sparf)->Arg(64)->Arg(256)->Unit(benchmark::kMillisecond);
+void modes(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgNames({"batch", "mode"});
+  for (const Mode mode : {blocks_recurrence, blocks_events, pages_events}) {
+    benchmark->Args({64, mode});
+  }
+}
+BENCHMARK(attend_dense)->Apply(modes)->Unit(benchmark::kMillisecond);
+BENCHMARK(attend_sparf)->Apply(modes)->Unit(benchmark::kMillisecond);
 
 }  // namespace

@@ -1,29 +1,36 @@
 // The computational storage drive's configuration: config /csd/*.
 #pragma once
 
-#include "models/flash/flash_config.hpp"
+#include "models/kv/kv_ftl.hpp"
 #include "models/kv/kv_layout.hpp"
-#include "models/pcie/nvme_queue.hpp"
+#include "models/ssd/drive_config.hpp"
 #include "sim/core/fields.hpp"
 #include "sim/core/units.hpp"
 
 namespace nearkv {
 
-/// Embedded cores that run the firmware.
-struct ControllerConfig {
-  int cores = 0;
-  SimDuration attend_cost{};      // firmware time of one attend command
-  SimDuration completion_cost{};  // firmware time of one completion
+/// How KV pages come from the flash channels to the attention kernels.
+enum class FeedKind { blocks, pages };
+
+struct FeedConfig {
+  FeedKind kind = FeedKind::blocks;
+  // blocks: the pages of a block of heads are read into a staging buffer in the drive's DRAM, then
+  // the attention kernels compute on it. With one buffer reading and computing alternate.
+  int heads_per_block = 0;
+  int staging_buffers = 0;
+  // pages: page by page through slots in the engine's memory (attention_pipeline.hpp).
+  int key_buffers = 0;
+  int value_buffers = 0;
+  int heads_in_flight = 0;
 
   void fields(FieldVisitor& v);
 };
 
-/// The attention engine. Heads are processed in blocks: the pages of a block are read from flash
-/// into a staging buffer in the drive's DRAM, then the attention kernels compute on it.
-/// With one staging buffer reading and computing alternate; with two they overlap.
+/// The attention engine.
 struct AttentionEngineConfig {
-  int heads_per_block = 0;
-  int staging_buffers = 0;
+  FeedConfig feed;
+  Bytes on_chip_memory{};     // for the page slots between channels and kernels
+  SimDuration attend_cost{};  // firmware time of one attend command
   int attention_kernels = 0;
   int gemv_units_per_kernel = 0;
   FlopRate gemv_rate{};           // of one GeMV unit
@@ -34,17 +41,17 @@ struct AttentionEngineConfig {
   void fields(FieldVisitor& v);
 };
 
-struct CsdConfig {
+struct CsdConfig : DriveConfig {
   int count = 0;  // equal drives
-  FlashConfig flash;
   KvLayoutConfig layout;
-  NvmeQueueConfig nvme;
-  ControllerConfig controller;
-  Bytes dram_capacity{};
+  KvFtlConfig kv_ftl;
   Bytes store_chunk{};  // KV of prefill arrives and is programmed in chunks of this size
   AttentionEngineConfig engine;
 
   void fields(FieldVisitor& v);
+
+  /// What staged pages take in the drive's DRAM at most: of `pairs` heads with `head_pages` each.
+  [[nodiscard]] Bytes staging_memory(std::int64_t head_pages, int pairs) const;
 };
 
 }  // namespace nearkv

@@ -15,144 +15,14 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include "models/csd/test_csd.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 #include "sim/core/random.hpp"
 
 using namespace nearkv;
+using namespace nearkv::test_csd;
 using namespace std::chrono_literals;
-
-namespace {
-
-SimTime at(SimDuration since_start) { return SimTime{since_start}; }
-
-std::int64_t ps(SimTime time) { return time.time_since_epoch().count(); }
-
-SimDuration below(Rng& rng, std::int64_t n) {
-  return SimDuration{static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(n)))};
-}
-
-constexpr SimTime kForever = kNever - 1_ps;  // a bound behind which events may still lie
-
-int pick(Rng& rng, int n) { return static_cast<int>(rng.below(static_cast<std::uint64_t>(n))); }
-
-/// One channel of 32 units, one core, one kernel, one head a block; every stage has its own round
-/// number. A page takes 1 us of commands, 40 us in the array, 3 us on the bus.
-CsdConfig round_config() {
-  return {.count = 1,
-          .flash = {.channels = 1,
-                    .chips_per_channel = 8,
-                    .dies_per_chip = 1,
-                    .planes_per_die = 4,
-                    .blocks_per_plane = 16,
-                    .pages_per_block = 64,
-                    .page_size = 4_KiB,
-                    .spare_size = 512_B,
-                    .policy = FlashPolicy::first_gap,
-                    .array_unit = ArrayUnit::plane,
-                    .read_priority = false,
-                    .cache_read = false,
-                    .multi_plane = false,
-                    .bus_width = 1,
-                    .mega_transfers = 1536,
-                    .transfer_step = 0_ps,
-                    .bits_per_cell = 1,
-                    .t_read = {40us, 40us, 40us},
-                    .t_program = {200us, 200us, 200us},
-                    .t_erase = 3ms,
-                    .array_spread = 0,
-                    .read_command = {1us, 0_ps, 0_ps},
-                    .program_command = {1us, 0_ps, 0_ps},
-                    .erase_command = {1us, 0_ps, 0_ps},
-                    .read_retry = {},
-                    .suspend = {}},
-          .layout = {.channels_per_group = 4, .stream_skew = 8},
-          .nvme = {.queue_depth = 1024,
-                   .host_submit = 5us,
-                   .doorbell = 500ns,
-                   .command_fetch = 100ns,
-                   .completion = 900ns},
-          .controller = {.cores = 1, .attend_cost = 2us, .completion_cost = 600ns},
-          .dram_capacity = 1_GiB,
-          .store_chunk = 1_MiB,
-          .engine = {.heads_per_block = 1,
-                     .staging_buffers = 1,
-                     .attention_kernels = 1,
-                     .gemv_units_per_kernel = 2,
-                     .gemv_rate = FlopRate{500'000'000},  // 1 ns a FLOP and kernel
-                     .softmax_latency = 10us,
-                     .filter_rate = Rate{2'048'000'000},  // 2 us a page
-                     .argtopk_rate = 1'000'000'000}};     // 1 ns an element
-}
-constexpr SimDuration kPage = 44us;  // of an idle drive
-constexpr SimDuration kSlot = 4us;   // of the bus, a page
-
-std::vector<int> ascending(int count) {
-  std::vector<int> pages(static_cast<std::size_t>(count));
-  std::iota(pages.begin(), pages.end(), 0);
-  return pages;
-}
-
-HeadReads dense_head(int groups, std::int64_t flops) {
-  HeadReads reads;
-  reads.key_pages = ascending(groups);
-  reads.value_pages = reads.key_pages;
-  reads.attention_flops = Flops{flops};
-  return reads;
-}
-
-std::shared_ptr<const AttendBatch> batch_of(int pairs, std::vector<HeadReads> patterns) {
-  auto batch = std::make_shared<AttendBatch>();
-  batch->pairs = pairs;
-  batch->patterns = std::move(patterns);
-  batch->seal();
-  return batch;
-}
-
-std::int64_t pages_of(const AttendBatch& batch) {
-  std::int64_t pages = 0;
-  for (int pair = 0; pair < batch.pairs; ++pair) {
-    pages += batch.patterns[pair % batch.patterns.size()].pages();
-  }
-  return pages;
-}
-
-/// A drive and a loop of its own; whoever drives it may first let time pass.
-struct Drive {
-  explicit Drive(const CsdConfig& config, bool reuse = false) : csd(loop, config, "csd/0", reuse) {}
-
-  /// Handles all events up to `time`.
-  void run_to(SimTime time) {
-    while (loop.run(time)) {
-      static_cast<void>(loop.take_finished());
-    }
-  }
-  SimTime finish(const Completion& done) {
-    run_to(kForever);
-    return done.at();
-  }
-  SimTime attend(SimTime now, const std::shared_ptr<const AttendBatch>& batch) {
-    run_to(now);
-    Completion done;
-    csd.submit_attend(now, batch, done);
-    return finish(done);
-  }
-  SimTime store(SimTime now, const StoreBatch& batch) {
-    run_to(now);
-    Completion done;
-    csd.submit_store(now, batch, &done);
-    return finish(done);
-  }
-
-  EventLoop loop;
-  Csd csd;
-};
-
-SimDuration attend_time(const CsdConfig& config, const std::shared_ptr<const AttendBatch>& batch) {
-  return Drive(config).attend(at(0ns), batch).time_since_epoch();
-}
-
-}  // namespace
 
 // -- Closed forms -----------------------------------------------------------------------------
 
@@ -192,7 +62,7 @@ TEST_CASE("csd: with one staging buffer reading and computing alternate") {
 
 TEST_CASE("csd: with two staging buffers they overlap, and the longer one counts") {
   CsdConfig config = round_config();
-  config.engine.staging_buffers = 2;
+  config.engine.feed.staging_buffers = 2;
   const SimDuration reads = kPage + 7 * kSlot;  // 72 us
   for (const int blocks : {1, 2, 3, 10}) {
     // Reading is longer: the last block's computing follows all the reading.
@@ -203,14 +73,14 @@ TEST_CASE("csd: with two staging buffers they overlap, and the longer one counts
           2'600ns + reads + blocks * SimDuration{90us} + 10us + 1'500ns);
   }
   // Three buffers are no faster: one stage is busy all the time.
-  config.engine.staging_buffers = 3;
+  config.engine.feed.staging_buffers = 3;
   CHECK(attend_time(config, batch_of(10, {dense_head(4, 30'000)})) ==
         2'600ns + 10 * reads + 40us + 1'500ns);
 }
 
 TEST_CASE("csd: the kernels share the heads of a block, the softmax is pipelined") {
   CsdConfig config = round_config();
-  config.engine.heads_per_block = 8;
+  config.engine.feed.heads_per_block = 8;
   config.layout.stream_skew = 2;
   for (const int kernels : {1, 2, 3, 8}) {
     config.engine.attention_kernels = kernels;
@@ -225,7 +95,7 @@ TEST_CASE("csd: the kernels share the heads of a block, the softmax is pipelined
 TEST_CASE("csd: firmware cores share commands and completions") {
   // No pages, no work, one block: only the firmware is left.
   CsdConfig config = round_config();
-  config.engine.heads_per_block = 64;
+  config.engine.feed.heads_per_block = 64;
   config.engine.softmax_latency = 0_ps;
   for (const int cores : {1, 2, 3, 4, 64}) {
     config.controller.cores = cores;
@@ -267,7 +137,7 @@ TEST_CASE("csd: the cores serve commands and completions in the order in which t
     CsdConfig config = round_config();
     config.nvme.command_fetch = below(rng, 12);
     config.controller.cores = 1 + pick(rng, 3);
-    config.controller.attend_cost = below(rng, 30);
+    config.engine.attend_cost = below(rng, 30);
     config.controller.completion_cost = below(rng, 10);
     config.engine.softmax_latency = below(rng, 40);
     const int pairs = 1 + pick(rng, 30);
@@ -289,8 +159,8 @@ TEST_CASE("csd: the cores serve commands and completions in the order in which t
       const Arrival next = *arrivals.begin();
       arrivals.erase(arrivals.begin());
       SimTime& core = *std::min_element(free_at.begin(), free_at.end());
-      core = std::max(core, next.at) + (next.is_completion ? config.controller.completion_cost
-                                                           : config.controller.attend_cost);
+      core = std::max(core, next.at) +
+             (next.is_completion ? config.controller.completion_cost : config.engine.attend_cost);
       if (next.is_completion) {
         posted = std::max(posted, core);
       } else {
@@ -343,7 +213,7 @@ TEST_CASE("csd: SparF of one head is two reads with a selection before each") {
 TEST_CASE("csd: SparF's events come in their order, at their times") {
   // Two heads a block: the argtopk unit, the kernel and the flash serve them one after another.
   CsdConfig config = round_config();
-  config.engine.heads_per_block = 2;
+  config.engine.feed.heads_per_block = 2;
   config.layout.stream_skew = 5;  // all pages on units of their own
   HeadReads reads;
   reads.channel_pages = {0};
@@ -382,7 +252,7 @@ TEST_CASE("csd: SparF's events come in their order, at their times") {
 
 TEST_CASE("csd: a page that waits for its unit does not hold up the filter of its channel") {
   CsdConfig config = round_config();
-  config.engine.heads_per_block = 2;
+  config.engine.feed.heads_per_block = 2;
   config.engine.softmax_latency = 100us;
   HeadReads reads;
   reads.channel_pages = {0};
@@ -507,15 +377,14 @@ TEST_CASE("csd: a batch of many pages reads at the rate of the channels") {
 TEST_CASE("csd: a batch of many heads and few pages runs at the rate of the firmware") {
   CsdConfig config = shipped_config();
   config.engine.softmax_latency = 0_ps;
-  config.engine.staging_buffers = 4;
+  config.engine.feed.staging_buffers = 4;
   constexpr int kHeads = 20'000;
   const auto batch = batch_of(kHeads, {dense_head(1, 1000)});
   for (const int cores : {1, 2, 4}) {
     config.controller.cores = cores;
-    config.controller.attend_cost = 20us;
+    config.engine.attend_cost = 20us;
     const double firmware =
-        to_seconds(config.controller.attend_cost + config.controller.completion_cost) * kHeads /
-        cores;
+        to_seconds(config.engine.attend_cost + config.controller.completion_cost) * kHeads / cores;
     Drive drive(config);
     const double total = to_seconds(drive.attend(at(0ns), batch));
     MESSAGE(fmt::format("20,000 heads x 20.5 us / {} cores = {:.2f} ms; {:.2f} ms", cores,
@@ -523,7 +392,7 @@ TEST_CASE("csd: a batch of many heads and few pages runs at the rate of the firm
     CHECK(total >= firmware);
     CHECK(total == doctest::Approx(firmware).epsilon(0.01));
     CHECK(drive.csd.work().firmware ==
-          kHeads * (config.controller.attend_cost + config.controller.completion_cost));
+          kHeads * (config.engine.attend_cost + config.controller.completion_cost));
   }
 }
 
@@ -538,7 +407,7 @@ TEST_CASE("csd: more channels, units, kernels, buffers, cores are never slower o
         for (const int value : values) {
           CAPTURE(value);
           CsdConfig config = shipped_config();
-          config.engine.heads_per_block = 16;
+          config.engine.feed.heads_per_block = 16;
           set(config, value);
           const SimDuration time = attend_time(config, batch);
           CHECK(time <= last);
@@ -549,7 +418,7 @@ TEST_CASE("csd: more channels, units, kernels, buffers, cores are never slower o
       falls([](CsdConfig& c, int n) { c.flash.chips_per_channel = n; }, {1, 2, 4, 8, 16});
       falls([](CsdConfig& c, int n) { c.engine.attention_kernels = n; }, {1, 2, 3, 4, 8});
       falls([](CsdConfig& c, int n) { c.engine.gemv_units_per_kernel = n; }, {1, 2, 3, 4, 8});
-      falls([](CsdConfig& c, int n) { c.engine.staging_buffers = n; }, {1, 2, 3});
+      falls([](CsdConfig& c, int n) { c.engine.feed.staging_buffers = n; }, {1, 2, 3});
       falls([](CsdConfig& c, int n) { c.controller.cores = n; }, {1, 2, 3, 4});
       falls([](CsdConfig& c, int n) { c.flash.mega_transfers = n * 100; }, {5, 10, 14, 20, 40});
       falls([](CsdConfig& c, int n) { c.flash.t_read.lsb = SimDuration{n * 1us}; },
@@ -565,6 +434,18 @@ TEST_CASE("csd: more channels, units, kernels, buffers, cores are never slower o
 // -- Reuse ------------------------------------------------------------------------------------
 
 namespace {
+
+void make_event_driven(Rng& rng, CsdConfig& config) {
+  FlashConfig& flash = config.flash;
+  flash.policy = rng.below(2) == 0 ? FlashPolicy::data_out_first : FlashPolicy::out_of_order;
+  flash.array_unit = rng.below(2) == 0 ? ArrayUnit::die : ArrayUnit::plane;
+  flash.cache_read = rng.below(3) == 0;
+  flash.read_priority = rng.below(2) == 0;
+  flash.multi_plane = rng.below(3) == 0 && (flash.array_unit == ArrayUnit::die ||
+                                            flash.policy == FlashPolicy::data_out_first);
+  flash.suspend.program = flash.read_priority && rng.below(2) == 0;
+  flash.suspend.at_most = 2;
+}
 
 /// Few picoseconds a stage, so that many events fall together, or the scale of real drives.
 CsdConfig random_config(Rng& rng) {
@@ -586,15 +467,24 @@ CsdConfig random_config(Rng& rng) {
   config.flash.program_command.bus = config.flash.read_command.bus;
   config.flash.t_read.lsb = 1_ps + below(rng, 15 * scale);
   config.flash.t_program.lsb = 1_ps + below(rng, 60 * scale);
+  if (rng.below(2) == 0) {
+    make_event_driven(rng, config);
+  }
   config.layout.stream_skew = pick(rng, 20);
   config.nvme.doorbell = often_zero(3);
   config.nvme.command_fetch = often_zero(2);
   config.nvme.completion = often_zero(3);
   config.controller.cores = 1 + pick(rng, 3);
-  config.controller.attend_cost = often_zero(4);
+  config.engine.attend_cost = often_zero(4);
   config.controller.completion_cost = often_zero(3);
-  config.engine.heads_per_block = 1 + pick(rng, 5);
-  config.engine.staging_buffers = 1 + pick(rng, 3);
+  config.engine.feed.heads_per_block = 1 + pick(rng, 5);
+  config.engine.feed.staging_buffers = 1 + pick(rng, 3);
+  if (config.flash.is_event_driven() && rng.below(2) == 0) {
+    config.engine.feed.kind = FeedKind::pages;
+    config.engine.feed.key_buffers = 1 + pick(rng, 6);
+    config.engine.feed.value_buffers = 1 + pick(rng, 6);
+    config.engine.feed.heads_in_flight = 1 + pick(rng, 4);
+  }
   config.engine.attention_kernels = 1 + pick(rng, 3);
   config.engine.gemv_rate = FlopRate{1'000'000'000'000 / scale};
   config.engine.softmax_latency = often_zero(20);
@@ -680,9 +570,11 @@ struct Trace {
 
 void append_work(Trace& trace, const Csd& csd) {
   const Csd::Work work = csd.work();
-  trace.work.insert(trace.work.end(), {work.flash.pages_read, work.flash.pages_programmed,
-                                       work.attends, work.reading.count(), work.computing.count(),
-                                       work.firmware.count(), work.storing.count()});
+  trace.work.insert(
+      trace.work.end(),
+      {work.flash.pages_read, work.flash.pages_programmed, work.attends, work.reading.count(),
+       work.computing.count(), work.firmware.count(), work.storing.count(), work.attending.count(),
+       work.gemv_busy.count(), work.flash.bus_busy.count(), work.flash.bus_stalled.count()});
 }
 
 /// Who comes first when an operation is submitted at the picosecond of one of the drive's events.
@@ -696,7 +588,7 @@ Trace run(const CsdConfig& config, const std::vector<Operation>& operations, boo
   if (ties == Ties::operation_first) {
     timers.emplace(loop);
   }
-  Csd csd(loop, config, "csd/0", reuse);
+  Csd csd(loop, config, "csd/0", {.reuse = reuse, .seed = 1});
   if (!timers) {
     timers.emplace(loop);
   }
@@ -878,7 +770,7 @@ TEST_CASE("csd: a reused batch leaves the buses as it found and used them") {
   // command cycles behind the last page.
   CsdConfig config = round_config();
   config.nvme.doorbell = config.nvme.command_fetch = config.nvme.completion = 0_ps;
-  config.controller.attend_cost = config.controller.completion_cost = 0_ps;
+  config.engine.attend_cost = config.controller.completion_cost = 0_ps;
   config.engine.softmax_latency = 0_ps;
   for (const FlashPolicy policy : {FlashPolicy::fifo, FlashPolicy::first_gap}) {
     config.flash.policy = policy;
@@ -892,6 +784,235 @@ TEST_CASE("csd: a reused batch leaves the buses as it found and used them") {
             at(1ms + 73us + kSlot + 200us));
     }
   }
+}
+
+// -- The FTL at work ----------------------------------------------------------------------------
+
+namespace {
+
+kernels::PageGeometry small_pages() {  // 8 tokens a group, 32 a channel page, 4 channel groups
+  return kernels::PageGeometry({.d_head = 32, .page_bytes = 512, .channels_per_group = 8});
+}
+
+/// A drive on which pages are redirected and blocks erased: some blocks are bad, few are free.
+CsdConfig crowded_config(Rng& rng) {
+  CsdConfig config = random_config(rng);
+  config.layout.channels_per_group = 8;
+  config.flash.chips_per_channel = 1;
+  config.flash.planes_per_die = 1 + pick(rng, 2);
+  config.flash.blocks_per_plane = 2 + pick(rng, 12);
+  config.flash.pages_per_block = 8;
+  config.flash.t_erase = 1_ps + below(rng, 200);
+  config.kv_ftl.plane_order = rng.below(kPlaneOrders.size());
+  config.kv_ftl.sharing =
+      rng.below(3) == 0 ? KvBlockSharing::shared_blocks : KvBlockSharing::own_blocks;
+  config.kv_ftl.reclaim_below = 0.6;
+  config.kv_ftl.reclaim_until = 0.9;
+  config.kv_ftl.bad_blocks.factory_share = rng.below(2) == 0 ? 0.3 : 0;
+  return config;
+}
+
+struct CrowdedRun {
+  std::vector<std::int64_t> trace;
+  std::int64_t reused = 0;
+  std::int64_t redirected = 0;
+  std::int64_t erased = 0;
+  bool overflowed = false;
+};
+
+/// Tasks come and go; each is stored layer by layer and attended to, with decode steps that flush.
+CrowdedRun run_tasks(const CsdConfig& config, std::uint64_t seed, bool reuse) {
+  Rng rng(seed, "models/csd/csd_test/tasks");
+  Drive drive(config, reuse);
+  CrowdedRun run;
+  SimTime now{};
+  const auto store = [&](const KvLayer& layer, int pairs, int before, int after, bool copy) {
+    drive.csd.append(layer, after - before, now);
+    const KvPageCounts from = flushed_pages(small_pages(), before, copy);
+    const KvPageCounts to = flushed_pages(small_pages(), after, copy);
+    const StoreBatch batch{
+        0,
+        pairs,
+        {{KvStream::key_tokens, int(from.key_tokens), int(to.key_tokens)},
+         {KvStream::value_tokens, int(from.value_tokens), int(to.value_tokens)},
+         {KvStream::key_channels, int(from.key_channels), int(to.key_channels)}}};
+    drive.csd.submit_store(now, batch, nullptr, layer);
+  };
+  try {
+    for (int round = 0; round < 4; ++round) {
+      const bool copy = rng.below(2) == 0;
+      const KvTaskShape shape{.sequences = 1 + pick(rng, 2),
+                              .layers = 1 + pick(rng, 3),
+                              .kv_heads = 1 + pick(rng, 2),
+                              .max_tokens = 48,
+                              .channel_copy = copy};
+      const int pairs = shape.sequences * shape.kv_heads;
+      const KvFtl::TaskId task = drive.csd.open_task(shape, small_pages());
+      for (int layer = 0; layer < shape.layers; ++layer) {
+        store({task, layer}, pairs, 0, 30, copy);
+        now += below(rng, 3) == 0_ps ? 0_ps : below(rng, 1000);
+        drive.run_to(now);
+      }
+      const auto batch = batch_of(pairs, {dense_head(3, 10), dense_head(2, 20)});
+      for (int step = 31; step <= 34; ++step) {
+        for (int layer = 0; layer < shape.layers; ++layer) {
+          Completion done;
+          const bool disturbs = rng.below(4) == 0;
+          drive.csd.submit_attend(now, batch, done, {task, layer});
+          if (disturbs) {
+            store({task, layer}, pairs, step - 1, step, copy);
+          }
+          drive.run_until(done);  // stores and erases may be under way still
+          now = done.at();
+          if (!disturbs) {
+            store({task, layer}, pairs, step - 1, step, copy);
+          }
+          now += rng.below(2) == 0 ? 0_ps : below(rng, 1000) * (rng.below(2) == 0 ? 1 : 1'000'000);
+          drive.run_to(now);
+          run.trace.push_back(ps(done.at()));
+        }
+      }
+      drive.csd.finish_task(task, now);
+      now += rng.below(2) == 0 ? 0_ps : below(rng, 2000);
+      drive.run_to(now);
+    }
+    drive.run_to(kForever);
+  } catch (const OutOfCapacity&) {
+    run.overflowed = true;
+  }
+  const Csd::Work work = drive.csd.work();
+  const KvFtl& ftl = drive.csd.ftl();
+  run.trace.insert(run.trace.end(),
+                   {work.flash.pages_read, work.flash.pages_programmed, work.flash.blocks_erased,
+                    work.flash.bus_busy.count(), work.storing.count(), work.reading.count(),
+                    ftl.counters().programs, ftl.counters().erases, ftl.pages().free});
+  REQUIRE((run.overflowed || work.flash.blocks_erased == ftl.counters().erases));
+  ftl.audit();
+  run.reused = work.reused_batches;
+  run.redirected = ftl.counters().redirected_pages;
+  run.erased = work.flash.blocks_erased;
+  return run;
+}
+
+}  // namespace
+
+TEST_CASE("csd: with redirected pages and erases reuse equals the simulation of every page") {
+  CrowdedRun sum;
+  int overflows = 0;
+  for (std::uint64_t seed = 0; seed < 600; ++seed) {
+    CAPTURE(seed);
+    Rng rng(seed, "models/csd/csd_test/crowded");
+    const CsdConfig config = crowded_config(rng);
+    const CrowdedRun exact = run_tasks(config, seed, false);
+    const CrowdedRun fast = run_tasks(config, seed, true);
+    REQUIRE(exact.trace == fast.trace);
+    REQUIRE(exact.overflowed == fast.overflowed);
+    sum.reused += fast.reused;
+    sum.redirected += fast.redirected;
+    sum.erased += fast.erased;
+    overflows += fast.overflowed ? 1 : 0;
+  }
+  MESSAGE(sum.reused, " batches reused, ", sum.redirected, " pages redirected, ", sum.erased,
+          " blocks erased, ", overflows, " full drives");
+  CHECK(sum.reused > 500);
+  CHECK(sum.redirected > 500);
+  CHECK(sum.erased > 5'000);
+  CHECK(overflows < 300);
+}
+
+TEST_CASE("csd: pages are read where the FTL has put them") {
+  // One channel of two planes; the first has a single block of two pages, as good as full.
+  CsdConfig config = round_config();
+  config.flash.chips_per_channel = 2;
+  config.flash.planes_per_die = 1;
+  config.flash.pages_per_block = 2;
+  config.flash.blocks_per_plane = 8;
+  config.layout.stream_skew = 0;
+  const kernels::PageGeometry pages({.d_head = 128, .page_bytes = 4096, .channels_per_group = 4});
+  Drive drive(config);
+  const KvTaskShape shape{
+      .sequences = 1, .layers = 1, .kv_heads = 1, .max_tokens = 16, .channel_copy = false};
+  // Tasks of one page of K and of V, both in plane 0: each takes a block of plane 0 alone.
+  std::vector<KvLayer> tasks;
+  for (int i = 0; i < 9; ++i) {
+    tasks.push_back({drive.csd.open_task(shape, pages), 0});
+    drive.csd.append(tasks.back(), 16, at(0ns));
+  }
+  CHECK(drive.csd.ftl().counters().redirected_pages == 2);  // of the ninth
+  const auto batch = batch_of(1, {dense_head(1, 0)});
+  // Both pages on one unit: the second is read when the first has left.
+  const SimDuration two = 2 * kPage;
+  drive.run_to(at(1ms));
+  CHECK(drive.csd.ftl().plane_of(tasks[0].task, {}, KvStream::key_tokens, 0) == 0);
+  CHECK(drive.csd.ftl().plane_of(tasks[8].task, {}, KvStream::key_tokens, 0) == 1);
+  // A program on unit 0, until 204 us, holds up the first task's pages and not those of the ninth.
+  const StoreBatch store{0, 1, {{KvStream::key_channels, 0, 1}}};
+  drive.csd.submit_store(at(1ms), store, nullptr);
+  Completion done;
+  drive.csd.submit_attend(at(1ms), batch, done, tasks[8]);
+  CHECK(drive.finish(done) == at(1ms + 2'600ns + two + 10us + 1'500ns));
+  drive.run_to(at(2ms));
+  drive.csd.submit_store(at(2ms), store, nullptr);
+  Completion behind;
+  drive.csd.submit_attend(at(2ms), batch, behind, tasks[0]);
+  CHECK(drive.finish(behind) == at(2ms + 204us + two + 10us + 1'500ns));
+}
+
+TEST_CASE("csd: an idle drive erases a block of each plane at a time, and stops for a batch") {
+  for (const FlashPolicy policy : {FlashPolicy::first_gap, FlashPolicy::out_of_order}) {
+    CsdConfig config = round_config();
+    config.flash.policy = policy;
+    config.flash.blocks_per_plane = 4;
+    config.flash.pages_per_block = 2;
+    config.kv_ftl.reclaim_below = 0.9;
+    config.kv_ftl.reclaim_until = 1;
+    const kernels::PageGeometry pages({.d_head = 128, .page_bytes = 4096, .channels_per_group = 4});
+    Drive drive(config);
+    // 32 units; 64 pages of K and of V: 4 a plane, 2 blocks.
+    const KvTaskShape shape{
+        .sequences = 1, .layers = 1, .kv_heads = 1, .max_tokens = 1024, .channel_copy = false};
+    const KvLayer task{drive.csd.open_task(shape, pages), 0};
+    drive.csd.append(task, 1024, at(0ns));
+    CHECK(drive.csd.flash_capacity().held().count() == 512 * 1024);
+    drive.csd.finish_task(task.task, at(0ns));
+    CHECK(drive.csd.flash_capacity().held().count() == 0);
+    // 32 erase commands of 1 us, then 3 ms.
+    drive.run_to(at(3'032us));
+    CHECK(drive.csd.work().flash.blocks_erased == (policy == FlashPolicy::first_gap ? 64 : 32));
+    CHECK(drive.csd.ftl().counters().erases == 64);  // the second round has begun
+    const auto batch = batch_of(1, {dense_head(1, 0)});
+    const SimTime done = drive.attend(at(4ms), batch);
+    // Units 0 and 8 are erased until 6,033 and 6,041 us; the later one's page leaves 44 us after.
+    CHECK(done == at(6'041us + kPage + 10us + 1'500ns));
+    CHECK(drive.csd.work().flash.blocks_erased == 64);
+    CHECK(!drive.csd.ftl().wants_reclaim());
+  }
+}
+
+TEST_CASE("csd: a full drive erases finished tasks first, then says what is full") {
+  CsdConfig config = round_config();
+  config.flash.chips_per_channel = 1;
+  config.flash.blocks_per_plane = 4;
+  config.flash.pages_per_block = 8;  // 4 planes: 128 pages
+  config.kv_ftl.reclaim_below = 0;
+  config.kv_ftl.reclaim_until = 0;
+  const kernels::PageGeometry pages({.d_head = 128, .page_bytes = 4096, .channels_per_group = 4});
+  const KvTaskShape shape{
+      .sequences = 1, .layers = 1, .kv_heads = 1, .max_tokens = 16 * 40, .channel_copy = false};
+  Drive drive(config);
+  const KvLayer first{drive.csd.open_task(shape, pages), 0};  // 80 pages
+  drive.csd.append(first, 16 * 40, at(0ns));
+  CHECK_THROWS_WITH_AS(
+      static_cast<void>(drive.csd.open_task(shape, pages)),
+      "out_of_memory: CSD flash: KV cache needs 327.7 KB, 196.6 KB of 524.3 KB are free",
+      OutOfCapacity);
+  drive.csd.finish_task(first.task, at(0ns));
+  CHECK(drive.csd.ftl().counters().erases == 0);
+  const KvLayer second{drive.csd.open_task(shape, pages), 0};
+  drive.csd.append(second, 16 * 40, at(1ms));
+  CHECK(drive.csd.ftl().counters().erases == 12);  // 80 pages: 2 1/2 blocks of 4 planes
+  drive.run_to(kForever);
+  CHECK(drive.csd.work().flash.blocks_erased == 12);
 }
 
 // -- Conservation, determinism, misuse --------------------------------------------------------
@@ -930,7 +1051,7 @@ TEST_CASE("csd: every page that was asked for is read once, and every page store
       REQUIRE(work.flash.pages_programmed == programmed);
       REQUIRE(work.attends == attends);
       REQUIRE(work.firmware ==
-              attends * (config.controller.attend_cost + config.controller.completion_cost));
+              attends * (config.engine.attend_cost + config.controller.completion_cost));
       REQUIRE(drive.csd.bytes_read() == config.flash.page_size * read);
       REQUIRE(std::all_of(done.begin(), done.end(),
                           [](const Completion& completion) { return completion.done(); }));
@@ -953,7 +1074,7 @@ TEST_CASE("csd: equal runs give equal traces") {
 TEST_CASE("csd: the time in which the kernels compute is counted once") {
   // Two kernels and two buffers: block 1 is computed while block 0 still is.
   CsdConfig config = round_config();
-  config.engine.staging_buffers = 2;
+  config.engine.feed.staging_buffers = 2;
   config.engine.attention_kernels = 2;
   config.engine.softmax_latency = 0_ps;
   Drive drive(config);
@@ -1060,13 +1181,19 @@ TEST_CASE("csd: impossible sizes are config errors that start with their path") 
       {"/layout/stream_skew", -1},
       {"/nvme/queue_depth", 0},
       {"/controller/cores", 0},
-      {"/controller/attend_cost", "-1us"},
-      {"/dram_capacity", "1KiB"},
+      {"/engine/attend_cost", "-1us"},
+      {"/dram/capacity", "1KiB"},
       {"/store_chunk", "0B"},
       {"/store_chunk", "65GiB"},
-      {"/engine/heads_per_block", 0},
-      {"/engine/staging_buffers", 0},
-      {"/engine/staging_buffers", 17},
+      {"/engine/feed/heads_per_block", 0},
+      {"/engine/feed/staging_buffers", 0},
+      {"/engine/feed/staging_buffers", 17},
+      {"/engine/feed/kind", "lines"},
+      {"/engine/on_chip_memory", "-1B"},
+      {"/kv_ftl/plane_order", "CCDP"},
+      {"/kv_ftl/sharing", "none"},
+      {"/kv_ftl/reclaim_until", 0.05},
+      {"/kv_ftl/bad_blocks/pe_cycles", 0},
       {"/engine/attention_kernels", 0},
       {"/engine/gemv_units_per_kernel", 0},
       {"/engine/gemv_rate", "0FLOP/s"},
@@ -1096,4 +1223,31 @@ TEST_CASE("csd: impossible sizes are config errors that start with their path") 
   CHECK_THROWS_WITH_AS(read_fields(huge, [&](FieldVisitor& v) { csd.fields(v); }),
                        "/flash/blocks_per_plane: must give a drive of less than 8 EiB",
                        ConfigError);
+}
+
+TEST_CASE("csd: a page-fed engine needs event-driven flash and room for its slots") {
+  const nlohmann::json shipped =
+      load_config(shipped_configs() / "platforms" / "csds" / "instinfer_emulated.json");
+  const auto problem_with = [&](const char* policy, int slots) -> std::string {
+    nlohmann::json config = shipped;
+    config["flash"]["policy"] = policy;
+    config["engine"]["feed"] = {{"kind", "pages"},
+                                {"key_buffers", slots},
+                                {"value_buffers", slots},
+                                {"heads_in_flight", 8}};
+    CsdConfig csd;
+    try {
+      read_fields(config, [&](FieldVisitor& v) { csd.fields(v); });
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(problem_with("out_of_order", 48).empty());
+  CHECK(problem_with("data_out_first", 306).empty());  // 612 x 4 KiB in 2,507,776 B
+  CHECK(problem_with("out_of_order", 307).find("do not fit in on_chip_memory") !=
+        std::string::npos);
+  for (const char* policy : {"fifo", "first_gap"}) {
+    CHECK(problem_with(policy, 48).find("feed pages needs the flash policy") != std::string::npos);
+  }
 }

@@ -48,7 +48,7 @@ MemoryObject stored_file(HostFixture& f, Bytes size) {
 SimDuration idle_ssd_read(const HostFixture& f, std::int64_t pages, Bytes of_each) {
   const SsdConfig& c = f.ssd;
   const FlashArrayConfig flash = c.flash.recurrence();
-  return c.nvme.host_submit + c.nvme.doorbell + c.nvme.command_fetch + c.t_firmware +
+  return c.nvme.host_submit + c.nvme.doorbell + c.nvme.command_fetch + c.controller.command_cost +
          flash.t_command + flash.t_read + flash.transfer + pages * time_for(of_each, f.host_link) +
          c.nvme.completion;
 }
@@ -342,7 +342,7 @@ TEST_CASE("host storage: a faster SSD, cheaper pages or more memory never make a
           }) <= before);
     CHECK(elapsed([&](HostFixture& f) {
             base(f);
-            f.ssd.t_firmware = 1us;
+            f.ssd.controller.command_cost = 1us;
           }) < before);
     CHECK(elapsed([&](HostFixture& f) {
             base(f);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "sim/core/check.hpp"
+#include "sim/core/hash.hpp"
 
 namespace nearkv {
 
@@ -31,12 +32,13 @@ KvFtl::KvFtl(const KvFtlConfig& config, const Parts& parts, std::uint64_t seed,
              const std::string& name)
     : config_(config),
       flash_(parts.flash),
-      pages_(parts.pages),
       layout_(parts.layout),
+      tracks_page_indices_(parts.tracks_page_indices),
       name_(name),
       stripe_(parts.flash, kPlaneOrders[config.plane_order]) {
   check(flash_.is_addressable(), "a flash array of more pages than an FTL can number");
-  pools_.reserve(static_cast<std::size_t>(flash_.planes()));
+  const auto planes = static_cast<std::size_t>(flash_.planes());
+  pools_.reserve(planes);
   for (int plane = 0; plane < flash_.planes(); ++plane) {
     pools_.emplace_back(BlockPool::Options{.blocks = flash_.blocks_per_plane,
                                            .least_worn_first = config.least_worn_first,
@@ -44,27 +46,34 @@ KvFtl::KvFtl(const KvFtlConfig& config, const Parts& parts, std::uint64_t seed,
                         Rng(seed, fmt::format("{}/bad_blocks/{}", name, plane)));
     free_blocks_ += pools_.back().free_blocks();
   }
-  shared_.block.assign(pools_.size(), kNoBlock);
+  shared_.block.assign(planes, kNoBlock);
+  reserved_.assign(planes, 0);
+  to_erase_.resize(planes);
 }
 
 // -- Tasks ------------------------------------------------------------------------------------
 
-KvFtl::TaskId KvFtl::open_task(const KvTaskShape& shape) {
+KvFtl::TaskId KvFtl::open_task(const KvTaskShape& shape, const kernels::PageGeometry& pages) {
   check(shape.heads() > 0 && shape.max_tokens > 0, "a KV task without heads or tokens");
-  Task task;
-  task.shape = shape;
-  const std::array<int, kKvStreams> most = stream_pages(task, shape.max_tokens);
+  Task task(shape, pages);
+  const StreamPages most = stream_pages(task, shape.max_tokens);
   for (int stream = 0; stream < kKvStreams; ++stream) {
     task.first[stream] = task.pages_a_head;
     task.pages_a_head += most[stream];
   }
-  task.layer_tokens.assign(static_cast<std::size_t>(shape.layers), 0);
+  const auto layers = static_cast<std::size_t>(shape.layers);
+  task.layer_tokens.assign(layers, 0);
   task.extra_tokens.assign(static_cast<std::size_t>(shape.heads()), 0);
-  task.uniform.assign(static_cast<std::size_t>(shape.layers), true);
-  task.table = std::make_unique_for_overwrite<PhysicalPage[]>(
-      static_cast<std::size_t>(shape.heads()) * static_cast<std::size_t>(task.pages_a_head));
-  if (config_.sharing == KvBlockSharing::own_blocks) {
+  task.uniform.assign(layers, true);
+  task.layer_places.assign(layers, 0);
+  if (has_own_blocks()) {
     task.open.block.assign(pools_.size(), kNoBlock);
+    task.own_blocks.resize(pools_.size());
+    reserve_blocks(task);
+  }
+  if (task.reserved.empty() || tracks_page_indices_) {
+    task.table = std::make_unique_for_overwrite<PhysicalPage[]>(
+        static_cast<std::size_t>(shape.heads()) * static_cast<std::size_t>(task.pages_a_head));
   }
   task.last_use = ++uses_;
   tasks_.push_back(std::move(task));
@@ -82,7 +91,7 @@ KvFtl::Task& KvFtl::task_at(TaskId task) {
   return tasks_[task];
 }
 
-std::size_t KvFtl::head_index(const Task& task, const KvHead& head) const {
+std::size_t KvFtl::head_index(const Task& task, const KvHead& head) {
   const KvTaskShape& shape = task.shape;
   check(head.sequence >= 0 && head.sequence < shape.sequences && head.layer >= 0 &&
             head.layer < shape.layers && head.head >= 0 && head.head < shape.kv_heads,
@@ -91,23 +100,23 @@ std::size_t KvFtl::head_index(const Task& task, const KvHead& head) const {
   return static_cast<std::size_t>(row * shape.kv_heads + head.head);
 }
 
-std::array<int, kKvStreams> KvFtl::stream_pages(const Task& task, int tokens) const {
-  const KvPageCounts counts = flushed_pages(pages_, tokens, task.shape.channel_copy);
+KvFtl::StreamPages KvFtl::stream_pages(const Task& task, int tokens) {
+  const KvPageCounts counts = flushed_pages(task.pages, tokens, task.shape.channel_copy);
   return {static_cast<int>(counts.key_tokens), static_cast<int>(counts.value_tokens),
           static_cast<int>(counts.key_channels)};
 }
 
-std::int64_t KvFtl::new_pages(const Task& task, int before, int tokens) const {
+std::int64_t KvFtl::new_pages(const Task& task, int before, int tokens) {
   check(tokens >= 0 && tokens <= task.shape.max_tokens - before,
         "more tokens than the KV task may hold");
-  return flushed_pages(pages_, before + tokens, task.shape.channel_copy).total() -
-         flushed_pages(pages_, before, task.shape.channel_copy).total();
+  return flushed_pages(task.pages, before + tokens, task.shape.channel_copy).total() -
+         flushed_pages(task.pages, before, task.shape.channel_copy).total();
 }
 
-Bytes KvFtl::buffer_of(const Task& task, int tokens) const {
-  const int channel_rows = task.shape.channel_copy ? pages_.buffered_channel_tokens(tokens) : 0;
-  const std::int64_t rows = 2 * pages_.buffered_tokens(tokens) + channel_rows;
-  return Bytes{rows * pages_.d_head() * kernels::PageGeometry::element_bytes};
+Bytes KvFtl::buffer_of(const Task& task, int tokens) {
+  const int channel_rows = task.shape.channel_copy ? task.pages.buffered_channel_tokens(tokens) : 0;
+  const std::int64_t rows = 2 * task.pages.buffered_tokens(tokens) + channel_rows;
+  return Bytes{rows * task.pages.d_head() * kernels::PageGeometry::element_bytes};
 }
 
 int KvFtl::tokens(TaskId task, const KvHead& head) const {
@@ -119,10 +128,23 @@ PhysicalPage KvFtl::page_of(TaskId task, const KvHead& head, KvStream stream, in
   const Task& t = task_at(task);
   const std::size_t index = head_index(t, head);
   const auto s = static_cast<int>(stream);
+  check(t.table != nullptr, "a page of a KV task that keeps counts only");
   check(page >= 0 && page < stream_pages(t, held_tokens(t, index))[s],
         "a KV page that is not on flash");
   return t.table[index * static_cast<std::size_t>(t.pages_a_head) +
                  static_cast<std::size_t>(t.first[s] + page)];
+}
+
+int KvFtl::plane_of(TaskId task, const KvHead& head, KvStream stream, int page) const {
+  const Task& t = task_at(task);
+  if (t.table != nullptr) {
+    return flash_.plane_of(page_of(task, head, stream, page));
+  }
+  const auto s = static_cast<int>(stream);
+  check(page >= 0 && page < stream_pages(t, held_tokens(t, head_index(t, head)))[s],
+        "a KV page that is not on flash");
+  const std::int64_t pair = std::int64_t{head.sequence} * t.shape.kv_heads + head.head;
+  return stripe_.plane_of(slot_of(pair, s) + static_cast<std::uint64_t>(page));
 }
 
 PagePlace KvFtl::place_of(PhysicalPage page, ArrayUnit unit) const {
@@ -133,46 +155,150 @@ PagePlace KvFtl::place_of(PhysicalPage page, ArrayUnit unit) const {
           unit == ArrayUnit::plane ? in_channel : in_channel / flash_.planes_per_die};
 }
 
+const PhysicalPage* KvFtl::stream_table(TaskId task, int layer, int pair, KvStream stream) const {
+  const Task& t = task_at(task);
+  if (t.table == nullptr) {
+    return nullptr;
+  }
+  const std::size_t head = static_cast<std::size_t>(layer) * pairs_of(t) + pair;
+  return t.table.get() + head * static_cast<std::size_t>(t.pages_a_head) +
+         t.first[static_cast<std::size_t>(stream)];
+}
+
 void KvFtl::touch(TaskId task) { task_at(task).last_use = ++uses_; }
 
 void KvFtl::finish(TaskId task) {
   Task& t = task_at(task);
   check(!t.finished, "a KV task is finished twice");
   t.finished = true;
+  give_reservation_back(t);
   for (std::size_t head = 0; head < t.extra_tokens.size(); ++head) {
     buffered_ -= buffer_of(t, held_tokens(t, head));
+  }
+}
+
+// -- Reservation ------------------------------------------------------------------------------
+
+const KvFtl::SlotCounts& KvFtl::slot_counts_of(Task& task, int stream, int count) const {
+  for (const SlotCounts& known : task.slot_counts) {
+    if (known.stream == stream && known.count == count) {
+      return known;
+    }
+  }
+  const std::size_t slots = pools_.size();
+  const auto rounds = static_cast<std::uint32_t>(static_cast<std::size_t>(count) / slots);
+  const std::size_t rest = static_cast<std::size_t>(count) % slots;
+  SlotCounts counts{.stream = stream, .count = count, .pages = std::vector<std::uint32_t>(slots)};
+  std::vector<std::int32_t> change(slots + 1);  // in the count from one slot to the next
+  for (std::size_t pair = 0; pair < pairs_of(task); ++pair) {
+    const auto begin = slot_of(static_cast<std::int64_t>(pair), stream) % slots;
+    const std::size_t end = begin + rest;
+    ++change[begin];
+    --change[std::min(end, slots)];
+    if (end > slots) {
+      ++change[0];
+      --change[end - slots];
+    }
+  }
+  std::int32_t running = 0;
+  for (std::size_t slot = 0; slot < slots; ++slot) {
+    running += change[slot];
+    counts.pages[slot] =
+        rounds * static_cast<std::uint32_t>(pairs_of(task)) + static_cast<std::uint32_t>(running);
+  }
+  return task.slot_counts.emplace_back(std::move(counts));
+}
+
+std::vector<std::int64_t> KvFtl::layer_pages_by_slot(Task& task, const StreamPages& from,
+                                                     const StreamPages& to) const {
+  const std::size_t slots = pools_.size();
+  std::vector<std::int64_t> pages(slots);
+  for (int stream = 0; stream < kKvStreams; ++stream) {
+    if (from[stream] == to[stream]) {
+      continue;
+    }
+    const SlotCounts& counts = slot_counts_of(task, stream, to[stream] - from[stream]);
+    std::size_t slot = static_cast<std::size_t>(from[stream]) % slots;
+    for (const std::uint32_t count : counts.pages) {
+      pages[slot] += count;
+      slot = slot + 1 == slots ? 0 : slot + 1;
+    }
+  }
+  return pages;
+}
+
+/// Keeps the free blocks that the task may need, if every plane has enough of them.
+void KvFtl::reserve_blocks(Task& task) {
+  const std::vector<std::int64_t> pages =
+      layer_pages_by_slot(task, {}, stream_pages(task, task.shape.max_tokens));
+  std::vector<int> needed(pools_.size());
+  for (std::size_t slot = 0; slot < pages.size(); ++slot) {
+    const int plane = stripe_.plane_of(slot);
+    const std::int64_t blocks =
+        ceil_div(pages[slot] * task.shape.layers, std::int64_t{flash_.pages_per_block});
+    if (blocks > pools_[plane].free_blocks() - reserved_[plane]) {
+      return;
+    }
+    needed[plane] = static_cast<int>(blocks);
+  }
+  for (std::size_t plane = 0; plane < needed.size(); ++plane) {
+    reserved_[plane] += needed[plane];
+    reserved_blocks_ += needed[plane];
+  }
+  task.reserved = std::move(needed);
+}
+
+void KvFtl::give_reservation_back(Task& task) {
+  for (std::size_t plane = 0; plane < task.reserved.size(); ++plane) {
+    reserved_[plane] -= task.reserved[plane];
+    reserved_blocks_ -= task.reserved[plane];
+    task.reserved[plane] = 0;
   }
 }
 
 // -- Appending --------------------------------------------------------------------------------
 
 KvFtl::OpenBlocks& KvFtl::open_blocks_of(Task& task) {
-  return config_.sharing == KvBlockSharing::own_blocks ? task.open : shared_;
+  return has_own_blocks() ? task.open : shared_;
 }
 const KvFtl::OpenBlocks& KvFtl::open_blocks_of(const Task& task) const {
-  return config_.sharing == KvBlockSharing::own_blocks ? task.open : shared_;
+  return has_own_blocks() ? task.open : shared_;
 }
 
 std::int64_t KvFtl::available_to(const Task& task) const {
-  return free_blocks_ * flash_.pages_per_block + open_blocks_of(task).room;
+  std::int64_t blocks = 0;
+  if (task.reserved.empty()) {
+    blocks = free_blocks_ - reserved_blocks_;
+  } else {
+    for (const int own : task.reserved) {
+      blocks += own;
+    }
+  }
+  return blocks * flash_.pages_per_block + open_blocks_of(task).room;
 }
 std::int64_t KvFtl::available_pages(TaskId task) const { return available_to(task_at(task)); }
+
+std::int64_t KvFtl::flushed_pages_of(const Task& task) const {
+  std::int64_t pages = 0;
+  for (std::size_t head = 0; head < task.extra_tokens.size(); ++head) {
+    pages += flushed_pages(task.pages, held_tokens(task, head), task.shape.channel_copy).total();
+  }
+  return pages;
+}
 
 KvFtl::Outcome KvFtl::refuse(const Task& task, std::int64_t needed) {
   std::int64_t finished = 0;
   for (const Task& t : tasks_) {
-    if (t.live && t.finished) {
-      for (std::size_t head = 0; head < t.extra_tokens.size(); ++head) {
-        finished += flushed_pages(pages_, held_tokens(t, head), t.shape.channel_copy).total();
-      }
-    }
+    finished += t.live && t.finished ? flushed_pages_of(t) : 0;
   }
   const PageFtl::PageCounts counts = pages();
+  last_refusal_ = {.needed = needed, .available = available_to(task)};
   exhaustion_ = fmt::format(
       "{}: {} pages do not fit, {} are available; of {} pages {} hold data ({} of finished tasks), "
-      "{} wait for other tasks in their blocks, {} are bad",
-      name_, needed, available_to(task), flash_.pages(), counts.valid, finished, counts.invalid,
-      counts.bad);
+      "{} are kept for other tasks, {} wait for an erase or for other tasks in their blocks, {} "
+      "are bad",
+      name_, needed, available_to(task), flash_.pages(), counts.valid, finished,
+      reserved_blocks_ * flash_.pages_per_block, counts.invalid, counts.bad);
   return Outcome::exhausted;
 }
 
@@ -182,7 +308,7 @@ KvFtl::Outcome KvFtl::append(TaskId task, const KvHead& head, int tokens, KvOper
   const std::size_t index = head_index(t, head);
   const int before = held_tokens(t, index);
   const std::int64_t needed = new_pages(t, before, tokens);
-  if (needed > available_to(t)) {
+  if (t.reserved.empty() && needed > available_to(t)) {
     return refuse(t, needed);
   }
   t.last_use = ++uses_;
@@ -208,12 +334,16 @@ KvFtl::Outcome KvFtl::append_layer(TaskId task, int layer, int tokens, KvOperati
   }
   const auto alike = static_cast<std::int64_t>(uniform ? pairs_of(t) : 1);
   needed *= alike;
-  if (needed > available_to(t)) {
+  if (t.reserved.empty() && needed > available_to(t)) {
     return refuse(t, needed);
   }
   t.last_use = ++uses_;
   buffer_grows(growth * alike);
-  if (needed > 0) {
+  if (needed > 0 && uniform && t.table == nullptr) {
+    check(out == nullptr, "operations of a KV task that keeps counts only");
+    const int before = held_tokens(t, first);
+    count_layer(t, {.before = before, .after = before + tokens});
+  } else if (needed > 0) {
     std::size_t index = first;
     for (int sequence = 0; sequence < t.shape.sequences; ++sequence) {
       for (int head = 0; head < t.shape.kv_heads; ++head, ++index) {
@@ -232,18 +362,36 @@ void KvFtl::buffer_grows(Bytes by) {
   buffered_high_water_ = std::max(buffered_high_water_, buffered_);
 }
 
+/// One head's pages, one by one.
 void KvFtl::store(Task& task, const KvHead& head, const Growth& tokens, KvOperations* out) {
   const std::size_t index = head_index(task, head);
-  const std::array<int, kKvStreams> from = stream_pages(task, tokens.before);
-  const std::array<int, kKvStreams> to = stream_pages(task, tokens.after);
+  const StreamPages from = stream_pages(task, tokens.before);
+  const StreamPages to = stream_pages(task, tokens.after);
   const std::int64_t pair = std::int64_t{head.sequence} * task.shape.kv_heads + head.head;
-  OpenBlocks& open = open_blocks_of(task);
+  const bool has_table = task.table != nullptr;
+  check(has_table || out == nullptr, "operations of a KV task that keeps counts only");
   PhysicalPage* table = task.table.get() + index * static_cast<std::size_t>(task.pages_a_head);
+  std::uint64_t& places = task.layer_places[head.layer];
   for (int stream = 0; stream < kKvStreams; ++stream) {
-    const std::int64_t base = (pair * kKvStreams + stream) * layout_.stream_skew;
+    const std::uint64_t base = slot_of(pair, stream);
     for (int page = from[stream]; page < to[stream]; ++page) {
-      const PhysicalPage at = program_at(open, base + page);
+      const std::uint64_t slot = base + static_cast<std::uint64_t>(page);
+      if (!has_table) {
+        program_pages(task, stripe_.plane_of(slot), 1);
+        continue;
+      }
+      const std::int64_t redirected = counters_.redirected_pages;
+      const PhysicalPage at = program_at(task, slot);
       table[task.first[stream] + page] = at;
+      if (tracks_page_indices_ || counters_.redirected_pages != redirected) {
+        places = mix_hash(places, static_cast<std::uint64_t>(pair));
+        const std::int64_t entry = std::int64_t{task.first[stream]} + page;
+        places = mix_hash(places, static_cast<std::uint64_t>(entry));
+        places = mix_hash(places, static_cast<std::uint64_t>(flash_.plane_of(at)));
+        places = mix_hash(places, tracks_page_indices_
+                                      ? at % static_cast<PhysicalPage>(flash_.pages_per_block)
+                                      : 0);
+      }
       if (out != nullptr) {
         out->push_back({FlashCommand::program, at});
       }
@@ -251,33 +399,72 @@ void KvFtl::store(Task& task, const KvHead& head, const Growth& tokens, KvOperat
   }
 }
 
-PhysicalPage KvFtl::program_at(OpenBlocks& open, std::int64_t slot) {
-  for (int tried = 0; tried < flash_.planes(); ++tried) {
-    const int plane = stripe_.plane_of(static_cast<std::uint64_t>(slot + tried));
-    BlockPool& pool = pools_[plane];
+/// All heads' pages of a layer at once, for a task that keeps counts only.
+void KvFtl::count_layer(Task& task, const Growth& tokens) {
+  const std::vector<std::int64_t> pages = layer_pages_by_slot(
+      task, stream_pages(task, tokens.before), stream_pages(task, tokens.after));
+  for (std::size_t slot = 0; slot < pages.size(); ++slot) {
+    program_pages(task, stripe_.plane_of(slot), pages[slot]);
+  }
+}
+
+/// Makes sure that the task can write in a plane; false when the plane has no block for it.
+bool KvFtl::open_block(Task& task, int plane) {
+  OpenBlocks& open = open_blocks_of(task);
+  if (open.block[plane] != kNoBlock) {
+    return true;
+  }
+  BlockPool& pool = pools_[plane];
+  if (!task.reserved.empty()) {
+    check(task.reserved[plane] > 0, "a plane lacks a block that was kept for a KV task");
+    --task.reserved[plane];
+    --reserved_[plane];
+    --reserved_blocks_;
+  } else if (pool.free_blocks() <= reserved_[plane]) {
+    return false;
+  }
+  open.block[plane] = pool.open_next();
+  --free_blocks_;
+  open.room += flash_.pages_per_block;
+  if (has_own_blocks()) {
+    task.own_blocks[plane].push_back(open.block[plane]);
+  }
+  return true;
+}
+
+/// Programs the next pages of a plane that has room for them.
+void KvFtl::program_pages(Task& task, int plane, std::int64_t pages) {
+  OpenBlocks& open = open_blocks_of(task);
+  while (pages > 0) {
+    check(open_block(task, plane), "a plane without room for a KV page");
     int& index = open.block[plane];
-    if (index == kNoBlock) {
-      if (pool.free_blocks() == 0) {
-        continue;
-      }
-      index = pool.open_next();
-      --free_blocks_;
-      open.room += flash_.pages_per_block;
-    }
-    EraseBlock& block = pool.block(index);
-    const PhysicalPage page = flash_.page_at(plane, index, static_cast<int>(block.written));
-    ++block.written;
-    ++block.valid;
-    ++written_;
-    ++valid_;
-    --open.room;
-    if (block.written == static_cast<std::uint32_t>(flash_.pages_per_block)) {
-      pool.close(index, static_cast<std::uint64_t>(counters_.programs));
+    EraseBlock& block = pools_[plane].block(index);
+    const auto room = flash_.pages_per_block - static_cast<std::int64_t>(block.written);
+    const std::int64_t now = std::min(pages, room);
+    block.written += static_cast<std::uint32_t>(now);
+    block.valid += static_cast<std::uint32_t>(now);
+    written_ += now;
+    valid_ += now;
+    open.room -= now;
+    counters_.programs += now;
+    pages -= now;
+    if (now == room) {
+      pools_[plane].close(index, static_cast<std::uint64_t>(counters_.programs));
       index = kNoBlock;
     }
-    ++counters_.programs;
-    counters_.redirected_pages += tried > 0 ? 1 : 0;
-    return page;
+  }
+}
+
+PhysicalPage KvFtl::program_at(Task& task, std::uint64_t slot) {
+  for (int tried = 0; tried < flash_.planes(); ++tried) {
+    const int plane = stripe_.plane_of(slot + static_cast<std::uint64_t>(tried));
+    if (open_block(task, plane)) {
+      const int index = open_blocks_of(task).block[plane];
+      const auto page = static_cast<int>(pools_[plane].block(index).written);
+      program_pages(task, plane, 1);
+      counters_.redirected_pages += tried > 0 ? 1 : 0;
+      return flash_.page_at(plane, index, page);
+    }
   }
   check(false, "no plane takes a KV page though one is available");
   return kNoPage;
@@ -305,66 +492,82 @@ KvFtl::TaskId KvFtl::least_recently_used_finished() const {
 }
 
 bool KvFtl::wants_reclaim() const {
-  return free_share() < config_.reclaim_below && least_recently_used_finished() >= 0;
+  const double wanted = reclaims_ ? config_.reclaim_until : config_.reclaim_below;
+  return blocks_to_erase_ > 0 || (least_recently_used_finished() >= 0 && free_share() < wanted);
 }
 
-int KvFtl::reclaim(KvOperations* out) {
-  int reclaimed = 0;
-  if (wants_reclaim()) {
-    do {
-      ++reclaimed;
-    } while (reclaim_one(out) && free_share() < config_.reclaim_until &&
-             least_recently_used_finished() >= 0);
+bool KvFtl::reclaim_round(KvOperations* out) {
+  if (blocks_to_erase_ == 0) {
+    reclaims_ = wants_reclaim();
+    if (!reclaims_) {
+      return false;
+    }
+    release(tasks_[least_recently_used_finished()]);
   }
-  return reclaimed;
-}
-
-bool KvFtl::reclaim_one(KvOperations* out) {
-  const TaskId task = least_recently_used_finished();
-  if (task < 0) {
-    return false;
-  }
-  reclaim_task(tasks_[task], out);
+  erase_one_a_plane(out);
   return true;
 }
 
-void KvFtl::release_page(OpenBlocks& open, PhysicalPage page, KvOperations* out) {
+int KvFtl::reclaim(KvOperations* out) {
+  const std::int64_t before = counters_.reclaimed_tasks;
+  while (reclaim_round(out)) {
+  }
+  return static_cast<int>(counters_.reclaimed_tasks - before);
+}
+
+bool KvFtl::reclaim_one(KvOperations* out) {
+  if (blocks_to_erase_ == 0) {
+    const TaskId task = least_recently_used_finished();
+    if (task < 0) {
+      return false;
+    }
+    release(tasks_[task]);
+  }
+  while (blocks_to_erase_ > 0) {
+    erase_one_a_plane(out);
+  }
+  return true;
+}
+
+/// The block holds nothing any more: it is not written to again, and waits for its erase.
+void KvFtl::queue_erase(OpenBlocks& open, int plane, int block) {
+  if (open.block[plane] == block) {
+    open.block[plane] = kNoBlock;
+    open.room -=
+        flash_.pages_per_block - static_cast<std::int64_t>(pools_[plane].block(block).written);
+  }
+  to_erase_[plane].push_back(block);
+  ++blocks_to_erase_;
+}
+
+void KvFtl::release_page(Task& task, PhysicalPage page) {
   const int plane = flash_.plane_of(page);
   const int index = flash_.block_of(page);
-  BlockPool& pool = pools_[plane];
-  EraseBlock& block = pool.block(index);
+  EraseBlock& block = pools_[plane].block(index);
   --block.valid;
   --valid_;
-  if (block.valid > 0) {
-    return;
-  }
-  const std::int64_t unwritten = flash_.pages_per_block - static_cast<std::int64_t>(block.written);
-  if (block.state == BlockState::open) {
-    open.block[plane] = kNoBlock;
-    open.room -= unwritten;
-  }
-  written_ -= block.written;
-  counters_.erased_unwritten_pages += unwritten;
-  ++counters_.erases;
-  if (pool.erase(index)) {
-    ++free_blocks_;
-  } else {
-    ++counters_.grown_bad_blocks;
-  }
-  if (out != nullptr) {
-    out->push_back({FlashCommand::erase, flash_.page_at(plane, index, 0)});
+  if (block.valid == 0) {
+    queue_erase(open_blocks_of(task), plane, index);
   }
 }
 
-void KvFtl::reclaim_task(Task& task, KvOperations* out) {
-  OpenBlocks& open = open_blocks_of(task);
-  for (std::size_t head = 0; head < task.extra_tokens.size(); ++head) {
-    const std::array<int, kKvStreams> flushed = stream_pages(task, held_tokens(task, head));
+/// Gives up the task's pages; blocks that hold nothing else are to be erased.
+void KvFtl::release(Task& task) {
+  for (std::size_t plane = 0; plane < task.own_blocks.size(); ++plane) {
+    for (const int index : task.own_blocks[plane]) {
+      EraseBlock& block = pools_[plane].block(index);
+      valid_ -= block.valid;
+      block.valid = 0;
+      queue_erase(task.open, static_cast<int>(plane), index);
+    }
+  }
+  for (std::size_t head = 0; !has_own_blocks() && head < task.extra_tokens.size(); ++head) {
+    const StreamPages flushed = stream_pages(task, held_tokens(task, head));
     const PhysicalPage* table =
         task.table.get() + head * static_cast<std::size_t>(task.pages_a_head);
     for (int stream = 0; stream < kKvStreams; ++stream) {
       for (int page = 0; page < flushed[stream]; ++page) {
-        release_page(open, table[task.first[stream] + page], out);
+        release_page(task, table[task.first[stream] + page]);
       }
     }
   }
@@ -373,8 +576,37 @@ void KvFtl::reclaim_task(Task& task, KvOperations* out) {
   task.layer_tokens = {};
   task.extra_tokens = {};
   task.uniform = {};
+  task.layer_places = {};
   task.open = {};
+  task.own_blocks = {};
+  task.reserved = {};
+  task.slot_counts = {};
   ++counters_.reclaimed_tasks;
+}
+
+void KvFtl::erase_one_a_plane(KvOperations* out) {
+  for (int plane = 0; plane < flash_.planes(); ++plane) {
+    std::deque<int>& waiting = to_erase_[plane];
+    if (waiting.empty()) {
+      continue;
+    }
+    const int index = waiting.front();
+    waiting.pop_front();
+    --blocks_to_erase_;
+    BlockPool& pool = pools_[plane];
+    const auto written = static_cast<std::int64_t>(pool.block(index).written);
+    written_ -= written;
+    counters_.erased_unwritten_pages += flash_.pages_per_block - written;
+    ++counters_.erases;
+    if (pool.erase(index)) {
+      ++free_blocks_;
+    } else {
+      ++counters_.grown_bad_blocks;
+    }
+    if (out != nullptr) {
+      out->push_back({FlashCommand::erase, flash_.page_at(plane, index, 0)});
+    }
+  }
 }
 
 // -- Figures ----------------------------------------------------------------------------------
@@ -409,22 +641,54 @@ BlockPool::Wear KvFtl::wear() const {
   return all;
 }
 
+void KvFtl::audit_table(const Task& task, std::vector<bool>& owned,
+                        std::vector<std::uint32_t>& valid) const {
+  for (std::size_t head = 0; head < task.extra_tokens.size(); ++head) {
+    const StreamPages flushed = stream_pages(task, held_tokens(task, head));
+    for (int stream = 0; stream < kKvStreams; ++stream) {
+      for (int page = 0; page < flushed[stream]; ++page) {
+        const PhysicalPage at = task.table[head * static_cast<std::size_t>(task.pages_a_head) +
+                                           static_cast<std::size_t>(task.first[stream] + page)];
+        check(!owned[at], "a flash page with two KV owners");
+        owned[at] = true;
+        ++valid[at / static_cast<std::uint32_t>(flash_.pages_per_block)];
+      }
+    }
+  }
+}
+
+/// A task without a table: what its blocks hold must be what its heads have flushed, by plane.
+void KvFtl::audit_counts(const Task& task, std::vector<std::uint32_t>& valid) const {
+  std::vector<std::int64_t> expected(pools_.size());
+  for (std::size_t head = 0; head < task.extra_tokens.size(); ++head) {
+    const StreamPages flushed = stream_pages(task, held_tokens(task, head));
+    const auto pair = static_cast<std::int64_t>(head % pairs_of(task));
+    for (int stream = 0; stream < kKvStreams; ++stream) {
+      for (int page = 0; page < flushed[stream]; ++page) {
+        ++expected[stripe_.plane_of(slot_of(pair, stream) + static_cast<std::uint64_t>(page))];
+      }
+    }
+  }
+  for (std::size_t plane = 0; plane < pools_.size(); ++plane) {
+    for (const int index : task.own_blocks[plane]) {
+      const EraseBlock& block = pools_[plane].block(index);
+      check(block.valid == block.written, "a block of one KV task with pages that are not its own");
+      expected[plane] -= block.valid;
+      valid[plane * static_cast<std::size_t>(flash_.blocks_per_plane) + index] = block.valid;
+    }
+    check(expected[plane] == 0, "KV pages of a plane were miscounted");
+  }
+}
+
 void KvFtl::audit() const {
   std::vector<bool> owned(static_cast<std::size_t>(flash_.pages()));
   std::vector<std::uint32_t> valid(static_cast<std::size_t>(flash_.planes()) *
                                    static_cast<std::size_t>(flash_.blocks_per_plane));
   for (const Task& task : tasks_) {
-    for (std::size_t head = 0; head < task.extra_tokens.size(); ++head) {
-      const std::array<int, kKvStreams> flushed = stream_pages(task, held_tokens(task, head));
-      for (int stream = 0; stream < kKvStreams; ++stream) {
-        for (int page = 0; page < flushed[stream]; ++page) {
-          const PhysicalPage at = task.table[head * static_cast<std::size_t>(task.pages_a_head) +
-                                             static_cast<std::size_t>(task.first[stream] + page)];
-          check(!owned[at], "a flash page with two KV owners");
-          owned[at] = true;
-          ++valid[at / static_cast<std::uint32_t>(flash_.pages_per_block)];
-        }
-      }
+    if (task.table != nullptr) {
+      audit_table(task, owned, valid);
+    } else if (task.live) {
+      audit_counts(task, valid);
     }
   }
   std::int64_t all_valid = 0;
@@ -434,6 +698,8 @@ void KvFtl::audit() const {
     const BlockPool& pool = pools_[plane];
     pool.audit();
     free += pool.free_blocks();
+    check(reserved_[plane] >= 0 && reserved_[plane] <= pool.free_blocks(),
+          "more blocks are kept for KV tasks than are free");
     for (int b = 0; b < pool.blocks(); ++b) {
       const EraseBlock& block = pool.block(b);
       check(block.valid == valid[static_cast<std::size_t>(plane) * flash_.blocks_per_plane + b],
@@ -454,9 +720,15 @@ std::int64_t KvFtl::memory_bytes() const {
     bytes += pool.bytes_held();
   }
   for (const Task& task : tasks_) {
-    bytes += static_cast<std::int64_t>(
-        (task.layer_tokens.capacity() + task.extra_tokens.capacity() + task.open.block.capacity()) *
-        sizeof(int));
+    std::size_t ints = task.layer_tokens.capacity() + task.extra_tokens.capacity() +
+                       task.open.block.capacity() + task.reserved.capacity();
+    for (const SlotCounts& counts : task.slot_counts) {
+      ints += counts.pages.capacity();
+    }
+    for (const std::vector<int>& blocks : task.own_blocks) {
+      ints += blocks.capacity();
+    }
+    bytes += static_cast<std::int64_t>(ints * sizeof(int));
     if (task.table != nullptr) {
       bytes +=
           task.shape.heads() * task.pages_a_head * static_cast<std::int64_t>(sizeof(PhysicalPage));
@@ -480,14 +752,34 @@ void KvFtl::report(Metrics& metrics, const std::string& prefix) const {
   const PageFtl::PageCounts counts = pages();
   add("free_pages", counts.free, "erased pages");
   add("valid_pages", counts.valid, "pages with KV of tasks");
-  add("stranded_pages", counts.invalid, "pages of reclaimed tasks in blocks that others use");
+  add("stranded_pages", counts.invalid,
+      "pages of reclaimed tasks that wait for an erase or for others in their blocks");
   add("bad_pages", counts.bad, "pages of bad blocks");
   const BlockPool::Wear worn = wear();
   add("lowest_erase_count", worn.lowest, "erases of the least worn usable block");
   add("highest_erase_count", worn.highest, "erases of the most worn usable block");
-  metrics.add(prefix + "/group_buffer_high_water",
-              static_cast<double>(buffered_high_water_.count()), "B",
-              "DRAM that tokens filled which were not yet a page, at most");
+  report_endurance(metrics, prefix);
+}
+
+/// Of the last task's kind of tokens; each drive has its share of the heads.
+void KvFtl::report_endurance(Metrics& metrics, const std::string& prefix) const {
+  if (tasks_.empty()) {
+    return;
+  }
+  const Task& task = tasks_.back();
+  const std::int64_t heads = std::int64_t{task.shape.layers} * task.shape.kv_heads;
+  for (const bool channel_copy : {false, true}) {
+    const double tokens =
+        writable_tokens({.capacity = Bytes{flash_.pages() * task.pages.page_bytes()},
+                         .pe_cycles = config_.bad_blocks.pe_cycles,
+                         .bytes_per_token = flash_bytes_per_token(task.pages, channel_copy) *
+                                            static_cast<double>(heads),
+                         .write_amplification = counters_.write_amplification()});
+    metrics.add(prefix + (channel_copy ? "/writable_tokens_with_copy" : "/writable_tokens"), tokens,
+                "1",
+                channel_copy ? "tokens until the flash is worn out, K written twice"
+                             : "tokens until the flash is worn out, K and V written once");
+  }
 }
 
 double flash_bytes_per_token(const kernels::PageGeometry& pages, bool channel_copy) {

@@ -19,18 +19,24 @@ KvFtlConfig config() {
           .bad_blocks = {.factory_share = 0, .grown_per_erase = 0, .pe_cycles = 1'000'000}};
 }
 
-KvFtl drive() {
-  return KvFtl(
-      config(),
-      {.flash = {.channels = 8,
-                 .ways_per_channel = 8,
-                 .dies_per_way = 1,
-                 .planes_per_die = 4,
-                 .blocks_per_plane = 256,
-                 .pages_per_block = 1024},
-       .pages = kernels::PageGeometry({.d_head = 128, .page_bytes = 4096, .channels_per_group = 4}),
-       .layout = {.channels_per_group = 4, .stream_skew = 61}},
-      1, "csd/0/ftl");
+const kernels::PageGeometry& pages() {
+  static const kernels::PageGeometry of_opt(
+      {.d_head = 128, .page_bytes = 4096, .channels_per_group = 4});
+  return of_opt;
+}
+
+/// With a table of all pages, or counts only.
+KvFtl drive(bool with_table) {
+  return KvFtl(config(),
+               {.flash = {.channels = 8,
+                          .ways_per_channel = 8,
+                          .dies_per_way = 1,
+                          .planes_per_die = 4,
+                          .blocks_per_plane = 256,
+                          .pages_per_block = 1024},
+                .layout = {.channels_per_group = 4, .stream_skew = 61},
+                .tracks_page_indices = with_table},
+               1, "csd/0/ftl");
 }
 
 constexpr KvTaskShape kTask{
@@ -43,10 +49,10 @@ void set_rate(benchmark::State& state, std::int64_t pages) {
 
 /// Prefill of a task, then its end and reclaim.
 void kv_ftl_append(benchmark::State& state) {
-  KvFtl ftl = drive();
+  KvFtl ftl = drive(true);
   KvOperations operations;
   for ([[maybe_unused]] auto iteration : state) {
-    const KvFtl::TaskId task = ftl.open_task(kTask);
+    const KvFtl::TaskId task = ftl.open_task(kTask, pages());
     for (int layer = 0; layer < kTask.layers; ++layer) {
       operations.clear();
       ftl.append_layer(task, layer, kTask.max_tokens, &operations);
@@ -57,19 +63,33 @@ void kv_ftl_append(benchmark::State& state) {
   set_rate(state, ftl.counters().programs);
 }
 
+/// The same for a task that is never redirected.
+void kv_ftl_append_counts(benchmark::State& state) {
+  KvFtl ftl = drive(false);
+  for ([[maybe_unused]] auto iteration : state) {
+    const KvFtl::TaskId task = ftl.open_task(kTask, pages());
+    for (int layer = 0; layer < kTask.layers; ++layer) {
+      ftl.append_layer(task, layer, kTask.max_tokens, nullptr);
+    }
+    ftl.finish(task);
+    ftl.reclaim_one(nullptr);
+  }
+  set_rate(state, ftl.counters().programs);
+}
+
 /// Decode: one token more for every head of every layer.
 void kv_ftl_decode_token(benchmark::State& state) {
-  KvFtl ftl = drive();
+  KvFtl ftl = drive(true);
   KvOperations operations;
   std::int64_t tokens = 0;
-  KvFtl::TaskId task = ftl.open_task(kTask);
+  KvFtl::TaskId task = ftl.open_task(kTask, pages());
   int context = 0;
   for ([[maybe_unused]] auto iteration : state) {
     if (context == kTask.max_tokens) {
       state.PauseTiming();
       ftl.finish(task);
       ftl.reclaim_one(nullptr);
-      task = ftl.open_task(kTask);
+      task = ftl.open_task(kTask, pages());
       context = 0;
       state.ResumeTiming();
     }
@@ -85,8 +105,8 @@ void kv_ftl_decode_token(benchmark::State& state) {
 }
 
 void kv_ftl_place(benchmark::State& state) {
-  KvFtl ftl = drive();
-  const KvFtl::TaskId task = ftl.open_task(kTask);
+  KvFtl ftl = drive(true);
+  const KvFtl::TaskId task = ftl.open_task(kTask, pages());
   for (int layer = 0; layer < kTask.layers; ++layer) {
     ftl.append_layer(task, layer, kTask.max_tokens, nullptr);
   }
@@ -107,6 +127,7 @@ void kv_ftl_place(benchmark::State& state) {
 }
 
 BENCHMARK(kv_ftl_append);
+BENCHMARK(kv_ftl_append_counts);
 BENCHMARK(kv_ftl_decode_token);
 BENCHMARK(kv_ftl_place);
 

@@ -1,6 +1,7 @@
 #include "models/kv/kv_ftl.hpp"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <set>
 #include <string>
@@ -49,8 +50,8 @@ KvFtl::Parts small_parts() {
                     .planes_per_die = 2,
                     .blocks_per_plane = 16,
                     .pages_per_block = 8},
-          .pages = small_pages(),
-          .layout = {.channels_per_group = 2, .stream_skew = 3}};
+          .layout = {.channels_per_group = 2, .stream_skew = 3},
+          .tracks_page_indices = true};
 }
 
 // OPT-13B: 40 layers, 40 heads of 128 channels, FP16.
@@ -66,7 +67,8 @@ kernels::PageGeometry opt13b_pages(int channels_per_group) {
 TEST_CASE("kv_ftl: pages are programmed with the token that fills them") {
   KvFtl ftl(plain_config(), small_parts(), 1, "csd/0/ftl");
   const KvFtl::TaskId task = ftl.open_task(
-      {.sequences = 1, .layers = 1, .kv_heads = 1, .max_tokens = 100, .channel_copy = true});
+      {.sequences = 1, .layers = 1, .kv_heads = 1, .max_tokens = 100, .channel_copy = true},
+      small_pages());
   const KvHead head{};
   for (int token = 1; token <= 100; ++token) {
     CAPTURE(token);
@@ -90,8 +92,8 @@ TEST_CASE("kv_ftl: a layer at once is the same as its heads one by one") {
     KvFtl one_by_one(plain_config(), small_parts(), 1, "csd/0/ftl");
     const KvTaskShape shape{
         .sequences = 2, .layers = 2, .kv_heads = 2, .max_tokens = 300, .channel_copy = true};
-    const KvFtl::TaskId task = at_once.open_task(shape);
-    REQUIRE(one_by_one.open_task(shape) == task);
+    const KvFtl::TaskId task = at_once.open_task(shape, small_pages());
+    REQUIRE(one_by_one.open_task(shape, small_pages()) == task);
     for (int step = 0; step < 40; ++step) {
       KvOperations a;
       KvOperations b;
@@ -126,16 +128,18 @@ TEST_CASE("kv_ftl: a layer at once is the same as its heads one by one") {
 TEST_CASE("kv_ftl: on fresh flash every page lies where KvPlacement puts it") {
   FlashConfig flash;
   flash.channels = 2;
-  flash.chips_per_channel = 2;
-  flash.dies_per_chip = 1;
+  flash.chips_per_channel = 1;
+  flash.dies_per_chip = 2;
   flash.planes_per_die = 2;
+  flash.blocks_per_plane = 16;
+  flash.pages_per_block = 8;
   flash.array_unit = ArrayUnit::plane;
   const KvFtl::Parts parts = small_parts();
-  const KvPlacement placement(flash, parts.layout);
+  const KvPlacement placement(flash, parts.layout, "CPDW");
   KvFtl ftl(plain_config(), parts, 1, "csd/0/ftl");
   const KvTaskShape shape{
       .sequences = 2, .layers = 2, .kv_heads = 2, .max_tokens = 70, .channel_copy = true};
-  const KvFtl::TaskId task = ftl.open_task(shape);
+  const KvFtl::TaskId task = ftl.open_task(shape, small_pages());
   for (int layer = 0; layer < shape.layers; ++layer) {
     REQUIRE(ftl.append_layer(task, layer, 64, nullptr) == KvFtl::Outcome::ok);
   }
@@ -159,11 +163,214 @@ TEST_CASE("kv_ftl: on fresh flash every page lies where KvPlacement puts it") {
   CHECK(ftl.counters().redirected_pages == 0);
 }
 
+TEST_CASE(
+    "kv_ftl: a task that keeps counts only has the places, counts and wear of one with a table") {
+  std::int64_t counted = 0;
+  std::int64_t tasks = 0;
+  std::int64_t erases = 0;
+  for (std::uint64_t seed = 0; seed < 400; ++seed) {
+    CAPTURE(seed);
+    Rng rng(seed, "kv_ftl_test/counts");
+    KvFtlConfig config = plain_config();
+    config.plane_order = rng.below(kPlaneOrders.size());
+    config.sharing =
+        below(rng, 8) == 0 ? KvBlockSharing::shared_blocks : KvBlockSharing::own_blocks;
+    config.least_worn_first = below(rng, 2) == 0;
+    config.bad_blocks.factory_share = below(rng, 2) == 0 ? 0.1 : 0;
+    config.bad_blocks.grown_per_erase = below(rng, 3) == 0 ? 0.05 : 0;
+    KvFtl::Parts parts = small_parts();
+    parts.flash.channels = 1 + below(rng, 3);
+    parts.flash.blocks_per_plane = 8 + below(rng, 40);
+    parts.layout.stream_skew = below(rng, 70);
+    KvFtl with_table(config, parts, seed, "csd/0/ftl");
+    parts.tracks_page_indices = false;
+    KvFtl counting(config, parts, seed, "csd/0/ftl");
+    struct Task {
+      KvFtl::TaskId id;
+      KvTaskShape shape;
+    };
+    std::vector<Task> running;
+    const auto both = [&](auto&& act) {
+      const auto expected = act(with_table);
+      REQUIRE(act(counting) == expected);
+      return expected;
+    };
+    for (int step = 0; step < 120; ++step) {
+      const int what = below(rng, 12);
+      if (running.empty() || what == 0) {
+        const KvTaskShape shape{.sequences = 1 + below(rng, 3),
+                                .layers = 1 + below(rng, 2),
+                                .kv_heads = 1 + below(rng, 3),
+                                .max_tokens = 30 + below(rng, 250),
+                                .channel_copy = below(rng, 2) == 0};
+        running.push_back(
+            {both([&](KvFtl& ftl) { return ftl.open_task(shape, small_pages()); }), shape});
+        counted += counting.has_table(running.back().id) ? 0 : 1;
+        ++tasks;
+      } else if (what == 1) {
+        const auto at = running.begin() + below(rng, static_cast<int>(running.size()));
+        with_table.finish(at->id);
+        counting.finish(at->id);
+        running.erase(at);
+      } else if (what == 2) {
+        both([&](KvFtl& ftl) { return ftl.reclaim_round(nullptr); });
+      } else if (what == 3 && below(rng, 3) == 0) {
+        both([&](KvFtl& ftl) { return ftl.reclaim(nullptr); });
+      } else if (what == 4 && below(rng, 3) == 0) {
+        both([&](KvFtl& ftl) { return ftl.reclaim_one(nullptr); });
+      } else {
+        const Task& task = running[below(rng, static_cast<int>(running.size()))];
+        const KvHead head{.sequence = below(rng, task.shape.sequences),
+                          .layer = below(rng, task.shape.layers),
+                          .head = below(rng, task.shape.kv_heads)};
+        int most = 0;
+        for (int pair = 0; pair < task.shape.sequences * task.shape.kv_heads; ++pair) {
+          most = std::max(most, with_table.tokens(task.id, {.sequence = pair / task.shape.kv_heads,
+                                                            .layer = head.layer,
+                                                            .head = pair % task.shape.kv_heads}));
+        }
+        const int more = std::min(below(rng, 60), task.shape.max_tokens - most);
+        both([&](KvFtl& ftl) {
+          return what == 5 && seed % 3 == 0 ? ftl.append(task.id, head, more, nullptr)
+                                            : ftl.append_layer(task.id, head.layer, more, nullptr);
+        });
+      }
+      REQUIRE(counting.buffered() == with_table.buffered());
+    }
+    counting.audit();
+    with_table.audit();
+    for (const Task& task : running) {
+      REQUIRE(counting.available_pages(task.id) == with_table.available_pages(task.id));
+      for (int row = 0; row < task.shape.heads(); ++row) {
+        const KvHead head{.sequence = row / task.shape.kv_heads % task.shape.sequences,
+                          .layer = row / task.shape.kv_heads / task.shape.sequences,
+                          .head = row % task.shape.kv_heads};
+        const KvPageCounts pages =
+            flushed_pages(small_pages(), counting.tokens(task.id, head), task.shape.channel_copy);
+        const std::array counts{pages.key_tokens, pages.value_tokens, pages.key_channels};
+        for (int stream = 0; stream < kKvStreams; ++stream) {
+          for (int page = 0; page < counts[stream]; ++page) {
+            const auto kind = static_cast<KvStream>(stream);
+            REQUIRE(counting.plane_of(task.id, head, kind, page) ==
+                    with_table.plane_of(task.id, head, kind, page));
+          }
+        }
+      }
+    }
+    const KvFtl::Counters& a = counting.counters();
+    const KvFtl::Counters& b = with_table.counters();
+    REQUIRE(a.programs == b.programs);
+    REQUIRE(a.erases == b.erases);
+    REQUIRE(a.erased_unwritten_pages == b.erased_unwritten_pages);
+    REQUIRE(a.redirected_pages == b.redirected_pages);
+    REQUIRE(a.reclaimed_tasks == b.reclaimed_tasks);
+    REQUIRE(a.grown_bad_blocks == b.grown_bad_blocks);
+    for (int plane = 0; plane < parts.flash.planes(); ++plane) {
+      for (int block = 0; block < parts.flash.blocks_per_plane; ++block) {
+        const EraseBlock& one = counting.blocks_of(plane).block(block);
+        const EraseBlock& other = with_table.blocks_of(plane).block(block);
+        REQUIRE(one.state == other.state);
+        REQUIRE(one.written == other.written);
+        REQUIRE(one.valid == other.valid);
+        REQUIRE(one.erases == other.erases);
+      }
+    }
+    erases += a.erases;
+  }
+  MESSAGE(counted, " of ", tasks, " tasks kept counts only; ", erases, " blocks were erased");
+  CHECK(counted > tasks / 4);
+  CHECK(counted < tasks);
+  CHECK(erases > 5'000);
+}
+
+TEST_CASE("kv_ftl: a task whose share of a plane does not fit keeps a table and is redirected") {
+  KvFtlConfig config = plain_config();
+  KvFtl::Parts parts = small_parts();
+  parts.tracks_page_indices = false;
+  const KvTaskShape shape{
+      .sequences = 1, .layers = 1, .kv_heads = 1, .max_tokens = 8 * 64, .channel_copy = false};
+  // 64 pages of K and of V over 8 planes: 16 a plane, 2 blocks of 8 in each.
+  for (const int blocks : {2, 1}) {
+    CAPTURE(blocks);
+    parts.flash.blocks_per_plane = blocks;
+    KvFtl ftl(config, parts, 1, "csd/0/ftl");
+    const KvFtl::TaskId task = ftl.open_task(shape, small_pages());
+    CHECK(ftl.has_table(task) == (blocks == 1));
+    CHECK(ftl.available_pages(task) == 8 * 8 * blocks);
+    CHECK(ftl.append_layer(task, 0, 8 * 64, nullptr) ==
+          (blocks == 2 ? KvFtl::Outcome::ok : KvFtl::Outcome::exhausted));
+  }
+  // While one task may need the blocks, no other one takes them; when it is finished it may.
+  parts.flash.blocks_per_plane = 3;
+  KvFtl ftl(config, parts, 1, "csd/0/ftl");
+  const KvFtl::TaskId first = ftl.open_task(shape, small_pages());
+  const KvFtl::TaskId second = ftl.open_task(shape, small_pages());
+  CHECK(!ftl.has_table(first));
+  CHECK(ftl.has_table(second));
+  CHECK(ftl.available_pages(second) == 8 * 8);
+  CHECK(ftl.append_layer(second, 0, 8 * 64, nullptr) == KvFtl::Outcome::exhausted);
+  // 34 pages each: planes 0, 1 and, with the skew of 3, 3, 4 have one more than a block.
+  CHECK(ftl.append_layer(first, 0, 8 * 34, nullptr) == KvFtl::Outcome::ok);
+  ftl.finish(first);
+  CHECK(ftl.available_pages(second) == (4 + 4 * 2) * 8);
+  CHECK(ftl.append_layer(second, 0, 8 * 40, nullptr) == KvFtl::Outcome::ok);  // 10 a plane
+  CHECK(ftl.counters().redirected_pages > 0);
+  CHECK(ftl.layer_places(second, 0) != 0);
+  ftl.audit();
+}
+
+TEST_CASE("kv_ftl: layers have equal place hashes when their pages lie at equal places") {
+  const KvTaskShape shape{
+      .sequences = 1, .layers = 3, .kv_heads = 2, .max_tokens = 128, .channel_copy = true};
+  KvFtl::Parts parts = small_parts();
+  for (const bool with_indices : {false, true}) {
+    parts.tracks_page_indices = with_indices;
+    KvFtl ftl(plain_config(), parts, 1, "csd/0/ftl");
+    const KvFtl::TaskId task = ftl.open_task(shape, small_pages());
+    for (int layer = 0; layer < 3; ++layer) {
+      REQUIRE(ftl.append_layer(task, layer, 128, nullptr) == KvFtl::Outcome::ok);
+      CHECK((ftl.layer_places(task, layer) == 0) == !with_indices);
+    }
+    // 32 pages of K and V and 16 of channels a head: 12 pages a plane and layer, 1 1/2 blocks.
+    CHECK((ftl.layer_places(task, 0) == ftl.layer_places(task, 1)) == !with_indices);
+    CHECK(ftl.layer_places(task, 0) == ftl.layer_places(task, 2));
+  }
+}
+
+TEST_CASE("kv_ftl: reclaim in rounds is reclaim at once, a block of each plane at a time") {
+  KvFtlConfig config = plain_config();
+  KvFtl at_once(config, small_parts(), 1, "csd/0/ftl");
+  KvFtl in_rounds(config, small_parts(), 1, "csd/0/ftl");
+  const KvTaskShape shape{
+      .sequences = 1, .layers = 1, .kv_heads = 1, .max_tokens = 640, .channel_copy = false};
+  for (KvFtl* ftl : {&at_once, &in_rounds}) {
+    for (int i = 0; i < 5; ++i) {  // each 160 pages, in 3 blocks of each of 8 planes
+      const KvFtl::TaskId task = ftl->open_task(shape, small_pages());
+      REQUIRE(ftl->append(task, {}, 640, nullptr) == KvFtl::Outcome::ok);
+      ftl->finish(task);
+    }
+  }
+  KvOperations expected;
+  CHECK(at_once.reclaim(&expected) == 3);  // 8 + 3 x 24 of 128 blocks: above 0.6
+  KvOperations operations;
+  int rounds = 0;
+  while (in_rounds.wants_reclaim()) {
+    const std::size_t before = operations.size();
+    REQUIRE(in_rounds.reclaim_round(&operations));
+    REQUIRE(operations.size() - before == 8);
+    in_rounds.audit();
+    ++rounds;
+  }
+  CHECK(rounds == 9);
+  CHECK(operations == expected);
+  CHECK(!in_rounds.reclaim_round(&operations));
+}
+
 TEST_CASE("kv_ftl: pages of different heads fill the same erase block") {
   KvFtl ftl(plain_config(), small_parts(), 1, "csd/0/ftl");
   const KvTaskShape shape{
       .sequences = 2, .layers = 2, .kv_heads = 4, .max_tokens = 64, .channel_copy = false};
-  const KvFtl::TaskId task = ftl.open_task(shape);
+  const KvFtl::TaskId task = ftl.open_task(shape, small_pages());
   for (int layer = 0; layer < shape.layers; ++layer) {
     ftl.append_layer(task, layer, 64, nullptr);
   }
@@ -216,7 +423,7 @@ TEST_CASE("kv_ftl: equals a naive one on random tasks, and no page is lost") {
                                 .kv_heads = 1 + below(rng, 3),
                                 .max_tokens = 100,
                                 .channel_copy = below(rng, 2) == 0};
-        running.push_back({ftl.open_task(shape), shape, {}});
+        running.push_back({ftl.open_task(shape, small_pages()), shape, {}});
       } else if (what == 1) {
         const auto at = running.begin() + below(rng, static_cast<int>(running.size()));
         ftl.touch(at->id);
@@ -316,7 +523,7 @@ TEST_CASE("kv_ftl: idle reclaim takes the least recently used tasks, between two
   std::vector<KvFtl::TaskId> tasks;
   for (int i = 0; i < 5; ++i) {              // each 160 pages, in 3 blocks of each of 8 planes
     CHECK(ftl.wants_reclaim() == (i == 4));  // 32 of 128 blocks are free then
-    tasks.push_back(ftl.open_task(shape));
+    tasks.push_back(ftl.open_task(shape, small_pages()));
     REQUIRE(ftl.append(tasks.back(), {}, 640, nullptr) == KvFtl::Outcome::ok);
     if (i < 3) {
       ftl.finish(tasks.back());
@@ -344,17 +551,18 @@ TEST_CASE("kv_ftl: a full drive says what fills it, and goes on after a reclaim"
   KvFtl ftl(plain_config(), small_parts(), 1, "csd/0/ftl");
   const KvTaskShape shape{
       .sequences = 1, .layers = 1, .kv_heads = 4, .max_tokens = 512, .channel_copy = false};
-  const KvFtl::TaskId first = ftl.open_task(shape);
+  const KvFtl::TaskId first = ftl.open_task(shape, small_pages());
   REQUIRE(ftl.append_layer(first, 0, 512, nullptr) == KvFtl::Outcome::ok);  // 512 pages
   ftl.finish(first);
-  const KvFtl::TaskId second = ftl.open_task(shape);
+  const KvFtl::TaskId second = ftl.open_task(shape, small_pages());
   REQUIRE(ftl.append_layer(second, 0, 504, nullptr) == KvFtl::Outcome::ok);
-  const KvFtl::TaskId third = ftl.open_task(shape);
+  const KvFtl::TaskId third = ftl.open_task(shape, small_pages());
   CHECK(ftl.append_layer(third, 0, 64, nullptr) == KvFtl::Outcome::exhausted);
   CHECK(ftl.tokens(third, {}) == 0);
   CHECK(ftl.exhaustion() ==
         "csd/0/ftl: 64 pages do not fit, 0 are available; of 1024 pages 1016 hold data (512 of "
-        "finished tasks), 0 wait for other tasks in their blocks, 0 are bad");
+        "finished tasks), 0 are kept for other tasks, 0 wait for an erase or for other tasks in "
+        "their blocks, 0 are bad");
   CHECK(ftl.reclaim(nullptr) == 1);
   CHECK(ftl.append_layer(third, 0, 64, nullptr) == KvFtl::Outcome::ok);
   ftl.audit();
@@ -367,8 +575,8 @@ TEST_CASE("kv_ftl: shared blocks keep pages of reclaimed tasks, own blocks do no
     KvFtl ftl(config, small_parts(), 1, "csd/0/ftl");
     const KvTaskShape shape{
         .sequences = 1, .layers = 1, .kv_heads = 1, .max_tokens = 160, .channel_copy = false};
-    const KvFtl::TaskId a = ftl.open_task(shape);
-    const KvFtl::TaskId b = ftl.open_task(shape);
+    const KvFtl::TaskId a = ftl.open_task(shape, small_pages());
+    const KvFtl::TaskId b = ftl.open_task(shape, small_pages());
     for (int i = 0; i < 20; ++i) {
       ftl.append(a, {}, 8, nullptr);
       ftl.append(b, {}, 8, nullptr);
@@ -393,7 +601,7 @@ TEST_CASE("kv_ftl: wear is even when tasks come and go, and worn blocks are reti
   std::int64_t tasks = 0;
   std::uint32_t widest = 0;
   for (;;) {
-    const KvFtl::TaskId task = ftl.open_task(shape);
+    const KvFtl::TaskId task = ftl.open_task(shape, small_pages());
     if (ftl.append_layer(task, 0, 256, nullptr) == KvFtl::Outcome::exhausted) {
       break;
     }
@@ -468,7 +676,8 @@ TEST_CASE("kv_ftl: equal seeds give equal places, other seeds other bad blocks")
     KvOperations operations;
     for (int i = 0; i < 30; ++i) {
       const KvFtl::TaskId task = ftl.open_task(
-          {.sequences = 1, .layers = 1, .kv_heads = 2, .max_tokens = 128, .channel_copy = true});
+          {.sequences = 1, .layers = 1, .kv_heads = 2, .max_tokens = 128, .channel_copy = true},
+          small_pages());
       ftl.append_layer(task, 0, 128, &operations);
       ftl.finish(task);
       ftl.reclaim(&operations);
@@ -491,12 +700,12 @@ TEST_CASE("kv_ftl: memory a mapped page") {
                                      .planes_per_die = 4,
                                      .blocks_per_plane = 1024,
                                      .pages_per_block = 1024},
-                           .pages = opt13b_pages(4),
-                           .layout = {.channels_per_group = 4, .stream_skew = 61}};
+                           .layout = {.channels_per_group = 4, .stream_skew = 61},
+                           .tracks_page_indices = true};
   KvFtl ftl(plain_config(), parts, 1, "csd/0/ftl");
   const KvTaskShape shape{
       .sequences = 4, .layers = 40, .kv_heads = 40, .max_tokens = 2048, .channel_copy = true};
-  const KvFtl::TaskId task = ftl.open_task(shape);
+  const KvFtl::TaskId task = ftl.open_task(shape, opt13b_pages(4));
   for (int layer = 0; layer < shape.layers; ++layer) {
     REQUIRE(ftl.append_layer(task, layer, 2048, nullptr) == KvFtl::Outcome::ok);
   }

@@ -9,11 +9,28 @@ void KvLayoutConfig::fields(FieldVisitor& v) {
               "pages by which each head's stream starts after the one before", {0, 1 << 20});
 }
 
-KvPlacement::KvPlacement(const FlashConfig& flash, const KvLayoutConfig& layout)
-    : skew_(layout.stream_skew), slots_(std::int64_t{flash.channels} * flash.units_per_channel()) {
-  for (std::int64_t slot = 0; slot < slots_; ++slot) {
-    places_.push_back(
-        {static_cast<int>(slot % flash.channels), static_cast<int>(slot / flash.channels)});
+FtlGeometry kv_flash_geometry(const FlashConfig& flash) {
+  return {.channels = flash.channels,
+          .ways_per_channel = flash.chips_per_channel,
+          .dies_per_way = flash.dies_per_chip,
+          .planes_per_die = flash.planes_per_die,
+          .blocks_per_plane = flash.blocks_per_plane,
+          .pages_per_block = flash.pages_per_block};
+}
+
+KvPlacement::KvPlacement(const FlashConfig& flash, const KvLayoutConfig& layout,
+                         std::string_view plane_order)
+    : skew_(layout.stream_skew) {
+  const FtlGeometry geometry = kv_flash_geometry(flash);
+  const PlaneStripe stripe(geometry, plane_order);
+  const int planes_a_channel = geometry.planes() / geometry.channels;
+  const int planes_a_unit = planes_a_channel / flash.units_per_channel();
+  for (int plane = 0; plane < geometry.planes(); ++plane) {
+    place_of_plane_.push_back({plane / planes_a_channel, plane % planes_a_channel / planes_a_unit});
+  }
+  for (int slot = 0; slot < geometry.planes(); ++slot) {
+    planes_.push_back(stripe.plane_of(static_cast<std::uint64_t>(slot)));
+    places_.push_back(place_of_plane_[planes_.back()]);
   }
 }
 

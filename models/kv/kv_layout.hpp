@@ -5,16 +5,18 @@
 // token groups of K, token groups of V, and the channel-indexed second copy of K. Groups are
 // strided over channels along the token dimension. Not published: the unit inside a channel, and
 // how the streams of different heads are shifted against each other. Here a page's place follows
-// from its stream and number (static allocation: channel first, then die, then plane), and each
+// from its stream and number (static allocation in the FTL's plane order), and each
 // stream starts `stream_skew` pages after the one before, so that heads that are read at the same
 // time do not start on the same unit.
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "kernels/api.hpp"
 #include "models/flash/flash_config.hpp"
+#include "models/flash/ftl/ftl_geometry.hpp"
 #include "sim/core/fields.hpp"
 
 namespace nearkv {
@@ -40,29 +42,38 @@ struct PagePlace {
   int unit;
 };
 
-/// Static allocation of stream pages. `pair` numbers the (sequence, KV head) pairs of one layer on
-/// one drive; layers use the same places in other blocks.
+/// The flash array as its translation layer sees it.
+[[nodiscard]] FtlGeometry kv_flash_geometry(const FlashConfig& flash);
+
+/// Static allocation of stream pages: page n of a stream lies in plane (base + n) mod planes of the
+/// stripe. `pair` numbers the (sequence, KV head) pairs of one layer on one drive; layers use the
+/// same places in other blocks.
 class KvPlacement {
  public:
-  KvPlacement(const FlashConfig& flash, const KvLayoutConfig& layout);
+  /// `plane_order` is one of kPlaneOrders.
+  KvPlacement(const FlashConfig& flash, const KvLayoutConfig& layout, std::string_view plane_order);
 
   /// Position of a stream's first page; add the page number and look up place().
   [[nodiscard]] int base(int pair, KvStream stream) const {
     const std::int64_t number = std::int64_t{pair} * kKvStreams + static_cast<int>(stream);
-    return static_cast<int>(number * skew_ % slots_);
+    return static_cast<int>(number * skew_ % static_cast<std::int64_t>(places_.size()));
   }
-  [[nodiscard]] PagePlace place(int base, int page) const {
-    auto slot = static_cast<std::size_t>(base) + static_cast<std::size_t>(page);
-    if (slot >= places_.size()) {  // a division costs as much as all else
-      slot %= places_.size();
-    }
-    return places_[slot];
-  }
+  [[nodiscard]] PagePlace place(int base, int page) const { return places_[slot(base, page)]; }
+  /// Number of the plane (ftl_geometry.hpp).
+  [[nodiscard]] int plane(int base, int page) const { return planes_[slot(base, page)]; }
+  /// Channel and array unit of a plane.
+  [[nodiscard]] PagePlace place_of_plane(int plane) const { return place_of_plane_[plane]; }
 
  private:
+  [[nodiscard]] std::size_t slot(int base, int page) const {
+    const auto slot = static_cast<std::size_t>(base) + static_cast<std::size_t>(page);
+    return slot < places_.size() ? slot : slot % places_.size();  // a division costs as all else
+  }
+
   std::int64_t skew_;
-  std::int64_t slots_;
-  std::vector<PagePlace> places_;  // one round over all units of all channels
+  std::vector<PagePlace> places_;  // one round over all planes
+  std::vector<int> planes_;        // likewise
+  std::vector<PagePlace> place_of_plane_;
 };
 
 /// Flash pages that hold the KV of one head at a context, by stream.

@@ -23,6 +23,8 @@ FlashConfig flash_of(int channels, int dies, int planes, ArrayUnit unit = ArrayU
   flash.chips_per_channel = dies;
   flash.dies_per_chip = 1;
   flash.planes_per_die = planes;
+  flash.blocks_per_plane = 1;
+  flash.pages_per_block = 1;
   flash.array_unit = unit;
   return flash;
 }
@@ -52,7 +54,8 @@ TEST_CASE("kv layout: a round of pages lies on every unit of every channel once"
         static_cast<int>(1 + rng.below(16)), static_cast<int>(1 + rng.below(8)),
         static_cast<int>(1 + rng.below(4)), rng.below(2) == 0 ? ArrayUnit::plane : ArrayUnit::die);
     const KvPlacement placement(
-        flash, {.channels_per_group = 4, .stream_skew = static_cast<int>(rng.below(1000))});
+        flash, {.channels_per_group = 4, .stream_skew = static_cast<int>(rng.below(1000))},
+        flash.array_unit == ArrayUnit::die ? "CWDP" : "CPDW");  // planes of a die last
     const int slots = flash.channels * flash.units_per_channel();
     const int pair = static_cast<int>(rng.below(100'000));
     const int base = placement.base(pair, kStreams[rng.below(3)]);
@@ -74,7 +77,8 @@ TEST_CASE("kv layout: a round of pages lies on every unit of every channel once"
 }
 
 TEST_CASE("kv layout: consecutive pages lie on consecutive channels, then on the next unit") {
-  const KvPlacement placement(flash_of(8, 4, 2), {.channels_per_group = 4, .stream_skew = 61});
+  const KvPlacement placement(flash_of(8, 4, 2), {.channels_per_group = 4, .stream_skew = 61},
+                              "CPDW");
   for (const KvStream stream : kStreams) {
     for (const int pair : {0, 1, 77}) {
       const int base = placement.base(pair, stream);
@@ -92,7 +96,7 @@ TEST_CASE("kv layout: consecutive pages lie on consecutive channels, then on the
 
 TEST_CASE("kv layout: streams start stream_skew pages apart") {
   const FlashConfig flash = flash_of(8, 8, 4);  // 256 places
-  const KvPlacement placement(flash, {.channels_per_group = 4, .stream_skew = 61});
+  const KvPlacement placement(flash, {.channels_per_group = 4, .stream_skew = 61}, "CPDW");
   std::vector<int> bases;
   for (int pair = 0; pair < 256; ++pair) {
     for (const KvStream stream : kStreams) {
@@ -110,7 +114,7 @@ TEST_CASE("kv layout: streams start stream_skew pages apart") {
   }
   // Without a skew all start at the same place; with one of 64 on 4 different ones.
   for (const auto& [skew, starts] : {std::pair{0, 1}, {64, 4}, {256, 1}, {257, 256}}) {
-    const KvPlacement other(flash, {.channels_per_group = 4, .stream_skew = skew});
+    const KvPlacement other(flash, {.channels_per_group = 4, .stream_skew = skew}, "CPDW");
     std::set<int> different;
     for (int pair = 0; pair < 256; ++pair) {
       for (const KvStream stream : kStreams) {
@@ -123,7 +127,7 @@ TEST_CASE("kv layout: streams start stream_skew pages apart") {
 
 TEST_CASE("kv layout: the largest pair and skew stay within the array") {
   const FlashConfig flash = flash_of(63, 64, 16);
-  const KvPlacement placement(flash, {.channels_per_group = 1, .stream_skew = 1 << 20});
+  const KvPlacement placement(flash, {.channels_per_group = 1, .stream_skew = 1 << 20}, "CPDW");
   const std::int64_t slots = std::int64_t{63} * 64 * 16;
   constexpr int kPair = 2'000'000'000;
   const int base = placement.base(kPair, KvStream::key_channels);

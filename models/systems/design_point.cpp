@@ -50,6 +50,11 @@ void DesignPoint::fields(FieldVisitor& v) {
   v.require(ssd.size() <= 1, "ssd",
             fmt::format("has {} entries; write one entry and its count", ssd.size()));
   if (!ssd.empty()) {
+    v.require([this] { return ssd.front().flash.has_recurrence(); }, "ssd/0/flash/policy",
+              "must be fifo or first_gap here, with all pages alike; drives of other policies are "
+              "for nearkv replay");
+    v.require(ssd.front().ftl.write_buffer.capacity > Bytes{}, "ssd/0/ftl/write_buffer/capacity",
+              "must hold at least one flash page; drives without a buffer are for nearkv replay");
     const Bytes storage = ssd.front().capacity * ssd.front().count;
     v.require(host.swap.size < storage, "host/swap/size",
               fmt::format("{} must be less than the SSDs hold, {}", format_exact(host.swap.size),

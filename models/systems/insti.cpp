@@ -77,6 +77,7 @@ class InstiSystem final : public System {
   void place(RunContext& run) override;
   void prefill(RunContext& run) override;
   void decode_step(RunContext& run, int context) override;
+  void finish(RunContext& run) override;
 
   /// A step leaves the drives idle unless it flushes groups.
   void warm_up(RunContext& run, int context) override {
@@ -119,6 +120,7 @@ class InstiSystem final : public System {
     Csd* csd;
     NodeId node;
     Worker* worker;
+    KvFtl::TaskId task;
   };
   /// Where one drive's part of a layer spent its time.
   struct LayerTimes {
@@ -147,18 +149,22 @@ class InstiSystem final : public System {
            (sparse_ && context % geometry.tokens_per_channel_page() == 0 ? 2 : 0);
   }
 
-  void store_layer(RunContext& run, Drive& drive);
+  void store_layer(RunContext& run, Drive& drive, int layer);
   [[nodiscard]] std::shared_ptr<const AttendBatch> batch_at(const DesignPoint& point, int context);
   LayerTimes attend_layer(RunContext& run, Drive& drive,
-                          const std::shared_ptr<const AttendBatch>& batch);
-  void attend_on_all_drives(RunContext& run, const std::shared_ptr<const AttendBatch>& batch);
-  void flush_full_groups(RunContext& run, int context);
+                          const std::shared_ptr<const AttendBatch>& batch, int layer);
+  void attend_on_all_drives(RunContext& run, const std::shared_ptr<const AttendBatch>& batch,
+                            int layer);
+  void flush_full_groups(RunContext& run, int layer, int context);
+  void append_token(int layer, std::optional<SimTime> now);
+  void append_skipped_tokens(std::int64_t layers, int context);
 
   bool sparse_;
   SparsityConfig sparsity_;
   KvSourceConfig kv_source_;
 
   std::vector<Drive> drives_;
+  int appended_ = 0;          // tokens of every head of every layer that the FTLs know of
   int pairs_ = 0;             // (sequence, KV head) pairs of a layer on one drive
   bool is_flushing_ = false;  // the last step has left pages on their way to flash
   std::optional<SparfReads> sparf_reads_;
@@ -172,6 +178,7 @@ void InstiSystem::place(RunContext& run) {
   const auto drive_count = static_cast<std::int64_t>(machine.csds().size());
   pairs_ = static_cast<int>(batch * model.kv_heads / drive_count);
   drives_.clear();
+  appended_ = 0;
   is_flushing_ = false;
 
   machine.declare_phase("gpu_compute", "GPU operators");
@@ -194,14 +201,22 @@ void InstiSystem::place(RunContext& run) {
   const Bytes channel_buffer = sparse_ ? page * geometry.channel_groups() : Bytes{};
   for (std::size_t i = 0; i < machine.csds().size(); ++i) {
     Csd& csd = *machine.csds()[i];
-    csd.flash_capacity().allocate("KV cache", page * pages.total() * pairs_ * model.layers);
+    const KvFtl::TaskId task =
+        csd.open_task({.sequences = static_cast<int>(batch),
+                       .layers = static_cast<int>(model.layers),
+                       .kv_heads = static_cast<int>(model.kv_heads / drive_count),
+                       .max_tokens = longest,
+                       .channel_copy = sparse_},
+                      geometry);
     csd.dram().allocate("token group buffers", token_buffer * pairs_ * model.layers);
     csd.dram().allocate("channel group buffers", channel_buffer * pairs_ * model.layers);
     // One arrives while the one before is programmed; a chunk is at least one pair's KV.
     const Bytes pair_kv = model.values(2 * model.head_dim) * point.workload.prompt_tokens;
     csd.dram().allocate("store chunks", std::max(csd.config().store_chunk, pair_kv) * 2);
+    csd.dram().allocate("staging buffers", csd.config().staging_memory(pages.total(), pairs_));
     drives_.push_back({&csd, machine.csd_node(static_cast<int>(i)),
-                       &machine.add_worker(fmt::format("csd/{}/driver", i), machine.host_node())});
+                       &machine.add_worker(fmt::format("csd/{}/driver", i), machine.host_node()),
+                       task});
   }
   if (sparse_) {
     sparf_reads_.emplace(geometry, head_shape(point), sparsity_, kv_source_,
@@ -233,8 +248,8 @@ void InstiSystem::prefill(RunContext& run) {
     for (Drive& drive : drives_) {
       stored.push_back(std::make_unique<Completion>());
       drive.worker->post(
-          [this, &run, &drive, &layers_in_flight, remaining] {
-            store_layer(run, drive);
+          [this, &run, &drive, &layers_in_flight, remaining, layer] {
+            store_layer(run, drive, static_cast<int>(layer));
             if (--*remaining == 0) {
               layers_in_flight.release();
             }
@@ -246,11 +261,12 @@ void InstiSystem::prefill(RunContext& run) {
   for (const auto& completion : stored) {
     machine.engine().wait(*completion);
   }
+  appended_ = point.workload.prompt_tokens;
 }
 
 /// Moves one layer's KV of the prompt to a drive, in chunks: a chunk is programmed while the next
 /// one arrives. Returns when the last page is programmed.
-void InstiSystem::store_layer(RunContext& run, Drive& drive) {
+void InstiSystem::store_layer(RunContext& run, Drive& drive, int layer) {
   const DesignPoint& point = run.point;
   Machine& machine = run.machine;
   const int prompt = point.workload.prompt_tokens;
@@ -259,6 +275,7 @@ void InstiSystem::store_layer(RunContext& run, Drive& drive) {
   const int pairs_a_chunk = static_cast<int>(std::max<std::int64_t>(1, chunk / pair_kv));
   const KvPageCounts pages = flushed_pages(geometry_of(point), prompt, sparse_);
 
+  drive.csd->append({drive.task, layer}, prompt, machine.engine().now());
   StoreBatch store;
   store.spans = {{KvStream::key_tokens, 0, static_cast<int>(pages.key_tokens)},
                  {KvStream::value_tokens, 0, static_cast<int>(pages.value_tokens)}};
@@ -274,7 +291,7 @@ void InstiSystem::store_layer(RunContext& run, Drive& drive) {
       machine.engine().wait(*programmed);
     }
     programmed = std::make_unique<Completion>();
-    drive.csd->submit_store(machine.engine().now(), store, programmed.get());
+    drive.csd->submit_store(machine.engine().now(), store, programmed.get(), {drive.task, layer});
   }
   machine.engine().wait(*programmed);
 }
@@ -308,26 +325,54 @@ void InstiSystem::decode_step(RunContext& run, int context) {
     machine.compute(operators);
   };
 
+  append_skipped_tokens(model.layers, context - 1);
   compute(std::vector{embedding(model, batch)});
   for (std::int64_t layer = 0; layer < model.layers; ++layer) {
     compute(before);
-    attend_on_all_drives(run, attends);
-    flush_full_groups(run, context);
+    if (appended_ < context) {
+      append_token(static_cast<int>(layer), machine.engine().now());
+    }
+    attend_on_all_drives(run, attends, static_cast<int>(layer));
+    flush_full_groups(run, static_cast<int>(layer), context);
     compute(after);
   }
   compute(next_token(model, batch));
+  appended_ = std::max(appended_, context);
   is_flushing_ = flushes(geometry_of(point), context) != 0;
 }
 
+/// One more token of every sequence and head of a layer; `now`: see Csd::append().
+void InstiSystem::append_token(int layer, std::optional<SimTime> now) {
+  for (const Drive& drive : drives_) {
+    drive.csd->append({drive.task, layer}, 1, now);
+  }
+}
+
+/// What steps that are not simulated leave in the drives' FTLs: the state only, in their order.
+void InstiSystem::append_skipped_tokens(std::int64_t layers, int context) {
+  for (; appended_ < context; ++appended_) {
+    for (std::int64_t layer = 0; layer < layers; ++layer) {
+      append_token(static_cast<int>(layer), std::nullopt);
+    }
+  }
+}
+
+void InstiSystem::finish(RunContext& run) {
+  append_skipped_tokens(run.point.model.layers, run.point.workload.longest_context());
+  for (const Drive& drive : drives_) {
+    drive.csd->finish_task(drive.task, run.machine.engine().now());
+  }
+}
+
 void InstiSystem::attend_on_all_drives(RunContext& run,
-                                       const std::shared_ptr<const AttendBatch>& batch) {
+                                       const std::shared_ptr<const AttendBatch>& batch, int layer) {
   Machine& machine = run.machine;
   std::vector<LayerTimes> times(drives_.size());
   std::vector<Completion> done(drives_.size());
   for (std::size_t i = 0; i < drives_.size(); ++i) {
-    drives_[i].worker->post(
-        [this, &run, &times, &batch, i] { times[i] = attend_layer(run, drives_[i], batch); },
-        done[i]);
+    drives_[i].worker->post([this, &run, &times, &batch, i,
+                             layer] { times[i] = attend_layer(run, drives_[i], batch, layer); },
+                            done[i]);
   }
   for (Completion& completion : done) {
     machine.engine().wait(completion);
@@ -343,7 +388,8 @@ void InstiSystem::attend_on_all_drives(RunContext& run,
 }
 
 InstiSystem::LayerTimes InstiSystem::attend_layer(RunContext& run, Drive& drive,
-                                                  const std::shared_ptr<const AttendBatch>& batch) {
+                                                  const std::shared_ptr<const AttendBatch>& batch,
+                                                  int layer) {
   Machine& machine = run.machine;
   Engine& engine = machine.engine();
   const ModelShape& model = run.point.model;
@@ -363,7 +409,7 @@ InstiSystem::LayerTimes InstiSystem::attend_layer(RunContext& run, Drive& drive,
   engine.wait_until(machine.submitter().issue(engine.now(), submit).done);
   times.submission = lap();
   Completion attended;
-  drive.csd->submit_attend(engine.now(), batch, attended);
+  drive.csd->submit_attend(engine.now(), batch, attended, {drive.task, layer});
   engine.wait(attended);
   times.attention = lap();
   machine.transfer(drive.node, machine.gpu_node(),
@@ -374,7 +420,7 @@ InstiSystem::LayerTimes InstiSystem::attend_layer(RunContext& run, Drive& drive,
 }
 
 /// Groups that this step has filled leave the drives' DRAM in the background.
-void InstiSystem::flush_full_groups(RunContext& run, int context) {
+void InstiSystem::flush_full_groups(RunContext& run, int layer, int context) {
   const kernels::PageGeometry geometry = geometry_of(run.point);
   const KvPageCounts before = flushed_pages(geometry, context - 1, sparse_);
   const KvPageCounts now = flushed_pages(geometry, context, sparse_);
@@ -392,7 +438,7 @@ void InstiSystem::flush_full_groups(RunContext& run, int context) {
   add(KvStream::value_tokens, before.value_tokens, now.value_tokens);
   add(KvStream::key_channels, before.key_channels, now.key_channels);
   for (Drive& drive : drives_) {
-    drive.csd->submit_store(run.machine.engine().now(), store, nullptr);
+    drive.csd->submit_store(run.machine.engine().now(), store, nullptr, {drive.task, layer});
   }
 }
 

@@ -38,10 +38,11 @@ Machine::Machine(const DesignPoint& point)
     host_storage_ = std::make_unique<HostStorage>(engine_.loop(), point.host, host_cores_, *ssds_);
   }
   if (!point.csd.empty()) {
+    const Csd::Options options{.reuse = point.simulation.fidelity != Fidelity::exact,
+                               .seed = static_cast<std::uint64_t>(point.simulation.seed)};
     for (int i = 0; i < point.csd.front().count; ++i) {
       csds_.push_back(std::make_unique<Csd>(engine_.loop(), point.csd.front(),
-                                            fmt::format("csd/{}", i),
-                                            point.simulation.fidelity != Fidelity::exact));
+                                            fmt::format("csd/{}", i), options));
     }
   }
   gauges_.add({std::string(kExtrapolationBound), "s",
@@ -188,6 +189,13 @@ void Machine::add_csd_gauges(int index) {
                          [csd] { return csd->work().reading; }));
   gauges_.add(busy_gauge(name + "/attention_kernels", "attention kernels at work on a block", 1,
                          [csd] { return csd->work().computing; }));
+  gauges_.add(busy_gauge(name + "/gemv_units", "GeMV units at work", csd->gemv_units(),
+                         [csd] { return csd->work().gemv_busy; }));
+  gauges_.add(busy_gauge(name + "/gemv_units_idle", "GeMV units without work while attention runs",
+                         csd->gemv_units(), [csd] { return csd->gemv_idle(); }));
+  gauges_.add(busy_gauge(name + "/flash/stalled_channels",
+                         "flash channels whose pages find no free slot", flash.channels,
+                         [csd] { return csd->work().flash.bus_stalled; }));
   gauges_.add(busy_gauge(name + "/controller_cores", "firmware", csd->config().controller.cores,
                          [csd] { return csd->work().firmware; }));
   gauges_.add(busy_gauge(name + "/storing", "stores on their way to flash", 1,
@@ -209,6 +217,14 @@ void Machine::report_memories(Metrics& metrics) const {
     const CapacityLedger& dram = csds_[i]->dram();
     add(fmt::format("csd/{}/flash", i), flash.high_water(), flash.capacity());
     add(fmt::format("csd/{}/DRAM", i), dram.high_water(), dram.capacity());
+    add(fmt::format("csd/{}/group buffers", i), csds_[i]->ftl().buffered_high_water(),
+        dram.capacity());
+  }
+}
+
+void Machine::report_kv_storage(Metrics& metrics) const {
+  for (std::size_t i = 0; i < csds_.size(); ++i) {
+    csds_[i]->ftl().report(metrics, fmt::format("kv_ftl/csd/{}", i));
   }
 }
 

@@ -89,6 +89,8 @@ class Machine {
 
   /// High-water marks of all memories.
   void report_memories(Metrics& metrics) const;
+  /// What the CSDs' FTLs hold and how worn they are.
+  void report_kv_storage(Metrics& metrics) const;
 
  private:
   [[nodiscard]] std::vector<std::string> device_names(const DesignPoint& point) const;

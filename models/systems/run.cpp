@@ -51,6 +51,7 @@ class Driver {
     } else {
       decode_all();
     }
+    system_.finish(run_);
     machine_.stop_workers();
   }
 
@@ -197,6 +198,7 @@ void report(const DesignPoint& point, const Machine& machine, const Gauges& gaug
     }
   }
   machine.report_memories(metrics);
+  machine.report_kv_storage(metrics);
 }
 
 }  // namespace

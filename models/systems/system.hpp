@@ -48,6 +48,9 @@ class System {
   /// included). Steps may come in any order: a sampled run leaves most of them out.
   virtual void decode_step(RunContext& run, int context) = 0;
 
+  /// The batch is done, whether or not all of its steps were simulated: storage may forget it.
+  virtual void finish(RunContext& /*run*/) {}
+
   /// Brings the machine into the state in which step `context` leaves it, for a sampled run that
   /// goes on with the step behind it. What cannot be derived is simulated.
   virtual void warm_up(RunContext& run, int context) { decode_step(run, context); }

@@ -18,6 +18,7 @@
 #include "sim/app/commands.hpp"
 #include "sim/app/figure_config.hpp"
 #include "sim/app/point.hpp"
+#include "sim/app/replay_workload.hpp"
 #include "sim/app/table.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
@@ -34,6 +35,8 @@ void design_point_fields(FieldVisitor& v) {
   DesignPoint point;
   point.fields(v);
 }
+
+std::string fields_table(const std::vector<FieldDescription>& fields);
 
 // -- Topics besides fields --------------------------------------------------------------------
 
@@ -97,6 +100,7 @@ constexpr std::array kMetricFamilies{
     MetricFamily{"prefill_traffic/PART", "B", "bytes over each link and flash array in prefill"},
     MetricFamily{"decode_traffic/PART", "B", "bytes over each link and flash array in decode"},
     MetricFamily{"high_water/MEMORY", "B", "high-water mark of each memory"},
+    MetricFamily{"kv_ftl/NAME", "1", "pages, erases, wear and endurance of each CSD's KV FTL"},
 };
 
 std::string describe_metrics() {
@@ -115,15 +119,16 @@ std::string describe_figures() {
   return table.text();
 }
 
+std::string describe_replay() { return fields_table(describe_fields(replay_workload_fields)); }
+
 struct Topic {
   std::string_view name;
   std::string (*text)();
 };
 constexpr std::array kTopics{
-    Topic{"systems", describe_systems},
-    Topic{"models", describe_models},
-    Topic{"metrics", describe_metrics},
-    Topic{"figures", describe_figures},
+    Topic{"systems", describe_systems}, Topic{"models", describe_models},
+    Topic{"metrics", describe_metrics}, Topic{"figures", describe_figures},
+    Topic{"replay", describe_replay},
 };
 
 // -- Fields -----------------------------------------------------------------------------------
@@ -230,14 +235,19 @@ void add_describe_command(CLI::App& command, int& exit_status) {
   auto part = std::make_shared<std::string>();
   command.add_option("PART", *part,
                      "A part of a design point such as csd/flash; or systems, models, metrics, "
-                     "figures; without it everything a design point has");
+                     "figures, replay (a workload); without it everything a design point has");
   command.callback([part] { fmt::print("{}", describe(*part)); });
 }
 
 void add_schema_command(CLI::App& command, int& exit_status) {
   static_cast<void>(exit_status);
-  command.callback([] {
-    fmt::print("{}", json_text(schema_of(design_point_fields, "NearKV design point, resolved")));
+  auto is_workload = std::make_shared<bool>(false);
+  command.add_flag("--workload", *is_workload, "Of a workload for nearkv replay");
+  command.callback([is_workload] {
+    const nlohmann::json schema =
+        *is_workload ? schema_of(replay_workload_fields, "NearKV workload for replay, resolved")
+                     : schema_of(design_point_fields, "NearKV design point, resolved");
+    fmt::print("{}", json_text(schema));
   });
 }
 

@@ -31,7 +31,14 @@ double Metrics::at(std::string_view name) const {
 }
 
 std::string_view name_of(RunStatus status) {
-  return status == RunStatus::ok ? "ok" : "out_of_memory";
+  switch (status) {
+    case RunStatus::ok:
+      return "ok";
+    case RunStatus::out_of_memory:
+      return "out_of_memory";
+    default:
+      return "drive_full";
+  }
 }
 
 }  // namespace nearkv
