@@ -281,8 +281,8 @@ def check_schema(folder, record):
 
 def check_describe(folder):
     text, _ = nearkv(folder, "describe", "csd/0/flash")
-    assert "/csd/*/flash/t_read " in text and "[constant]" in text and "/gpu" not in text, text
-    assert "/csd/*/flash/t_read " in nearkv(folder, "describe")[0]
+    assert "/csd/*/flash[cell=slc]/t_read " in text and "[constant]" in text and "/gpu" not in text, text
+    assert "/csd/*/flash[cell=slc]/t_read " in nearkv(folder, "describe")[0]
     for topic, part in {"systems": "insti_sparf", "models": "OPT-13B", "metrics": "token/s",
                         "figures": "fig14", "system": "kind"}.items():
         assert part in nearkv(folder, "describe", topic)[0], topic

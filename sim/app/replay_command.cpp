@@ -117,7 +117,10 @@ void add_replay_command(CLI::App& command, int& exit_status) {
       .add_option("--precondition", replay_options.fill,
                   "Fill this share of the drive (0 to 1) before the first request")
       ->check(CLI::Range(0.0, 1.0));
-  command.callback([options, &exit_status] { exit_status = replay(*options); });
+  command.callback([options, &exit_status] {
+    options->replay.input = path_of(options->replay.input).string();
+    exit_status = replay(*options);
+  });
 }
 
 }  // namespace nearkv

@@ -16,13 +16,6 @@ namespace {
 
 constexpr std::string_view kShipped = "nearkv:";
 
-fs::path path_of(const std::string& file) {
-  if (file.starts_with(kShipped)) {
-    return shipped_configs() / file.substr(kShipped.size());
-  }
-  return file;
-}
-
 BlockSsdConfig block_of(const DriveConfig& drive) {
   BlockSsdConfig config;
   static_cast<DriveConfig&>(config) = drive;
@@ -46,6 +39,13 @@ void read_drive(ReplayDrive& drive) {
 }
 
 }  // namespace
+
+fs::path path_of(const std::string& file) {
+  if (file.starts_with(kShipped)) {
+    return shipped_configs() / file.substr(kShipped.size());
+  }
+  return file;
+}
 
 std::vector<std::string> shipped_drives() {
   std::vector<std::string> names;
