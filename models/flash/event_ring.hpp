@@ -21,9 +21,7 @@ class EventRing {
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] const Entry& front() const { return entries_[head_]; }
   /// Time of the front, the greatest of all when there is none.
-  [[nodiscard]] std::int64_t front_at() const {
-    return size_ == 0 ? INT64_MAX : entries_[head_].at;
-  }
+  [[nodiscard]] std::int64_t front_at() const { return front_at_; }
 
   void push(std::int64_t at, std::uint32_t what) {
     if (size_ == entries_.size()) {
@@ -35,11 +33,13 @@ class EventRing {
       --place;
     }
     entry(place) = {at, what};
+    front_at_ = place == 0 ? at : front_at_;
   }
 
   void pop() {
     head_ = (head_ + 1) & (entries_.size() - 1);
     --size_;
+    keep_front();
   }
 
   /// Takes out the first event for `what`; check()s that there is one.
@@ -53,9 +53,11 @@ class EventRing {
       entry(place) = entry(place + 1);
     }
     --size_;
+    keep_front();
   }
 
  private:
+  void keep_front() { front_at_ = size_ == 0 ? INT64_MAX : entries_[head_].at; }
   [[nodiscard]] Entry& entry(std::size_t place) {
     return entries_[(head_ + place) & (entries_.size() - 1)];
   }
@@ -72,6 +74,7 @@ class EventRing {
   std::vector<Entry> entries_ = std::vector<Entry>(16);  // always a power of two
   std::size_t head_ = 0;
   std::size_t size_ = 0;
+  std::int64_t front_at_ = INT64_MAX;  // asked for at every event
 };
 
 }  // namespace nearkv

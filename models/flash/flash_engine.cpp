@@ -23,6 +23,9 @@ constexpr std::uint32_t kWordBits = 64;
 FlashEngine::FlashEngine(const FlashConfig& config, const Rng& rng)
     : config_(config),
       by_recurrence_(!config.is_event_driven()),
+      is_out_of_order_(config.policy == FlashPolicy::out_of_order),
+      read_priority_(config.read_priority),
+      cache_read_(config.cache_read),
       retry_rng_(rng.child("read_retry")),
       spread_rng_(rng.child("array_spread")),
       units_per_channel_(static_cast<std::size_t>(config.policy == FlashPolicy::data_out_first
@@ -46,6 +49,13 @@ FlashEngine::FlashEngine(const FlashConfig& config, const Rng& rng)
     update_next(channel);
   }
   dirty_.reserve(channels_.size());
+  const bool by_die = config.policy != FlashPolicy::data_out_first;
+  const bool by_plane = by_die && config.array_unit == ArrayUnit::plane;
+  units_a_plane_ = by_plane ? 1 : 0;
+  units_a_die_ = by_plane ? static_cast<Index>(config.planes_per_die) : by_die ? 1 : 0;
+  units_a_chip_ = by_die ? units_a_die_ * static_cast<Index>(config.dies_per_chip) : 1;
+  are_times_alike_ =
+      config.bits_per_cell == 1 && config.array_spread == 0 && !config.read_retry.is_on();
   std::fill(std::begin(credits_), std::end(credits_), kIdle);  // unlimited
   if (config.read_retry.is_on()) {
     const auto& weights = config.read_retry.weights;
@@ -69,6 +79,14 @@ FlashEngine::FlashEngine(const FlashConfig& config, const Rng& rng)
 }
 
 /// From the end of the command until the controller sees the result, of one page.
+std::int64_t FlashEngine::array_time_of(const PageCommand& command) {
+  if (are_times_alike_) {
+    const OpTimes& times = times_[index_of(command.op)];
+    return times.array[0] + times.ready;
+  }
+  return draw_array_time(command);
+}
+
 std::int64_t FlashEngine::draw_array_time(const PageCommand& command) {
   const OpTimes& times = times_[index_of(command.op)];
   std::int64_t array = times.array[page_type(command.page, config_.bits_per_cell)];
@@ -97,13 +115,7 @@ int FlashEngine::draw_retries() {
 // -- Commands -----------------------------------------------------------------------------------
 
 FlashEngine::Index FlashEngine::unit_of(const PageCommand& command) const {
-  if (config_.policy == FlashPolicy::data_out_first) {
-    return command.chip;
-  }
-  const Index die = command.chip * static_cast<Index>(config_.dies_per_chip) + command.die;
-  return config_.array_unit == ArrayUnit::die
-             ? die
-             : die * static_cast<Index>(config_.planes_per_die) + command.plane;
+  return command.chip * units_a_chip_ + command.die * units_a_die_ + command.plane * units_a_plane_;
 }
 
 FlashEngine::Handle FlashEngine::add(const PageCommand& command) {
@@ -119,7 +131,7 @@ FlashEngine::Handle FlashEngine::add(const PageCommand& command) {
   Channel& channel = channels_[command.channel];
   const Index index = nodes_.make({.tag = command.tag,
                                    .transfer = command.op == PageOp::erase ? 0 : last_transfer_,
-                                   .array = draw_array_time(command),
+                                   .array = array_time_of(command),
                                    .next = kNone,
                                    .order = channel.arrivals++,
                                    .page = command.page,
@@ -180,6 +192,8 @@ void FlashEngine::start(SimTime now) {
       start_by_recurrence(channel, at);
     } else if (!channels_[channel].bus_taken) {
       grant(channel, at);
+    } else if (channels_[channel].page_from > at && ready_[channel] != 0) {
+      take_page_back(channels_[channel]);
     }
     update_next(channel);
   }
@@ -226,6 +240,9 @@ void FlashEngine::start_by_recurrence(std::size_t c, std::int64_t now) {
 // -- Scheduling ---------------------------------------------------------------------------------
 
 bool FlashEngine::can_interrupt(const Unit& unit) const {
+  if (config_.suspend.at_most == 0 || !read_priority_) {
+    return false;
+  }
   const PageOp running = nodes_[unit.array].op;
   const bool allowed = running == PageOp::program
                            ? config_.suspend.program
@@ -259,12 +276,12 @@ int FlashEngine::next_op(Unit& unit) const {
       op = i;
       oldest = nodes_[head].order;
     }
-    if (config_.read_priority) {
+    if (read_priority_) {
       break;
     }
   }
   if (op == read) {
-    return is_empty || config_.cache_read ? read : none;
+    return is_empty || cache_read_ ? read : none;
   }
   return is_empty && unit.suspended == kNone ? op : none;
 }
@@ -275,8 +292,17 @@ void FlashEngine::set_ready(std::size_t channel, Index unit, bool is_ready) {
   word = is_ready ? word | bit : word & ~bit;
 }
 
-void FlashEngine::update_ready(std::size_t channel, Index unit) {
-  set_ready(channel, unit, next_op(unit_at(channel, unit)) >= 0);
+void FlashEngine::update_ready(std::size_t channel, Index u) {
+  Unit& unit = unit_at(channel, u);
+  if (has_causes_ || unit.is_ending || !read_priority_) {
+    set_ready(channel, u, next_op(unit) >= 0);
+  } else if (unit.array != kNone) {  // the usual cases in short: the same as next_op()
+    set_ready(channel, u, can_interrupt(unit));
+  } else if (unit.waiting[index_of(PageOp::read)].head != kNone) {
+    set_ready(channel, u, unit.data_out == 0 || cache_read_);
+  } else {
+    set_ready(channel, u, next_op(unit) >= 0);
+  }
 }
 
 /// First unit in [from, end) whose bit is set, or `end`.
@@ -322,8 +348,9 @@ void FlashEngine::grant(std::size_t c, std::int64_t now) {
     counters_.bus_stalled += SimDuration{now - std::exchange(channel.stalled_since, kIdle)};
     --stalled_channels_;
   }
-  if (config_.policy == FlashPolicy::out_of_order && pick_command(c, now)) {
+  if (is_out_of_order_ && pick_command(c, now)) {
     channel.bus_taken = true;
+    send_page_behind_command(c);
     return;
   }
   if (const Index page = take_ready_page(channel); page != kNone) {
@@ -335,7 +362,7 @@ void FlashEngine::grant(std::size_t c, std::int64_t now) {
     counters_.bus_busy += SimDuration{node.transfer};
     return;
   }
-  channel.bus_taken = config_.policy != FlashPolicy::out_of_order && pick_command(c, now);
+  channel.bus_taken = !is_out_of_order_ && pick_command(c, now);
   if (!channel.bus_taken) {
     channel.bus_end = kIdle;
     if (channel.ready_pages.head != kNone) {
@@ -343,6 +370,31 @@ void FlashEngine::grant(std::size_t c, std::int64_t now) {
       ++stalled_channels_;
     }
   }
+}
+
+/// When no other command can go, the bus serves the first ready page behind the command that has
+/// just begun: one event for both. What makes a command ready before that takes it back.
+void FlashEngine::send_page_behind_command(std::size_t c) {
+  Channel& channel = channels_[c];
+  const Index page = channel.ready_pages.head;
+  if (page == kNone || words_per_channel_ != 1 || ready_[c] != 0 || nodes_[page].gate != 0) {
+    return;
+  }
+  channel.ready_pages.head = nodes_[page].next;
+  channel.on_bus = page;
+  channel.page_from = channel.bus_end;
+  channel.bus_end += nodes_[page].transfer;
+  counters_.bus_busy += SimDuration{nodes_[page].transfer};
+}
+
+void FlashEngine::take_page_back(Channel& channel) {
+  const Index page = std::exchange(channel.on_bus, kNone);
+  if (channel.ready_pages.head == kNone) {
+    channel.ready_pages.tail = page;
+  }
+  nodes_[page].next = std::exchange(channel.ready_pages.head, page);
+  counters_.bus_busy -= SimDuration{nodes_[page].transfer};
+  channel.bus_end = std::exchange(channel.page_from, kNoPage);
 }
 
 /// The first page whose gate has a credit, which it takes; kNone when there is none.
@@ -420,7 +472,7 @@ void FlashEngine::begin_command(std::size_t c, Index u, PageOp op, std::int64_t 
   counters_.bus_busy += SimDuration{bus};
   counters_.array_busy += SimDuration{array};
   ++counters_.commands;
-  if (config_.read_priority && op != PageOp::read) {
+  if (read_priority_ && op != PageOp::read) {
     update_ready(c, u);  // a read that waits may interrupt it
   } else {
     set_ready(c, u, false);
@@ -433,8 +485,8 @@ void FlashEngine::move_to_output(Channel& channel, Unit& unit) {
   const PageCause cause = nodes_[node].cause;  // the first plane's decides
   while (node != kNone) {
     const Index next = nodes_[node].next;
-    nodes_[node].cause = cause;
     if (has_causes_) {
+      nodes_[node].cause = cause;
       push_ready(channel, node);
     } else {
       nodes_.push(channel.ready_pages, node);
@@ -491,6 +543,8 @@ void FlashEngine::array_event(std::size_t c, PageSink& sink) {
   }
   if (!channel.bus_taken) {
     grant(c, at);
+  } else if (channel.page_from >= at && ready_[c] != 0) {  // array ends come before the bus
+    take_page_back(channel);
   }
 }
 
@@ -499,6 +553,7 @@ void FlashEngine::bus_event(std::size_t c, PageSink& sink) {
   const std::int64_t at = channel.bus_end;
   if (channel.on_bus != kNone) {
     const Index page = std::exchange(channel.on_bus, kNone);
+    channel.page_from = kNoPage;
     const Index u = nodes_[page].unit;
     Unit& unit = unit_at(c, u);
     if (--unit.data_out == 0) {
@@ -530,7 +585,7 @@ void FlashEngine::process(SimTime until, PageSink& sink) {
     }
     now_ = at;
     Channel& channel = channels_[c];
-    if (!channel.array_ends.is_empty() && channel.array_ends.front().at == at) {
+    if (channel.array_ends.front_at() == at) {
       array_event(c, sink);
     } else {
       bus_event(c, sink);

@@ -144,9 +144,10 @@ class FlashEngine {
   };
   struct Channel {
     std::int64_t bus_end = kIdle;
-    std::int64_t bus_since = 0;  // number of the event that began it
-    Index command_unit = 0;      // whose command is on the bus, or was the last
-    Index on_bus = kNone;        // the page that leaves; kNone for a command
+    std::int64_t bus_since = 0;        // number of the event that began it
+    Index command_unit = 0;            // whose command is on the bus, or was the last
+    Index on_bus = kNone;              // the page that leaves; kNone for a command
+    std::int64_t page_from = kNoPage;  // when it goes behind a command: the command's end
     bool bus_taken = false;
     bool is_dirty = false;  // has commands that start() has not seen
     std::uint32_t arrivals = 0;
@@ -157,6 +158,7 @@ class FlashEngine {
     BusSchedule bus_by_recurrence{BusOrder::fifo};
   };
   static constexpr std::int64_t kIdle = INT64_MAX;
+  static constexpr std::int64_t kNoPage = -1;
 
   /// Of one kind of command, in ps.
   struct OpTimes {
@@ -166,6 +168,7 @@ class FlashEngine {
     std::int64_t array[kPageTypes] = {};
   };
 
+  [[nodiscard]] std::int64_t array_time_of(const PageCommand& command);
   [[nodiscard]] std::int64_t draw_array_time(const PageCommand& command);
   [[nodiscard]] int draw_retries();
   [[nodiscard]] Index unit_of(const PageCommand& command) const;
@@ -194,6 +197,8 @@ class FlashEngine {
   [[nodiscard]] bool pick_command(std::size_t channel, std::int64_t now);
   [[nodiscard]] Index take_ready_page(Channel& channel);
   void grant(std::size_t channel, std::int64_t now);
+  void send_page_behind_command(std::size_t channel);
+  void take_page_back(Channel& channel);
   void begin_command(std::size_t channel, Index u, PageOp op, std::int64_t now);
   void move_to_output(Channel& channel, Unit& unit);
   void array_event(std::size_t channel, PageSink& sink);
@@ -204,7 +209,15 @@ class FlashEngine {
   void update_next_by_age(std::size_t channel);
 
   FlashConfig config_;
+  // What every event asks for, in short.
   bool by_recurrence_;
+  bool is_out_of_order_;
+  bool read_priority_;
+  bool cache_read_;
+  bool are_times_alike_ = false;  // of all pages
+  Index units_a_chip_ = 0;
+  Index units_a_die_ = 0;
+  Index units_a_plane_ = 0;
   Rng retry_rng_;
   Rng spread_rng_;
   std::int64_t retry_weights_ = 0;  // their sum
