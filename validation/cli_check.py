@@ -281,8 +281,9 @@ def check_schema(folder, record):
 
 def check_describe(folder):
     text, _ = nearkv(folder, "describe", "csd/0/flash")
-    assert "/csd/*/flash[cell=slc]/t_read " in text and "[constant]" in text and "/gpu" not in text, text
-    assert "/csd/*/flash[cell=slc]/t_read " in nearkv(folder, "describe")[0]
+    t_read = "/csd/*/flash[cell=slc]/t_read "
+    assert t_read in text and "[constant]" in text and "/gpu" not in text, text
+    assert t_read in nearkv(folder, "describe")[0]
     for topic, part in {"systems": "insti_sparf", "models": "OPT-13B", "metrics": "token/s",
                         "figures": "fig14", "system": "kind"}.items():
         assert part in nearkv(folder, "describe", topic)[0], topic

@@ -294,11 +294,10 @@ void FlashEngine::set_ready(std::size_t channel, Index unit, bool is_ready) {
 
 void FlashEngine::update_ready(std::size_t channel, Index u) {
   Unit& unit = unit_at(channel, u);
-  if (has_causes_ || unit.is_ending || !read_priority_) {
-    set_ready(channel, u, next_op(unit) >= 0);
-  } else if (unit.array != kNone) {  // the usual cases in short: the same as next_op()
+  const bool is_plain = !has_causes_ && !unit.is_ending && read_priority_;
+  if (is_plain && unit.array != kNone) {  // the usual cases in short: the same as next_op()
     set_ready(channel, u, can_interrupt(unit));
-  } else if (unit.waiting[index_of(PageOp::read)].head != kNone) {
+  } else if (is_plain && unit.waiting[index_of(PageOp::read)].head != kNone) {
     set_ready(channel, u, unit.data_out == 0 || cache_read_);
   } else {
     set_ready(channel, u, next_op(unit) >= 0);
