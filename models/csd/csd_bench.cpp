@@ -7,6 +7,7 @@
 #include <benchmark/benchmark.h>
 
 #include "models/csd/csd.hpp"
+#include "models/csd/test_csd.hpp"
 #include "sim/core/random.hpp"
 
 using namespace nearkv;
@@ -18,65 +19,26 @@ using namespace std::chrono_literals;
 constexpr int kKvHeads = 40;  // of OPT-13B
 constexpr int kContext = 1536;
 
+/// The size and speed of configs/platforms/csds/instinfer_emulated.json.
 CsdConfig drive() {
-  CsdConfig config;
-  config.count = 1;
-  config.flash = {.channels = 8,
-                  .chips_per_channel = 8,
-                  .dies_per_chip = 1,
-                  .planes_per_die = 4,
-                  .blocks_per_plane = 1024,
-                  .pages_per_block = 1024,
-                  .page_size = 4_KiB,
-                  .spare_size = 0_B,
-                  .policy = FlashPolicy::first_gap,
-                  .array_unit = ArrayUnit::plane,
-                  .read_priority = false,
-                  .cache_read = false,
-                  .multi_plane = false,
-                  .bus_width = 1,
-                  .mega_transfers = 1400,
-                  .transfer_step = 0_ps,
-                  .bits_per_cell = 1,
-                  .t_read = {36us, 36us, 36us},
-                  .t_program = {185us, 185us, 185us},
-                  .t_erase = 3ms,
-                  .array_spread = 0,
-                  .read_command = {950ns, 0_ps, 0_ps},
-                  .program_command = {950ns, 0_ps, 0_ps},
-                  .erase_command = {950ns, 0_ps, 0_ps},
-                  .read_retry = {},
-                  .suspend = {}};
-  config.layout = {.channels_per_group = 4, .stream_skew = 61};
-  static_cast<NvmeQueueConfig&>(config.nvme) = {.queue_depth = 65'535,
-                                                .host_submit = 5us,
-                                                .doorbell = 500ns,
-                                                .command_fetch = 100ns,
-                                                .completion = 1us};
+  CsdConfig config = test_csd::round_config();
+  FlashConfig& flash = config.flash;
+  flash.channels = 8;
+  flash.blocks_per_plane = flash.pages_per_block = 1024;
+  flash.spare_size = 0_B;
+  flash.mega_transfers = 1400;
+  flash.t_read.lsb = 36us;
+  flash.t_program.lsb = 185us;
+  flash.read_command.bus = flash.program_command.bus = flash.erase_command.bus = 950ns;
+  config.layout.stream_skew = 61;
   config.controller.cores = 4;
-  config.controller.completion_cost = 500ns;
   config.dram.capacity = 64_GiB;
-  config.store_chunk = 64_MiB;
-  config.kv_ftl = {.plane_order = 5,  // CPDW
-                   .sharing = KvBlockSharing::own_blocks,
-                   .reclaim_below = 0.1,
-                   .reclaim_until = 0.2,
-                   .least_worn_first = true,
-                   .bad_blocks = {.factory_share = 0, .grown_per_erase = 0, .pe_cycles = 3000}};
-  config.engine = {.feed = {.kind = FeedKind::blocks,
-                            .heads_per_block = 64,
-                            .staging_buffers = 1,
-                            .key_buffers = 0,
-                            .value_buffers = 0,
-                            .heads_in_flight = 0},
-                   .on_chip_memory = 2_MiB,
-                   .attend_cost = 2us,
-                   .attention_kernels = 2,
-                   .gemv_units_per_kernel = 2,
-                   .gemv_rate = FlopRate{12'700'000'000},
-                   .softmax_latency = 164us,
-                   .filter_rate = 1850_MBps,
-                   .argtopk_rate = 285'000'000};
+  config.engine.feed.heads_per_block = 64;
+  config.engine.attention_kernels = 2;
+  config.engine.gemv_rate = FlopRate{12'700'000'000};
+  config.engine.softmax_latency = 164us;
+  config.engine.filter_rate = 1850_MBps;
+  config.engine.argtopk_rate = 285'000'000;
   return config;
 }
 
