@@ -197,14 +197,14 @@ def measure(library, batch, heads, kv_heads, d, context, read, sparse, with_sdpa
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("library")
+    parser.add_argument("shared_object", metavar="LIBRARY")
     parser.add_argument("--out")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--ordered", action="store_true", help="pages in order, not scattered")
     arguments = parser.parse_args()
     global ORDERED
     ORDERED = arguments.ordered
-    library = load(arguments.library)
+    library = load(arguments.shared_object)
     torch.manual_seed(1)
     read = measure_read(library)
     result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__,

@@ -3,10 +3,9 @@
 
 #include <benchmark/benchmark.h>
 
-#include "models/flash/ftl/test_ftl.hpp"
 #include "models/ssd/block_host.hpp"
 #include "models/ssd/block_ssd.hpp"
-#include "models/ssd/test_nvme.hpp"
+#include "models/ssd/test_drive.hpp"
 #include "sim/core/random.hpp"
 
 using namespace nearkv;
@@ -19,40 +18,13 @@ constexpr std::int64_t kPages = 1 << 18;
 constexpr Bytes kPage = 16_KiB;
 
 BlockSsdConfig drive(FlashPolicy policy) {
-  BlockSsdConfig config;
-  config.flash = {.channels = 8,
-                  .chips_per_channel = 4,
-                  .dies_per_chip = 1,
-                  .planes_per_die = 1,
-                  .blocks_per_plane = 1024,
-                  .pages_per_block = 256,
-                  .page_size = kPage,
-                  .spare_size = 0_B,
-                  .policy = policy,
-                  .array_unit = ArrayUnit::die,
-                  .read_priority = true,
-                  .cache_read = false,
-                  .multi_plane = false,
-                  .bus_width = 1,
-                  .mega_transfers = 333,
-                  .transfer_step = 1ns,
-                  .bits_per_cell = 1,
-                  .t_read = {75us, 75us, 75us},
-                  .t_program = {750us, 750us, 750us},
-                  .t_erase = 3800us,
-                  .array_spread = 0,
-                  .read_command = {290ns, 650ns, 20ns},
-                  .program_command = {361ns, 816ns, 0ns},
-                  .erase_command = {220ns, 700ns, 0ns},
-                  .read_retry = {},
-                  .suspend = {}};
-  config.nvme = plain_nvme(512);
-  config.link = small_link();
+  BlockSsdConfig config = mqsim_like_drive();
+  config.flash.channels = 8;
+  config.flash.chips_per_channel = 4;
+  config.flash.page_size = kPage;
+  config.flash.policy = policy;
   config.link.lanes = 16;
   config.link.lane_rate = 4000_MBps;
-  config.controller.cores = 1;
-  config.controller.codeword = 512_B;
-  config.ftl = test_ftl::drive_config();
   return config;
 }
 

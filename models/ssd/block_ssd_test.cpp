@@ -8,6 +8,7 @@
 
 #include "models/flash/ftl/test_ftl.hpp"
 #include "models/ssd/block_host.hpp"
+#include "models/ssd/test_drive.hpp"
 #include "models/ssd/test_nvme.hpp"
 #include "sim/core/check.hpp"
 
@@ -15,43 +16,6 @@ using namespace nearkv;
 using namespace std::chrono_literals;
 
 namespace {
-
-/// MQSim's timing on 4 lanes of 1 GB/s and a 333 MT/s channel cut to 3 ns a byte.
-BlockSsdConfig drive() {
-  BlockSsdConfig config;
-  config.flash = {.channels = 2,
-                  .chips_per_channel = 2,
-                  .dies_per_chip = 1,
-                  .planes_per_die = 1,
-                  .blocks_per_plane = 1024,
-                  .pages_per_block = 256,
-                  .page_size = 4_KiB,
-                  .spare_size = 0_B,
-                  .policy = FlashPolicy::data_out_first,
-                  .array_unit = ArrayUnit::die,
-                  .read_priority = true,
-                  .cache_read = false,
-                  .multi_plane = false,
-                  .bus_width = 1,
-                  .mega_transfers = 333,
-                  .transfer_step = 1ns,
-                  .bits_per_cell = 1,
-                  .t_read = {75us, 75us, 75us},
-                  .t_program = {750us, 750us, 750us},
-                  .t_erase = 3800us,
-                  .array_spread = 0,
-                  .read_command = {290ns, 650ns, 20ns},
-                  .program_command = {361ns, 816ns, 0ns},
-                  .erase_command = {220ns, 700ns, 0ns},
-                  .read_retry = {},
-                  .suspend = {}};
-  config.nvme = plain_nvme(512);
-  config.link = small_link();
-  config.controller.cores = 1;
-  config.controller.codeword = 512_B;
-  config.ftl = test_ftl::drive_config();
-  return config;
-}
 
 struct Fixed {
   std::vector<BlockRequest> requests;
@@ -76,7 +40,7 @@ ResponseTimes closed_loop(const BlockSsdConfig& config, std::vector<BlockRequest
 }  // namespace
 
 TEST_CASE("block ssd: messages are packets on lanes") {
-  NvmeLinkConfig link = drive().link;
+  NvmeLinkConfig link = mqsim_like_drive().link;
   CHECK(link.message_time(2_B) == 8ns);       // (28 + 2) / 4 = 7.5: 8 bytes a lane
   CHECK(link.message_time(72_B) == 25ns);     // 100 / 4
   CHECK(link.message_time(4_KiB) == 1248ns);  // 32 packets of 156 B
@@ -92,11 +56,11 @@ TEST_CASE("block ssd: an unloaded read is the sum of its ways") {
   // doorbell 8, fetch 8 up and 25 down, command 290, tR 75,000 + 20, data-out 12,288 on the
   // channel and 1,248 on the link, completion entry 11
   const SimDuration alone = 8ns + 8ns + 25ns + 290ns + 75'020ns + 12'288ns + 1'248ns + 11ns;
-  const ResponseTimes one = closed_loop(drive(), {{7, 0_B, 4_KiB}}, 1);
+  const ResponseTimes one = closed_loop(mqsim_like_drive(), {{7, 0_B, 4_KiB}}, 1);
   CHECK(one.requests == 1);
   CHECK(one.sum == alone);
   // The next one's doorbell waits behind the completion doorbell.
-  const ResponseTimes two = closed_loop(drive(), {{0, 0_B, 4_KiB}, {1, 0_B, 4_KiB}}, 1);
+  const ResponseTimes two = closed_loop(mqsim_like_drive(), {{0, 0_B, 4_KiB}, {1, 0_B, 4_KiB}}, 1);
   CHECK(two.least == alone);
   CHECK(two.most == alone + 8ns);
 }
@@ -104,22 +68,23 @@ TEST_CASE("block ssd: an unloaded read is the sum of its ways") {
 TEST_CASE("block ssd: only the bytes asked for leave the flash and cross the link") {
   const SimDuration alone = 8ns + 8ns + 25ns + 290ns + 75'020ns + 11ns;
   // 512 B: 1,536 ns on the channel, 4 packets = 156 ns on the link
-  CHECK(closed_loop(drive(), {{0, 1024_B, 512_B}}, 1).sum == alone + 1'536ns + 156ns);
+  CHECK(closed_loop(mqsim_like_drive(), {{0, 1024_B, 512_B}}, 1).sum == alone + 1'536ns + 156ns);
   // 1 KiB across two pages on two channels: two data-outs at once
-  CHECK(closed_loop(drive(), {{0, 3584_B, 1_KiB}}, 1).sum == alone + 1'536ns + 312ns);
+  CHECK(closed_loop(mqsim_like_drive(), {{0, 3584_B, 1_KiB}}, 1).sum == alone + 1'536ns + 312ns);
 }
 
 TEST_CASE("block ssd: a write fetches its data and ends with the last program") {
   // doorbell 8, entry 8 + 25, data request 8 and 1,248 down, command 361 + 12,288 of data, tPROG,
   // completion entry 11
   const SimDuration alone = 8ns + 8ns + 25ns + 8ns + 1'248ns + 361ns + 12'288ns + 750us + 11ns;
-  CHECK(closed_loop(drive(), {{0, 0_B, 4_KiB, BlockOp::write}}, 1).sum == alone);
+  CHECK(closed_loop(mqsim_like_drive(), {{0, 0_B, 4_KiB, BlockOp::write}}, 1).sum == alone);
   // Two pages on two channels: twice the data on the link, everything else at once.
-  CHECK(closed_loop(drive(), {{0, 0_B, 8_KiB, BlockOp::write}}, 1).sum == alone + 1'248ns);
+  CHECK(closed_loop(mqsim_like_drive(), {{0, 0_B, 8_KiB, BlockOp::write}}, 1).sum ==
+        alone + 1'248ns);
 }
 
 TEST_CASE("block ssd: firmware takes a core for each command, look-up and completion") {
-  BlockSsdConfig config = drive();
+  BlockSsdConfig config = mqsim_like_drive();
   config.controller = {.cores = 1,
                        .command_cost = 1us,
                        .lookup_cost = 100ns,
@@ -145,7 +110,7 @@ TEST_CASE("block ssd: firmware takes a core for each command, look-up and comple
 }
 
 TEST_CASE("block ssd: data pass the DRAM in and out") {
-  BlockSsdConfig config = drive();
+  BlockSsdConfig config = mqsim_like_drive();
   config.dram.rate = Rate{4'096'000'000};  // 1 us a page
   config.dram.read_data = true;
   const SimDuration fetched = 8ns + 8ns + 25ns;
@@ -160,7 +125,7 @@ TEST_CASE("block ssd: data pass the DRAM in and out") {
 }
 
 TEST_CASE("block ssd: the controller holds fetch_limit commands") {
-  BlockSsdConfig config = drive();
+  BlockSsdConfig config = mqsim_like_drive();
   std::vector<BlockRequest> requests;
   for (std::uint64_t i = 0; i < 4; ++i) {
     requests.push_back({i, static_cast<std::int64_t>(i) * 4_KiB, 4_KiB});  // four chips
@@ -185,7 +150,7 @@ TEST_CASE("block ssd: open arrivals do not wait for completions") {
       return left-- > 0;
     }
   };
-  const BlockSsdConfig config = drive();
+  const BlockSsdConfig config = mqsim_like_drive();
   BlockSsd ssd(config, 1, "test");
   Source source;
   OpenArrivals host(ssd, source);
@@ -206,7 +171,7 @@ TEST_CASE("block ssd: nothing is lost and nothing depends on the run") {
     requests.push_back({i, Bytes{first}, Bytes{size}});
     pages += (first + size - 1) / 4096 - first / 4096 + 1;
   }
-  const BlockSsdConfig config = drive();
+  const BlockSsdConfig config = mqsim_like_drive();
   const auto run = [&] {
     BlockSsd ssd(config, 1, "test");
     Fixed source{requests};
@@ -226,7 +191,7 @@ TEST_CASE("block ssd: nothing is lost and nothing depends on the run") {
 }
 
 TEST_CASE("block ssd: with a write buffer a write ends in DRAM and is programmed later") {
-  BlockSsdConfig config = drive();
+  BlockSsdConfig config = mqsim_like_drive();
   config.dram.rate = Rate{4'096'000'000};  // 1 us a page
   config.ftl.write_buffer = {
       .capacity = 8_KiB, .flush_order = FlushOrder::fifo, .flush_above = 0};  // two pages
@@ -247,7 +212,7 @@ TEST_CASE("block ssd: with a write buffer a write ends in DRAM and is programmed
 }
 
 TEST_CASE("block ssd: a TRIM gives up whole pages, and a drive that is full says so") {
-  BlockSsdConfig config = drive();
+  BlockSsdConfig config = mqsim_like_drive();
   config.flash.channels = 1;
   config.flash.chips_per_channel = 1;
   config.flash.blocks_per_plane = 16;
@@ -288,7 +253,7 @@ TEST_CASE("block ssd: a TRIM gives up whole pages, and a drive that is full says
 }
 
 TEST_CASE("block ssd: the drive starts as preconditioned, and its counters at zero") {
-  BlockSsdConfig config = drive();
+  BlockSsdConfig config = mqsim_like_drive();
   config.flash.blocks_per_plane = 32;
   config.flash.pages_per_block = 8;
   config.precondition = {
