@@ -61,6 +61,20 @@ void SparsityConfig::fields(FieldVisitor& v) {
 }
 
 void KvSourceConfig::fields(FieldVisitor& v) {
+  auto index = static_cast<std::size_t>(kind);
+  v.variant({"kind", "where the tensors come from"}, {"synthetic", "trace"}, index,
+            [this](std::size_t chosen, FieldVisitor& inner) {
+              kind = static_cast<KvSourceKind>(chosen);
+              if (kind == KvSourceKind::synthetic) {
+                synthetic_fields(inner);
+              } else {
+                inner.parameter("trace", trace,
+                                "KV page trace of nearkv record; a path from the working folder");
+              }
+            });
+}
+
+void KvSourceConfig::synthetic_fields(FieldVisitor& v) {
   traces::SyntheticKvSpec& s = heads_like;
   const Range share{0, 1};
   const Range strength{0, 1e6};
@@ -112,6 +126,18 @@ HeadReads dense_reads(const kernels::PageGeometry& geometry, const HeadShape& sh
   return reads;
 }
 
+HeadReads sparse_work(const HeadShape& shape, const SparseStep& step) {
+  const std::int64_t queries = shape.queries_per_kv_head;
+  HeadReads reads;
+  reads.attention_flops = 2 * product_flops(queries * step.attended * shape.d_head);
+  if (step.channels > 0) {
+    reads.estimate_flops = product_flops(queries * step.context * step.channels);
+    reads.query_elements = queries * shape.d_head;
+    reads.score_elements = queries * step.context;
+  }
+  return reads;
+}
+
 struct SparfReads::Pool {
   kernels::PageGeometry geometry;
   HeadShape shape;
@@ -159,15 +185,11 @@ std::vector<HeadReads> SparfReads::at(int context) const {
       const std::vector<float> queries = pool.heads[head].query(context - 1 - back);
       const kernels::TouchedPages touched =
           kernels::cpu::sparf_select(pool.caches[head], {queries, context}, options).touched;
-      HeadReads& reads = all.emplace_back();
+      HeadReads& reads = all.emplace_back(
+          sparse_work(pool.shape, {context, pool.sparsity.channels, selected}));
       reads.channel_pages = channel_stream_pages(touched, pool.geometry.channel_groups());
       reads.key_pages = to_stream_pages(touched.token_k);
       reads.value_pages = to_stream_pages(touched.token_v);
-      const std::int64_t queries_a_head = pool.shape.queries_per_kv_head;
-      reads.estimate_flops = product_flops(queries_a_head * context * pool.sparsity.channels);
-      reads.attention_flops = 2 * product_flops(queries_a_head * selected * pool.shape.d_head);
-      reads.query_elements = queries_a_head * pool.shape.d_head;
-      reads.score_elements = queries_a_head * context;
     }
   }
   return all;

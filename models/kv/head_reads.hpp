@@ -46,14 +46,21 @@ struct SparsityConfig {
   void fields(FieldVisitor& v);
 };
 
-/// Where the tensors come from: a pool of synthetic heads (config /system/kv_source). Shape and
-/// length of `heads_like` follow from the model and the workload.
+/// Where the tensors come from (config /system/kv_source): a pool of synthetic heads, whose shape
+/// and length follow from the model and the workload, or what nearkv record has read from others
+/// (models/kv/recorded_reads.hpp).
+enum class KvSourceKind { synthetic, trace };
 struct KvSourceConfig {
+  KvSourceKind kind = KvSourceKind::synthetic;
+  std::string trace{};  // file
   int heads = 0;    // size of the pool
   int queries = 0;  // of each head: those of its youngest positions
   traces::SyntheticKvSpec heads_like{};
 
   void fields(FieldVisitor& v);
+
+ private:
+  void synthetic_fields(FieldVisitor& v);
 };
 
 /// Shape of one KV head and the query heads that share it.
@@ -65,6 +72,15 @@ struct HeadShape {
 /// Reads of dense attention at a context; independent of the tensors.
 [[nodiscard]] HeadReads dense_reads(const kernels::PageGeometry& geometry, const HeadShape& shape,
                                     int context);
+
+/// What a sparse method computes with at one step, in numbers.
+struct SparseStep {
+  int context;
+  int channels;  // r of SparQ and SparF; 0: the method knows its tokens without a first step
+  int attended;  // tokens
+};
+/// The engine's work on them, without pages.
+[[nodiscard]] HeadReads sparse_work(const HeadShape& shape, const SparseStep& step);
 
 /// Reads of SparF from a pool of heads, generated once up to `longest_context`.
 class SparfReads {

@@ -24,9 +24,8 @@ using traces::KvTraceHeader;
 using traces::KvTraceRecord;
 
 std::int64_t pages_of_head(const KvTraceHeader& header) {
-  const bool has_channel_copy = header.estimate_channels > 0;
   return 2 * std::int64_t{header.token_pages(header.longest_context)} +
-         (has_channel_copy ? header.channel_pages(header.longest_context) : 0);
+         (header.has_channel_copy() ? header.channel_pages(header.longest_context) : 0);
 }
 
 /// The records of a trace, batch by batch.
@@ -185,25 +184,20 @@ void check_geometry(const KvReplay& replay) {
     refuse("/flash/page_size", format_exact(csd.flash.page_size),
            format_exact(Bytes{header.page_size}));
   }
-  if (header.estimate_channels > 0 && csd.layout.channels_per_group != header.channels_per_group) {
+  if (header.has_channel_copy() && csd.layout.channels_per_group != header.channels_per_group) {
     refuse("/layout/channels_per_group", std::to_string(csd.layout.channels_per_group),
            std::to_string(header.channels_per_group));
   }
 }
 
-/// The work of an attend command, by the rules of models/kv/head_reads.hpp.
 HeadReads reads_of(const KvTraceHeader& header, const kernels::PageGeometry& geometry,
                    const KvTraceRecord& record) {
   const HeadShape shape{header.d_head, header.queries_per_kv_head};
   HeadReads reads;
-  if (header.estimate_channels == 0) {
+  if (header.method == "dense") {
     reads = dense_reads(geometry, shape, record.context);
   } else {
-    const std::int64_t queries = shape.queries_per_kv_head;
-    reads.estimate_flops = Flops{2 * queries * record.context * header.estimate_channels};
-    reads.attention_flops = Flops{2 * 2 * queries * record.attended * header.d_head};
-    reads.query_elements = queries * header.d_head;
-    reads.score_elements = queries * record.context;
+    reads = sparse_work(shape, {record.context, header.estimate_channels, record.attended});
   }
   reads.channel_pages = record.channel_pages;
   reads.key_pages = record.key_pages;
@@ -222,12 +216,12 @@ class CsdReplay {
                    .channels_per_group = header_.channels_per_group}),
         latencies_(latencies),
         // Layers of dense attention are alike, so that all but the first need no simulation.
-        csd_(loop_, replay.drive.csd, "csd", {.reuse = header_.estimate_channels == 0, .seed = 1}),
+        csd_(loop_, replay.drive.csd, "csd", {.reuse = header_.method == "dense", .seed = 1}),
         task_(csd_.open_task({.sequences = header_.sequences,
                               .layers = header_.layers,
                               .kv_heads = header_.kv_heads,
                               .max_tokens = header_.longest_context,
-                              .channel_copy = header_.estimate_channels > 0},
+                              .channel_copy = header_.has_channel_copy()},
                              geometry_)),
         appended_(static_cast<std::size_t>(header_.layers)) {}
 

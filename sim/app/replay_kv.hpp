@@ -8,8 +8,8 @@
 // that a plain layout gives it:
 //     head     = (sequence x layers + layer) x KV heads + KV head
 //     address  = (head x P + p) x page_size,  with P the pages of one head at the longest context
-// and p = page for K by token groups, T + page for V, 2 T + page for channel-indexed K (SparF
-// only), T the token groups at the longest context.
+// and p = page for K by token groups, T + page for V, 2 T + page for channel-indexed K (SparQ
+// and SparF only), T the token groups at the longest context.
 #pragma once
 
 #include <cstdint>

@@ -75,7 +75,11 @@ std::int64_t bucket_count(const LatencyHistogram& latency) {
 
 const traces::KvTraceHeader& kv_header() {
   static const traces::KvTraceHeader header{.model = "test",
-                                            .attention = "sparf",
+                                            .source_kind = "made",
+                                            .source = "replay_run_test.cpp",
+                                            .source_hash = "none",
+                                            .method = "sparf",
+                                            .options = {{"r", 16}},
                                             .estimate_channels = 16,
                                             .d_head = 128,
                                             .page_size = 4096,
@@ -265,7 +269,7 @@ TEST_CASE("replay of KV pages: the plain layout") {
   CHECK(kv_first_page(kv_header(), record) == 7 * 106);
   CHECK(kv_cache_size(kv_header()) == 8 * 106 * 4_KiB);
   traces::KvTraceHeader dense = kv_header();
-  dense.attention = "dense";
+  dense.method = "dense";
   dense.estimate_channels = 0;
   CHECK(kv_cache_size(dense) == 8 * 74 * 4_KiB);
 }
@@ -304,7 +308,7 @@ TEST_CASE("replay of KV pages on a CSD: what the drive does with the same batche
   for (const bool is_dense : {false, true}) {
     CAPTURE(is_dense);
     if (is_dense) {
-      header.attention = "dense";
+      header.method = "dense";
       header.estimate_channels = 0;
     }
     const TemporaryFile file("");
