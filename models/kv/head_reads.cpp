@@ -185,8 +185,8 @@ std::vector<HeadReads> SparfReads::at(int context) const {
       const std::vector<float> queries = pool.heads[head].query(context - 1 - back);
       const kernels::TouchedPages touched =
           kernels::cpu::sparf_select(pool.caches[head], {queries, context}, options).touched;
-      HeadReads& reads = all.emplace_back(
-          sparse_work(pool.shape, {context, pool.sparsity.channels, selected}));
+      HeadReads& reads =
+          all.emplace_back(sparse_work(pool.shape, {context, pool.sparsity.channels, selected}));
       reads.channel_pages = channel_stream_pages(touched, pool.geometry.channel_groups());
       reads.key_pages = to_stream_pages(touched.token_k);
       reads.value_pages = to_stream_pages(touched.token_v);

@@ -53,8 +53,8 @@ enum class KvSourceKind { synthetic, trace };
 struct KvSourceConfig {
   KvSourceKind kind = KvSourceKind::synthetic;
   std::string trace{};  // file
-  int heads = 0;    // size of the pool
-  int queries = 0;  // of each head: those of its youngest positions
+  int heads = 0;        // size of the pool
+  int queries = 0;      // of each head: those of its youngest positions
   traces::SyntheticKvSpec heads_like{};
 
   void fields(FieldVisitor& v);

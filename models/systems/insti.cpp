@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -14,6 +16,7 @@
 #include "models/csd/csd.hpp"
 #include "models/kv/head_reads.hpp"
 #include "models/kv/kv_layout.hpp"
+#include "models/kv/recorded_reads.hpp"
 #include "models/llm/operators.hpp"
 #include "models/systems/design_point.hpp"
 #include "models/systems/machine.hpp"
@@ -34,7 +37,7 @@ class InstiSystem final : public System {
   void fields(FieldVisitor& v) override {
     if (sparse_) {
       v.group("sparsity", sparsity_, "what SparF selects");
-      v.group("kv_source", kv_source_, "synthetic heads that SparF selects from");
+      v.group("kv_source", kv_source_, "heads that SparF selects from");
     }
   }
 
@@ -71,6 +74,7 @@ class InstiSystem final : public System {
       v.require(sparsity_.channels <= point.model.head_dim, "system/sparsity/channels",
                 fmt::format("{} is more than the model's head_dim {}", sparsity_.channels,
                             point.model.head_dim));
+      require_fitting_trace(v, point);
     }
   }
 
@@ -108,6 +112,12 @@ class InstiSystem final : public System {
     if (!sparse_) {
       return {};
     }
+    if (is_recorded()) {
+      return {
+          fmt::format("SparF's pages come from the real selection on {}; its layers and KV "
+                      "heads stand for those of the run in turn",
+                      origin_of(kv_source_.trace))};
+    }
     return {fmt::format(
         "SparF's pages come from the real selection on {} synthetic heads (traces/synthetic_kv), "
         "not from captured tensors",
@@ -137,6 +147,12 @@ class InstiSystem final : public System {
                                   static_cast<int>(drive.flash.page_size.count()),
                                   drive.layout.channels_per_group});
   }
+  [[nodiscard]] bool is_recorded() const { return kv_source_.kind == KvSourceKind::trace; }
+  [[nodiscard]] RecordedReads::Use trace_use(const DesignPoint& point) const {
+    return {geometry_of(point), head_shape(point), sparsity_, point.workload.context_of(0),
+            point.workload.longest_context()};
+  }
+  void require_fitting_trace(FieldVisitor& v, const DesignPoint& point) const;
   [[nodiscard]] HeadShape head_shape(const DesignPoint& point) const {
     return {static_cast<int>(point.model.head_dim),
             static_cast<int>(point.model.heads / point.model.kv_heads)};
@@ -150,7 +166,9 @@ class InstiSystem final : public System {
   }
 
   void store_layer(RunContext& run, Drive& drive, int layer);
-  [[nodiscard]] std::shared_ptr<const AttendBatch> batch_at(const DesignPoint& point, int context);
+  /// One batch, or one for each layer in turn.
+  [[nodiscard]] std::vector<std::shared_ptr<const AttendBatch>> batches_at(const DesignPoint& point,
+                                                                           int context) const;
   LayerTimes attend_layer(RunContext& run, Drive& drive,
                           const std::shared_ptr<const AttendBatch>& batch, int layer);
   void attend_on_all_drives(RunContext& run, const std::shared_ptr<const AttendBatch>& batch,
@@ -167,8 +185,23 @@ class InstiSystem final : public System {
   int appended_ = 0;          // tokens of every head of every layer that the FTLs know of
   int pairs_ = 0;             // (sequence, KV head) pairs of a layer on one drive
   bool is_flushing_ = false;  // the last step has left pages on their way to flash
-  std::optional<SparfReads> sparf_reads_;
+  std::optional<SparfReads> sparf_reads_;  // one of the two, for SparF
+  std::optional<RecordedReads> recorded_reads_;
 };
+
+/// Reads the trace, to find out before the run what is wrong with it.
+void InstiSystem::require_fitting_trace(FieldVisitor& v, const DesignPoint& point) const {
+  if (!is_recorded() || !v.checks_rules()) {
+    return;
+  }
+  try {
+    const RecordedReads reads(kv_source_.trace, trace_use(point));
+  } catch (const TraceMismatch& mismatch) {
+    v.require(false, mismatch.path(), mismatch.what());
+  } catch (const ConfigError& wrong) {
+    v.require(false, "system/kv_source/trace", wrong.what());
+  }
+}
 
 void InstiSystem::place(RunContext& run) {
   const DesignPoint& point = run.point;
@@ -218,7 +251,9 @@ void InstiSystem::place(RunContext& run) {
                        &machine.add_worker(fmt::format("csd/{}/driver", i), machine.host_node()),
                        task});
   }
-  if (sparse_) {
+  if (sparse_ && is_recorded()) {
+    recorded_reads_.emplace(kv_source_.trace, trace_use(point));
+  } else if (sparse_) {
     sparf_reads_.emplace(geometry, head_shape(point), sparsity_, kv_source_,
                          static_cast<std::uint64_t>(point.simulation.seed), longest);
   }
@@ -296,17 +331,26 @@ void InstiSystem::store_layer(RunContext& run, Drive& drive, int layer) {
   machine.engine().wait(*programmed);
 }
 
-std::shared_ptr<const AttendBatch> InstiSystem::batch_at(const DesignPoint& point, int context) {
-  const kernels::PageGeometry geometry = geometry_of(point);
-  auto batch = std::make_shared<AttendBatch>();
-  batch->pairs = pairs_;
-  if (sparse_) {
-    batch->patterns = sparf_reads_->at(context);
+std::vector<std::shared_ptr<const AttendBatch>> InstiSystem::batches_at(const DesignPoint& point,
+                                                                        int context) const {
+  std::vector<std::shared_ptr<const AttendBatch>> batches;
+  const auto add = [&](std::vector<HeadReads> patterns) {
+    auto batch = std::make_shared<AttendBatch>();
+    batch->pairs = pairs_;
+    batch->patterns = std::move(patterns);
+    batch->seal();
+    batches.push_back(std::move(batch));
+  };
+  if (recorded_reads_) {
+    for (int layer = 0; layer < recorded_reads_->layers(context); ++layer) {
+      add(recorded_reads_->at(context, layer));
+    }
+  } else if (sparse_) {
+    add(sparf_reads_->at(context));
   } else {
-    batch->patterns = {dense_reads(geometry, head_shape(point), context)};
+    add({dense_reads(geometry_of(point), head_shape(point), context)});
   }
-  batch->seal();
-  return batch;
+  return batches;
 }
 
 void InstiSystem::decode_step(RunContext& run, int context) {
@@ -317,7 +361,7 @@ void InstiSystem::decode_step(RunContext& run, int context) {
   const ScopedAllocation workspace(
       machine.gpu().memory(), "decode workspace",
       layer_workspace(model, {batch, 1, 1}, AttentionKernel::fused).peak());
-  const std::shared_ptr<const AttendBatch> attends = batch_at(point, context);
+  const std::vector<std::shared_ptr<const AttendBatch>> attends = batches_at(point, context);
   const std::vector<OperatorWork> before = before_attention(model, batch);
   const std::vector<OperatorWork> after = after_attention(model, batch);
   const auto compute = [&](std::span<const OperatorWork> operators) {
@@ -332,7 +376,8 @@ void InstiSystem::decode_step(RunContext& run, int context) {
     if (appended_ < context) {
       append_token(static_cast<int>(layer), machine.engine().now());
     }
-    attend_on_all_drives(run, attends, static_cast<int>(layer));
+    attend_on_all_drives(run, attends[static_cast<std::size_t>(layer) % attends.size()],
+                         static_cast<int>(layer));
     flush_full_groups(run, static_cast<int>(layer), context);
     compute(after);
   }

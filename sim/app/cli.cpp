@@ -110,6 +110,8 @@ int parse_and_run(int argument_count, const char* const* arguments) {
 const std::vector<Command>& commands() {
   static const std::vector<Command> all{
       {"run", "Simulate design points and write their records", add_run_command},
+      {"record", "Run attention kernels on captured or synthetic KV; write a KV page trace",
+       add_record_command},
       {"replay", "Run a block trace, a workload or a KV page trace against a drive",
        add_replay_command},
       {"figure", "Reproduce a figure of the paper: points, table, claims, picture",
