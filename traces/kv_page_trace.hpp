@@ -89,9 +89,9 @@ struct KvTraceRecord {
   int kv_head = 0;
   int context = 0;
   int attended = 0;
-  std::vector<int> channel_pages;
-  std::vector<int> key_pages;
-  std::vector<int> value_pages;
+  std::vector<int> channel_pages{};
+  std::vector<int> key_pages{};
+  std::vector<int> value_pages{};
 
   bool operator==(const KvTraceRecord&) const = default;
 };
