@@ -90,6 +90,8 @@ class Csd final : public Component, private PageSink {
 
   [[nodiscard]] const CsdConfig& config() const { return config_; }
   [[nodiscard]] const KvFtl& ftl() const { return flash_.ftl(); }
+  /// For tests: see CsdFlash.
+  void log_reads(std::vector<CsdFlash::ReadPage>* log) { flash_.log_reads(log); }
   /// Flash that KV pages may take, by label.
   [[nodiscard]] CapacityLedger& flash_capacity() { return flash_capacity_; }
   [[nodiscard]] CapacityLedger& dram() { return dram_; }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <compare>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -44,13 +45,26 @@ class CsdFlash {
     return layer.task == KvLayer::kNoTask ? 0 : ftl_.layer_places(layer.task, layer.layer);
   }
 
+  /// A page that flash was told to read: of which stream, and where. kNoPage where no table says it
+  /// and pages lie where KvPlacement puts them.
+  struct ReadPage {
+    int base;
+    int page;
+    PhysicalPage at;
+    auto operator<=>(const ReadPage&) const = default;
+  };
+  /// For tests: reads are appended to `log` from now on.
+  void log_reads(std::vector<ReadPage>* log) { log_ = log; }
+
   // -- By recurrence: calls come in time order; each returns when it is done.
   SimTime read(SimTime now, const Stream& stream, int page) {
+    log_read(stream, page);
     const PagePlace place = place_of(stream, page);
     return array_->read(now, place.channel, place.unit).done;
   }
   /// A page that passes the filter of its channel; it arrives when the filter has seen all of it.
   SimTime read_filtered(SimTime now, const Stream& stream, int page) {
+    log_read(stream, page);
     const PagePlace place = place_of(stream, page);
     const SimTime read = array_->read(now, place.channel, place.unit).done;
     if (filter_time_ <= array_->bus_time_per_page()) {
@@ -79,6 +93,7 @@ class CsdFlash {
     return (tag >> kChannelShift) & ((std::uint64_t{1} << kChannelBits) - 1);
   }
   void add_read(const Stream& stream, int page, const ReadOptions& options) {
+    log_read(stream, page);
     PageCommand command = command_for(stream, page);
     command.tag = options.tag | std::uint64_t{command.channel} << kChannelShift;
     command.gate = options.gate;
@@ -120,6 +135,11 @@ class CsdFlash {
   void add(const Counters& work) { reused_ += work; }
 
  private:
+  void log_read(const Stream& stream, int page) {
+    if (log_ != nullptr) [[unlikely]] {
+      log_->push_back({stream.base, page, stream.table == nullptr ? kNoPage : stream.table[page]});
+    }
+  }
   [[nodiscard]] int plane_of(PhysicalPage page) const { return ftl_.flash().plane_of(page); }
   [[nodiscard]] PagePlace place_of(const Stream& stream, int page) const {
     return stream.table == nullptr ? placement_.place(stream.base, page)
@@ -146,6 +166,7 @@ class CsdFlash {
   std::vector<BusSchedule> filter_gaps_;  // by channel; by recurrence
   std::vector<SimTime> filter_free_;      // likewise; event-driven
   Counters reused_;
+  std::vector<ReadPage>* log_ = nullptr;
 };
 
 }  // namespace nearkv

@@ -27,31 +27,34 @@ RecordedReads::RecordedReads(const std::string& file, const Use& use) : file_(fi
 }
 
 void RecordedReads::check_fit(const Use& use) const {
-  const auto require_equal = [&](const char* path, const char* what, auto is, auto recorded) {
+  if (header_.method != "sparf") {
+    throw TraceMismatch(kTracePath, fmt::format("{} was recorded with the method {}; must be sparf",
+                                                printable(file_), header_.method));
+  }
+  const auto require_equal = [&](const char* path, const char* text, auto is, auto recorded) {
     if (is != recorded) {
-      throw TraceMismatch(path, fmt::format("{} is {}, but {} was recorded with {}", what, is,
-                                            printable(file_), recorded));
+      throw TraceMismatch(
+          path, fmt::format(fmt::runtime(text), is) +
+                    fmt::format(", but {} was recorded with {}", printable(file_), recorded));
     }
   };
   const auto option = [this](const char* name) {
     const auto found = header_.options.find(name);
     return found == header_.options.end() ? -1 : found->second;
   };
-  require_equal(kTracePath, "the method of the run", std::string_view("sparf"),
-                std::string_view(header_.method));
-  require_equal("model/head_dim", "the head", use.shape.d_head, header_.d_head);
-  require_equal("model/kv_heads", "the number of query heads that share a KV head",
+  require_equal("model/head_dim", "is {}", use.shape.d_head, header_.d_head);
+  require_equal("model/kv_heads", "gives {} query heads that share a KV head",
                 use.shape.queries_per_kv_head, header_.queries_per_kv_head);
-  require_equal("csd/0/flash/page_size", "the page in bytes", use.geometry.page_bytes(),
+  require_equal("csd/0/flash/page_size", "is {} bytes", use.geometry.page_bytes(),
                 header_.page_size);
-  require_equal("csd/0/layout/channels_per_group", "the number of channels of a group",
-                use.geometry.channels_per_group(), header_.channels_per_group);
-  require_equal("system/sparsity/channels", "the number of channels", use.sparsity.channels,
+  require_equal("csd/0/layout/channels_per_group", "is {}", use.geometry.channels_per_group(),
+                header_.channels_per_group);
+  require_equal("system/sparsity/channels", "is {}", use.sparsity.channels,
                 header_.estimate_channels);
-  require_equal("system/sparsity/selected_share", "the share of tokens",
-                use.sparsity.selected_share, option("k_share"));
-  require_equal("system/sparsity/local_window_share", "the share of the local window",
-                use.sparsity.local_window_share, option("local_window_share"));
+  require_equal("system/sparsity/selected_share", "is {}", use.sparsity.selected_share,
+                option("k_share"));
+  require_equal("system/sparsity/local_window_share", "is {}", use.sparsity.local_window_share,
+                option("local_window_share"));
 }
 
 void RecordedReads::read(traces::KvTraceReader& reader) {

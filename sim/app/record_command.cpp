@@ -28,7 +28,6 @@ struct Options {
 constexpr int kMostTokens = 1 << 20;
 constexpr int kMostChannels = 4096;
 constexpr int kMostHeads = 65'536;
-constexpr int kMostJobs = 1024;
 
 int record(const Options& options) {
   if (!options.stats.empty()) {
