@@ -267,18 +267,25 @@ void KvTraceState::read_body(std::string_view body, KvTraceRecord& record) {
   const int channel_pages = header_.channel_pages(record.context);
   const int token_pages = header_.token_pages(record.context);
   const int groups = header_.channel_groups();
+  const auto page_set = [&bytes](const char* stream, int end, const std::vector<int>& before) {
+    try {
+      return read_page_set(bytes, end, before);
+    } catch (const std::invalid_argument& wrong) {
+      throw std::invalid_argument(fmt::format("{}: {}", stream, wrong.what()));
+    }
+  };
   record.channel_pages.clear();
   require((flags & kChannels) == 0 || header_.has_channel_copy(),
           "has channel pages, but its method reads none");
   if ((flags & kChannels) != 0 && (flags & kByGroups) != 0) {
     record.channel_pages = in_all_chunks(
-        read_page_set(bytes, groups, groups_of(last.channel, groups)), groups, channel_pages);
+        page_set("channel groups", groups, groups_of(last.channel, groups)), groups, channel_pages);
   } else if ((flags & kChannels) != 0) {
-    record.channel_pages = read_page_set(bytes, channel_pages, last.channel);
+    record.channel_pages = page_set("channel pages", channel_pages, last.channel);
   }
-  record.key_pages = read_page_set(bytes, token_pages, last.key);
+  record.key_pages = page_set("K", token_pages, last.key);
   record.value_pages =
-      (flags & kValues) != 0 ? read_page_set(bytes, token_pages, last.value) : record.key_pages;
+      (flags & kValues) != 0 ? page_set("V", token_pages, last.value) : record.key_pages;
   require(bytes.at_end(), fmt::format("{} bytes are left over", body.size() - bytes.at()));
   keep(place, record);
 }

@@ -369,9 +369,9 @@ TEST_CASE("KV page trace: each mistake in a record has its message") {
   CHECK(first({0x06, 80, 16, 0x10, 0, 0}) == "1 bytes are left over");
   // 40 tokens fill 2 groups of 16, and no chunk of 512.
   CHECK(first({0x06, 80, 16, 0x00, 1, 0b100}) ==
-        "page 2 is not on flash at this context, which fills 2");
+        "K: page 2 is not on flash at this context, which fills 2");
   CHECK(first({0x0e, 80, 16, 0x00, 1, 0b1, 0x10, 0}) ==
-        "1 pages are listed, but the context fills 0");
+        "channel pages: 1 pages are listed, but the context fills 0");
   // Behind the last place.
   CHECK(refusal(file_of(kLine, {body({0x07, 47, 80, 16, 0x10, 0}), kSecond}))
             .ends_with("place: is behind the last KV head of the last step"));

@@ -132,14 +132,14 @@ TEST_CASE("recorded reads: a record serves contexts with equally many full pages
 
 TEST_CASE("recorded reads: no page is beyond the context of any step") {
   std::vector<int> contexts;
-  for (int context = 250; context < 700; context += 16) {
+  for (int context = 250; context < 690; context += 16) {
     contexts.push_back(context);
     contexts.push_back(context + 6);
   }
   const traces::TemporaryFile file(trace_at(contexts));
-  const RecordedReads::Use wanted = use(250, 697);
+  const RecordedReads::Use wanted = use(250, 687);
   const RecordedReads reads(file.path(), wanted);
-  for (int context = 250; context <= 697; ++context) {
+  for (int context = 250; context <= 687; ++context) {
     for (int layer = 0; layer < reads.layers(context); ++layer) {
       for (const HeadReads& head : reads.at(context, layer)) {
         REQUIRE(head.key_pages.back() < wanted.geometry.flushed_token_groups(context));

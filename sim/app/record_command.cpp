@@ -88,6 +88,8 @@ void add_source_options(CLI::App& command, RecordSourceOptions& source) {
       .add_option("--queries-per-kv-head", source.query_heads,
                   "Synthetic: query heads that share a KV head (1)")
       ->check(CLI::Range(1, kMostHeads));
+  command.add_flag("--query-heads-apart", source.query_heads_apart,
+                   "Give each query head a KV head for itself, as multi-head attention does");
   command.add_option("--seed", source.seed, "Synthetic: seed of all heads")
       ->capture_default_str()
       ->check(CLI::Range(0, kMostTokens));

@@ -124,9 +124,11 @@ std::string record_summary(const RecordResult& result) {
       geometry.channels_per_group(), geometry.tokens_per_channel_page());
   summary += figures_table(result);
   summary +=
-      "\nShares of dense attention's. A query head's channels and tokens are joined with those of\n"
-      "the heads that share its KV head.\n\nPages of the same selections under other "
-      "geometries\n\n";
+      "\nQuery heads that share a KV head read its pages once: channels, tokens and pages are "
+      "those\n"
+      "of any of them. Elements and flash are shares of what dense attention reads. A dash: no "
+      "page\n"
+      "of the kind is full at these contexts.\n\nThe same selections on other pages\n\n";
   return summary + geometry_table(result);
 }
 

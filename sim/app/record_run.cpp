@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -247,14 +248,17 @@ kernels::PageGeometry geometry_of(const RecordOptions& options, int d_head) {
   }
 }
 
-/// All that are possible with heads of so many channels.
-std::vector<GeometryFigures> compared_geometries(int d_head) {
+/// The recorded page size and usual ones with all groups of the paper's that are possible.
+std::vector<GeometryFigures> compared_geometries(const kernels::PageGeometry& recorded) {
+  std::set<int> pages(kPageSizes.begin(), kPageSizes.end());
+  pages.insert(recorded.page_bytes());
   std::vector<GeometryFigures> all;
-  for (const int page : kPageSizes) {
+  for (const int page : pages) {
     for (const int group : kGroups) {
-      if (d_head % group == 0 && page / kernels::PageGeometry::element_bytes >= d_head) {
+      if (recorded.d_head() % group == 0 &&
+          page / kernels::PageGeometry::element_bytes >= recorded.d_head()) {
         all.push_back({kernels::PageGeometry(
-            {.d_head = d_head, .page_bytes = page, .channels_per_group = group})});
+            {.d_head = recorded.d_head(), .page_bytes = page, .channels_per_group = group})});
       }
     }
   }
@@ -289,7 +293,8 @@ std::vector<int> chosen_contexts(const RecordOptions& options, const RecordSourc
 /// The first context whose queries are needed: H2O needs all before, unless their sum is known.
 int first_needed(const RecordResult& result) {
   const int first = result.contexts.front();
-  const bool needs_prompt = result.method.has_history() && first - 1 != result.source.prompt_tokens;
+  const bool needs_prompt =
+      result.method.has_history() && first - 1 != result.source.prompt_tokens_with_mass;
   return needs_prompt ? 1 : first;
 }
 
@@ -428,7 +433,7 @@ const std::array<RecordFigure, kRecordFigures>& record_figures() {
       {"mass_kept", "mass kept", "attention mass of the attended tokens, by dense attention",
        &RecordFigures::mass_kept},
       {"alpha", "alpha", "that mass as the method estimates it", &RecordFigures::alpha},
-      {"output_error", "output error", "distance of the output from that of dense attention",
+      {"output_error", "error", "distance of the output from that of dense attention",
        &RecordFigures::output_error},
       {"channel_share", "channels", "channels that score, of all", &RecordFigures::channel_share},
       {"channel_page_share", "their pages", "channel-indexed pages read, of all on flash",
@@ -467,7 +472,7 @@ RecordResult run_record(const RecordOptions& options) {
                       .heads = {},
                       .layers = {},
                       .all = {},
-                      .geometries = compared_geometries(info.d_head),
+                      .geometries = compared_geometries(geometry),
                       .trace = {}};
   check_contexts(result);
   result.trace = trace_header(result);

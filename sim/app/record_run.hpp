@@ -54,7 +54,7 @@ struct RecordFigures {
 /// The figures by name, in the order in which they are shown.
 struct RecordFigure {
   const char* name;
-  const char* label;  // two words at most: a column
+  const char* label;  // of a column
   const char* doc;
   double RecordFigures::*value;
 };

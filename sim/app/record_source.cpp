@@ -4,6 +4,7 @@
 #include <charconv>
 #include <filesystem>
 #include <numeric>
+#include <utility>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -75,7 +76,8 @@ class CapturedSource final : public RecordSource {
              .query_heads = capture.queries_per_kv_head(),
              .longest_context = capture.tokens(),
              .first_context = file_.has_prompt_queries() ? 1 : capture.prompt_tokens + 1,
-             .prompt_tokens = capture.prompt_tokens};
+             .prompt_tokens = capture.prompt_tokens,
+             .prompt_tokens_with_mass = capture.prompt_tokens};
     if (!options.layers.empty()) {
       info_.layers = list_of(options.layers);
       for (const int layer : info_.layers) {
@@ -180,12 +182,13 @@ class SyntheticSource final : public RecordSource {
              .query_heads = spec_.query_heads,
              .longest_context = spec_.tokens,
              .first_context = 1,
-             .prompt_tokens = 0};
+             .prompt_tokens = 0,
+             .prompt_tokens_with_mass = 0};
     info_.hash = content_hash(nlohmann::json{
         {"config", config},
         {"seed", options.seed},
         {"kv_heads", info_.kv_heads.size()},
-                                             {"d_head", spec_.d_head},
+        {"d_head", spec_.d_head},
         {"query_heads",
          spec_.query_heads}}.dump());
   }
@@ -228,15 +231,59 @@ class SyntheticSource final : public RecordSource {
   std::uint64_t seed_;
 };
 
+/// Each query head of another source with its KV head.
+class QueryHeadsApart final : public RecordSource {
+ public:
+  explicit QueryHeadsApart(std::unique_ptr<RecordSource> source) : source_(std::move(source)) {
+    info_ = source_->info();
+    std::vector<int> query_heads;
+    for (const int kv_head : source_->info().kv_heads) {
+      for (int query = 0; query < source_->info().query_heads; ++query) {
+        query_heads.push_back(kv_head * source_->info().query_heads + query);
+      }
+    }
+    info_.kv_heads = query_heads;
+    info_.query_heads = 1;
+    info_.model += ", query heads apart";
+    info_.prompt_tokens_with_mass = 0;  // the mass is known of the group only
+  }
+
+  [[nodiscard]] RecordHead head(int layer, int kv_head, int first_context,
+                                int tokens) const override {
+    const int group = source_->info().query_heads;
+    RecordHead head = source_->head(layer, kv_head / group, first_context, tokens);
+    std::vector<float> queries;
+    for (int context = first_context; context <= tokens; ++context) {
+      const std::span<const float> all = head.queries_at(context);
+      const auto d_head = static_cast<std::size_t>(head.d_head);
+      const auto own = all.subspan(static_cast<std::size_t>(kv_head % group) * d_head, d_head);
+      queries.insert(queries.end(), own.begin(), own.end());
+    }
+    head.queries = std::move(queries);
+    head.query_heads = 1;
+    head.prefill_mass.clear();
+    return head;
+  }
+
+ private:
+  std::unique_ptr<RecordSource> source_;
+};
+
 }  // namespace
 
 std::unique_ptr<RecordSource> open_record_source(const RecordSourceOptions& options) {
   RecordSourceOptions found = options;
   found.file = path_of(options.file).string();
+  std::unique_ptr<RecordSource> source;
   if (fs::path(found.file).extension() == ".json") {
-    return std::make_unique<SyntheticSource>(found);
+    source = std::make_unique<SyntheticSource>(found);
+  } else {
+    source = std::make_unique<CapturedSource>(found);
   }
-  return std::make_unique<CapturedSource>(found);
+  if (options.query_heads_apart) {
+    return std::make_unique<QueryHeadsApart>(std::move(source));
+  }
+  return source;
 }
 
 }  // namespace nearkv

@@ -42,12 +42,13 @@ struct RecordSourceInfo {
   std::string hash;           // of the file, or of what the heads are generated from
   std::string text;           // that the model read; empty for synthetic heads
   std::vector<int> layers;    // numbers of the model
-  std::vector<int> kv_heads;  // likewise
+  std::vector<int> kv_heads;  // likewise; query heads when these are apart
   int d_head = 0;
   int query_heads = 0;  // that share a KV head
   int longest_context = 0;
-  int first_context = 1;  // from which on there are queries
-  int prompt_tokens = 0;  // whose prefill mass is known; 0: of none
+  int first_context = 1;            // from which on there are queries
+  int prompt_tokens = 0;            // before the first captured step; 0 of synthetic heads
+  int prompt_tokens_with_mass = 0;  // whose prefill mass is known; 0: of none
 };
 
 class RecordSource {
@@ -68,7 +69,8 @@ class RecordSource {
   RecordSourceInfo info_;
 };
 
-/// As given on the command line.
+/// As given on the command line. With query_heads_apart each query head gets a copy of its KV head
+/// for itself, as multi-head attention has it: kv_heads then counts query heads.
 struct RecordSourceOptions {
   std::string file;
   std::string layers;  // captured: "0,9"; synthetic: how many. Empty: all, 1
@@ -78,6 +80,7 @@ struct RecordSourceOptions {
   int d_head = 0;
   int query_heads = 0;
   std::int64_t seed = 1;
+  bool query_heads_apart = false;
 };
 
 /// Throws ConfigError.
