@@ -53,7 +53,7 @@ void KvSourceConfig::fields(FieldVisitor& v) {
             [this](std::size_t chosen, FieldVisitor& inner) {
               kind = static_cast<KvSourceKind>(chosen);
               if (kind == KvSourceKind::synthetic) {
-                synthetic_fields(inner);
+                synthetic.fields(inner);
               } else {
                 inner.parameter("trace", trace,
                                 "KV page trace of nearkv record; a path from the working folder");
@@ -61,7 +61,7 @@ void KvSourceConfig::fields(FieldVisitor& v) {
             });
 }
 
-void KvSourceConfig::synthetic_fields(FieldVisitor& v) {
+void SyntheticHeadsConfig::fields(FieldVisitor& v) {
   traces::SyntheticKvSpec& s = heads_like;
   const Range share{0, 1};
   const Range strength{0, 1e6};
@@ -135,7 +135,7 @@ struct SparfReads::Pool {
 };
 
 SparfReads::SparfReads(const kernels::PageGeometry& geometry, const HeadShape& shape,
-                       const SparsityConfig& sparsity, const KvSourceConfig& source,
+                       const SparsityConfig& sparsity, const SyntheticHeadsConfig& source,
                        std::uint64_t seed, int longest_context)
     : pool_(std::make_unique<Pool>(Pool{geometry, shape, sparsity, source.queries, {}, {}})) {
   traces::SyntheticKvSpec spec = source.heads_like;

@@ -46,21 +46,24 @@ struct SparsityConfig {
   void fields(FieldVisitor& v);
 };
 
-/// Where the tensors come from (config /system/kv_source): a pool of synthetic heads, whose shape
-/// and length follow from the model and the workload, or what nearkv record has read from others
-/// (models/kv/recorded_reads.hpp).
-enum class KvSourceKind { synthetic, trace };
-struct KvSourceConfig {
-  KvSourceKind kind = KvSourceKind::synthetic;
-  std::string trace{};  // file
-  int heads = 0;        // size of the pool
-  int queries = 0;      // of each head: those of its youngest positions
+/// A pool of synthetic heads; their shape and length follow from the model and the workload.
+struct SyntheticHeadsConfig {
+  int heads = 0;    // size of the pool
+  int queries = 0;  // of each head: those of its youngest positions
   traces::SyntheticKvSpec heads_like{};
 
   void fields(FieldVisitor& v);
+};
 
- private:
-  void synthetic_fields(FieldVisitor& v);
+/// Where the tensors come from (config /system/kv_source): synthetic heads, or those whose reads
+/// nearkv record has written to a trace (models/kv/recorded_reads.hpp).
+enum class KvSourceKind { synthetic, trace };
+struct KvSourceConfig {
+  KvSourceKind kind = KvSourceKind::synthetic;
+  SyntheticHeadsConfig synthetic{};
+  std::string trace{};  // file
+
+  void fields(FieldVisitor& v);
 };
 
 /// Shape of one KV head and the query heads that share it.
@@ -86,7 +89,7 @@ struct SparseStep {
 class SparfReads {
  public:
   SparfReads(const kernels::PageGeometry& geometry, const HeadShape& shape,
-             const SparsityConfig& sparsity, const KvSourceConfig& source, std::uint64_t seed,
+             const SparsityConfig& sparsity, const SyntheticHeadsConfig& source, std::uint64_t seed,
              int longest_context);
   ~SparfReads();
   SparfReads(const SparfReads&) = delete;

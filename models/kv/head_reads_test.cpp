@@ -26,7 +26,7 @@ constexpr int kTokensPerGroup = 16;
 constexpr int kTokensPerChannelPage = 256;
 constexpr int kChannelGroups = 16;
 
-KvSourceConfig source_of(int heads, int queries) {
+SyntheticHeadsConfig source_of(int heads, int queries) {
   return {.heads = heads,
           .queries = queries,
           .heads_like = traces::measured_synthetic_kv(64, 1, 1)};  // the shape is set by the reads

@@ -117,7 +117,7 @@ std::vector<HeadReads> RecordedReads::at(int context, int layer) const {
 std::string origin_of(const std::string& trace) {
   const traces::KvTraceReader reader(trace);
   const KvTraceHeader& header = reader.header();
-  return fmt::format("{} ({} {}, hash {}), as recorded in a trace with hash {}",
+  return fmt::format("{} ({}, from {} with hash {}), as recorded in a trace with hash {}",
                      printable(header.model), printable(header.source_kind),
                      printable(header.source), printable(header.source_hash),
                      printable(reader.records_hash()));

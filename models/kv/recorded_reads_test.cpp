@@ -195,7 +195,7 @@ TEST_CASE("recorded reads: what does not fit is named with its path in the confi
 TEST_CASE("recorded reads: a trace says where its records come from") {
   const traces::TemporaryFile file(trace_at({300}));
   const std::string origin = origin_of(file.path());
-  CHECK(
-      origin.starts_with("a model (captured text.safetensors, hash 0123), as recorded in a "
-                         "trace with hash "));
+  CHECK(origin.starts_with(
+      "a model (captured, from text.safetensors with hash 0123), as recorded in a "
+      "trace with hash "));
 }

@@ -121,7 +121,7 @@ class InstiSystem final : public System {
     return {fmt::format(
         "SparF's pages come from the real selection on {} synthetic heads (traces/synthetic_kv), "
         "not from captured tensors",
-        kv_source_.heads)};
+        kv_source_.synthetic.heads)};
   }
 
  private:
@@ -254,7 +254,7 @@ void InstiSystem::place(RunContext& run) {
   if (sparse_ && is_recorded()) {
     recorded_reads_.emplace(kv_source_.trace, trace_use(point));
   } else if (sparse_) {
-    sparf_reads_.emplace(geometry, head_shape(point), sparsity_, kv_source_,
+    sparf_reads_.emplace(geometry, head_shape(point), sparsity_, kv_source_.synthetic,
                          static_cast<std::uint64_t>(point.simulation.seed), longest);
   }
 }

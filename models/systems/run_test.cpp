@@ -539,7 +539,7 @@ TEST_CASE("run: pages read by insti_sparf are those that the kernels touch") {
   read_fields(config.at("system").at("sparsity"), [&](FieldVisitor& v) { sparsity.fields(v); });
   read_fields(config.at("system").at("kv_source"), [&](FieldVisitor& v) { source.fields(v); });
   const kernels::PageGeometry geometry({128, 4096, 4});
-  const SparfReads reads(geometry, {128, 1}, sparsity, source, 1, 519);
+  const SparfReads reads(geometry, {128, 1}, sparsity, source.synthetic, 1, 519);
   const int pairs = 3 * 40;
   const double pages = over_steps(point, [&](int context) {
     const std::vector<HeadReads> patterns = reads.at(context);

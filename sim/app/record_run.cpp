@@ -418,14 +418,15 @@ void Spread::add(double value) {
   least_ = count_ == 0 ? value : std::min(least_, value);
   most_ = count_ == 0 ? value : std::max(most_, value);
   ++count_;
-  sum_ += value;
-  squares_ += value * value;
+  const double distance = value - mean_;
+  mean_ += distance / static_cast<double>(count_);
+  squares_ += distance * (value - mean_);
 }
 
-double Spread::mean() const { return count_ > 0 ? sum_ / static_cast<double>(count_) : kNone; }
+double Spread::mean() const { return count_ > 0 ? mean_ : kNone; }
 
 double Spread::standard_deviation() const {
-  return std::sqrt(std::max(0.0, squares_ / static_cast<double>(count_) - mean() * mean()));
+  return count_ > 0 ? std::sqrt(squares_ / static_cast<double>(count_)) : kNone;
 }
 
 const std::array<RecordFigure, kRecordFigures>& record_figures() {

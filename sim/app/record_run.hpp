@@ -32,8 +32,8 @@ class Spread {
 
  private:
   std::int64_t count_ = 0;
-  double sum_ = 0;
-  double squares_ = 0;
+  double mean_ = 0;
+  double squares_ = 0;  // of the distances from the mean (Welford, Technometrics 1962)
   double least_ = 0;
   double most_ = 0;
 };

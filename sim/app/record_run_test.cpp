@@ -61,10 +61,10 @@ traces::SyntheticKv head_of(int number) {
   KvSourceConfig source;
   read_fields(load_config(shipped_configs() / "kv_sources" / "synthetic_smollm2.json"),
               [&](FieldVisitor& v) { source.fields(v); });
-  source.heads_like.d_head = 64;
-  source.heads_like.tokens = kContext;
-  source.heads_like.query_heads = 2;
-  return {source.heads_like, Rng(5, "kv_source/" + std::to_string(number))};
+  source.synthetic.heads_like.d_head = 64;
+  source.synthetic.heads_like.tokens = kContext;
+  source.synthetic.heads_like.query_heads = 2;
+  return {source.synthetic.heads_like, Rng(5, "kv_source/" + std::to_string(number))};
 }
 
 /// Softmax of q . k / 8 over the first `context` tokens, in double, keys rounded as the cache does
@@ -99,11 +99,11 @@ TEST_CASE("record: SparF's pages are those that a run selects from the same head
   KvSourceConfig source;
   read_fields(load_config(shipped_configs() / "kv_sources" / "synthetic_smollm2.json"),
               [&](FieldVisitor& v) { source.fields(v); });
-  source.heads = 6;
-  source.queries = 1;
+  source.synthetic.heads = 6;
+  source.synthetic.queries = 1;
   const SparfReads pool(result.geometry, {64, 2},
                         {.channels = 8, .selected_share = 0.0625, .local_window_share = 0.25},
-                        source, 5, kContext);
+                        source.synthetic, 5, kContext);
   const std::vector<traces::KvTraceRecord> records = records_of(file.path());
   REQUIRE(records.size() == 4 * 6);
   for (int step = 0; step < 4; ++step) {

@@ -166,7 +166,7 @@ class SyntheticSource final : public RecordSource {
                       printable(options.file)));
     }
     const auto given_or = [](int given, int otherwise) { return given > 0 ? given : otherwise; };
-    spec_ = source.heads_like;
+    spec_ = source.synthetic.heads_like;
     spec_.d_head = given_or(options.d_head, kSyntheticChannels);
     spec_.query_heads = given_or(options.query_heads, 1);
     spec_.tokens = given_or(options.context, kSyntheticContext);
