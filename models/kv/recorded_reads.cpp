@@ -40,7 +40,12 @@ void RecordedReads::check_fit(const Use& use) const {
   };
   const auto option = [this](const char* name) {
     const auto found = header_.options.find(name);
-    return found == header_.options.end() ? -1 : found->second;
+    if (found == header_.options.end()) {
+      throw TraceMismatch(kTracePath, fmt::format("{} does not say its {} among the options in its "
+                                                  "header; record it with nearkv record",
+                                                  printable(file_), name));
+    }
+    return found->second;
   };
   require_equal("model/head_dim", "is {}", use.shape.d_head, header_.d_head);
   require_equal("model/kv_heads", "gives {} query heads that share a KV head",

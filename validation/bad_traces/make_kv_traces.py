@@ -11,6 +11,7 @@ from make_fixtures import kv_file, kv_header, kv_record, number  # noqa: E402
 HEADER = {**kv_header("sparf", 600), "layers": 1, "kv_heads": 2, "steps": 1}
 FIRST = kv_record(600, 37, (0, 0), [3, 9], [1, 2, 5])
 SECOND = kv_record(600, 37, (600, 37), [0], [3])
+SHARES = {"k_share": 1 / 16, "local_window_share": 0.25, "r": 16.0}
 VERSION_1 = (b'{"format": "nearkv-kv-pages", "version": 1, "model": "fixture", "records": 1}\n'
              b"0 0 0 0 600 37 c:3,9 kv:1-2,5\n")
 
@@ -61,6 +62,14 @@ def main():
         "kv_time_scale": good,
         "kv_unknown_flag": kv_file(HEADER, [bytes([FIRST[0] | 0x40]) + FIRST[1:], SECOND]),
         "kv_unknown_method": with_header(method="sparse"),
+        "run_trace_damaged": with_header(options=SHARES)[:-1] + b"x",
+        "run_trace_of_other_channels": good,
+        "run_trace_without_options": good,
+        "run_trace_of_other_contexts": with_header(options=SHARES),
+        "run_trace_of_other_heads": good,
+        "run_trace_of_other_method": kv_file(
+            {**HEADER, "method": "dense", "options": {}, "estimate_channels": 0},
+            [kv_record(600, 600, (0, 0), None, [1]), kv_record(600, 600, (600, 600), None, [1])]),
     }
     for name, data in traces.items():
         folder = FOLDER / name
