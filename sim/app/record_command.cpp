@@ -33,10 +33,10 @@ int record(const Options& options) {
   if (!options.stats.empty()) {
     check_output_folder(std::filesystem::absolute(options.stats).parent_path());
   }
-  const SignalsPutOff whole_files;
   const RecordResult result = run_record(options.record);
   const std::string json = json_text(record_json(result));
   if (!options.stats.empty()) {
+    const SignalsPutOff whole_file;
     write_file_atomically(options.stats, json);
   }
   if (options.as_json) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <optional>
 #include <set>
@@ -13,6 +14,8 @@
 #include <fmt/format.h>
 
 #include "kernels/workers.hpp"
+#include "sim/app/point.hpp"
+#include "sim/app/process_pool.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/random.hpp"
 #include "sim/core/units.hpp"
@@ -328,9 +331,8 @@ RecordResult run_record(const RecordOptions& options) {
   result.trace = trace_header(result);
   const std::string problem = traces::problem_of(result.trace);
   check(problem.empty(), problem);
-  std::optional<traces::KvTraceWriter> writer;  // before the work: may the file be written?
-  if (!options.out.empty()) {
-    writer.emplace(options.out, result.trace);
+  if (!options.out.empty()) {  // may be known before the work
+    check_output_folder(std::filesystem::absolute(options.out).parent_path());
   }
 
   const std::size_t kv_heads = info.kv_heads.size();
@@ -341,9 +343,11 @@ RecordResult run_record(const RecordOptions& options) {
     heads[i] = HeadRecorder(result, std::move(head)).steps();
   });
   summarise(result, heads);
-  if (writer) {
-    write_steps(*writer, result.trace, heads);
-    result.trace_bytes = writer->bytes();
+  if (!options.out.empty()) {
+    const SignalsPutOff whole_file;
+    traces::KvTraceWriter writer(options.out, result.trace);
+    write_steps(writer, result.trace, heads);
+    result.trace_bytes = writer.bytes();
   }
   return result;
 }
