@@ -390,6 +390,29 @@ TEST_CASE("KV page trace: each mistake in a record has its message") {
             .ends_with("has channel pages, but its method reads none"));
 }
 
+TEST_CASE("KV page trace: bodies without sense are read or refused, never more") {
+  Rng rng(3, "traces/kv_page_trace_test/nonsense");
+  const KvTraceHeader head = header(2);
+  int read = 0;
+  for (int round = 0; round < 20'000; ++round) {
+    KvTraceState state(head);
+    std::vector<std::string> bodies;
+    for (const KvTraceRecord& record : random_records(rng, head)) {
+      bodies.push_back(state.body_of(record));
+    }
+    for (std::uint64_t changes = 1 + rng.below(3); changes > 0; --changes) {
+      std::string& bytes = bodies[rng.below(2)];
+      bytes[rng.below(bytes.size())] = static_cast<char>(rng.below(256));
+    }
+    const std::string message = refusal(file_of(kLine, bodies));  // another exception would end it
+    read += message.empty() ? 1 : 0;
+    REQUIRE((message.empty() || message.starts_with("FILE: record ")));
+  }
+  MESSAGE(read, " of 20,000 had a meaning");
+  CHECK(read > 2000);
+  CHECK(read < 18'000);
+}
+
 TEST_CASE("KV page trace: a step that is like the one before takes few bytes") {
   KvTraceHeader head = header(48);
   std::vector<KvTraceRecord> records;

@@ -6,9 +6,11 @@ traces/kv_page_trace.hpp alone. What a wrong trace prints is bad_traces_check.py
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 BINARY = os.environ["NEARKV_BINARY"]
@@ -225,6 +227,19 @@ def check_a_run(folder):
     assert "/system/kv_source/trace: " in errors and "record with --contexts 97:155" in errors
 
 
+def check_interruption_leaves_nothing(folder):
+    process = subprocess.Popen(
+        [BINARY, "record", SYNTHETIC, "--method", "h2o", "--context", "20000", "--steps", "1",
+         "--out", "a.kv.trace", "--stats", "a.json"], cwd=folder, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "NEARKV_HOME": str(SOURCE)})
+    time.sleep(0.3)
+    assert process.poll() is None, "it ended before it was interrupted"
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT and printed == b"", process.returncode
+    assert not list(folder.iterdir())
+
+
 def check_captures(folder):
     """What the fixture of traces/capture.py gives, also with each query head on its own."""
     for capture in CAPTURES:
@@ -238,7 +253,7 @@ def check_captures(folder):
 
 
 def main():
-    checks = [check_methods, check_a_run, check_captures]
+    checks = [check_methods, check_a_run, check_interruption_leaves_nothing, check_captures]
     for check in checks:
         with tempfile.TemporaryDirectory() as folder:
             check(Path(folder))

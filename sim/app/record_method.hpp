@@ -12,7 +12,9 @@
 //                    et al., NeurIPS 2023): the number of kept tokens does not grow
 //     streaming      sinks + window = S ratio, 4 sinks (Xiao et al., ICLR 2024)
 //     window         window = S ratio
-// Numbers of tokens are rounded to the nearest and at least 1.
+// Numbers of tokens are rounded to the nearest and at least 1. All methods read the same
+// append-only pages: what H2O or a window keeps stays where it was appended, among what is no
+// longer wanted.
 #pragma once
 
 #include <map>
