@@ -266,7 +266,7 @@ void KvTraceState::read_body(std::string_view body, KvTraceRecord& record) {
   const Pages& last = last_pages_of(place);
   const int channel_pages = header_.channel_pages(record.context);
   const int token_pages = header_.token_pages(record.context);
-  const int groups = header_.channel_groups();
+  const int all_groups = header_.channel_groups();
   const auto page_set = [&bytes](const char* stream, int end, const std::vector<int>& before) {
     try {
       return read_page_set(bytes, end, before);
@@ -278,8 +278,9 @@ void KvTraceState::read_body(std::string_view body, KvTraceRecord& record) {
   require((flags & kChannels) == 0 || header_.has_channel_copy(),
           "has channel pages, but its method reads none");
   if ((flags & kChannels) != 0 && (flags & kByGroups) != 0) {
-    record.channel_pages = in_all_chunks(
-        page_set("channel groups", groups, groups_of(last.channel, groups)), groups, channel_pages);
+    const std::vector<int> chosen =
+        page_set("channel groups", all_groups, groups_of(last.channel, all_groups));
+    record.channel_pages = in_all_chunks(chosen, all_groups, channel_pages);
   } else if ((flags & kChannels) != 0) {
     record.channel_pages = page_set("channel pages", channel_pages, last.channel);
   }

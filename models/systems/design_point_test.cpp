@@ -224,7 +224,7 @@ TEST_CASE("design point: the message of each rule") {
       {"insti_dense",
        {"system/kind=insti_sparf"},
        "/system/sparsity: missing; add it (what SparF selects)\n"
-       "/system/kv_source: missing; add it (synthetic heads that SparF selects from)"},
+       "/system/kv_source: missing; add it (heads that SparF selects from)"},
       {"insti_dense",
        {"workload/batch=0"},
        "/workload/batch: 0 is out of range; must be 1 to 65536"},

@@ -59,7 +59,7 @@ inline constexpr int kRecordFigures = 9;
 /// Spread over steps or heads of each figure.
 struct RecordSummary {
   std::array<Spread, kRecordFigures> figures;
-  void add(const RecordFigures& figures);
+  void add(const RecordFigures& values);
   /// The means of another one.
   void add_means(const RecordSummary& other);
 };
