@@ -242,14 +242,17 @@ class Csd final : public Component, private PageSink {
   /// A page of a block; asks an event-driven array for it, to start later.
   void read_page(PageGroup& group, std::uint64_t tag, const CsdFlash::Stream& stream, int page,
                  SimTime now) {
-    const bool is_filtered = (tag & kFilteredTag) != 0;
-    if (flash_.is_event_driven()) {
-      flash_.add_read(stream, page, {tag, 0});
-      ++group.on_their_way;
-    } else {
-      group.arrived = std::max(group.arrived, is_filtered ? flash_.read_filtered(now, stream, page)
-                                                          : flash_.read(now, stream, page));
+    if (!flash_.is_bare()) {
+      if (flash_.is_event_driven()) {
+        flash_.add_read(stream, page, {tag, 0});
+        ++group.on_their_way;
+        return;
+      }
+      flash_.log_read(stream, page);
     }
+    const bool is_filtered = (tag & kFilteredTag) != 0;
+    group.arrived = std::max(group.arrived, is_filtered ? flash_.read_filtered(now, stream, page)
+                                                        : flash_.read(now, stream, page));
   }
   static constexpr int kFilteredBit = 40;  // not a constant: between the index and the channel
   static constexpr std::uint64_t kFilteredTag = std::uint64_t{1} << kFilteredBit;

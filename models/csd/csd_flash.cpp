@@ -26,6 +26,7 @@ CsdFlash::CsdFlash(const CsdConfig& config, const std::string& name, std::uint64
       is_deterministic_(!config.flash.read_retry.is_on() && config.flash.array_spread == 0),
       filter_time_(time_for(config.flash.page_size, config.engine.filter_rate)) {
   const FlashConfig& flash = config.flash;
+  is_bare_ = !flash.is_event_driven();
   if (!flash.is_event_driven()) {
     array_.emplace(flash.recurrence());
     filter_gaps_.assign(static_cast<std::size_t>(flash.channels), BusSchedule(BusOrder::first_gap));

@@ -53,18 +53,26 @@ class CsdFlash {
     PhysicalPage at;
     auto operator<=>(const ReadPage&) const = default;
   };
-  /// For tests: reads are appended to `log` from now on.
-  void log_reads(std::vector<ReadPage>* log) { log_ = log; }
+  /// For tests: reads are appended to `log` from now on; by recurrence by whom calls read().
+  void log_reads(std::vector<ReadPage>* log) {
+    log_ = log;
+    is_bare_ = !engine_ && log == nullptr;
+  }
+  void log_read(const Stream& stream, int page) {
+    if (log_ != nullptr) {
+      log_->push_back({stream.base, page, stream.table == nullptr ? kNoPage : stream.table[page]});
+    }
+  }
+  /// By recurrence and without a log: one question for a page, as a page takes few nanoseconds.
+  [[nodiscard]] bool is_bare() const { return is_bare_; }
 
   // -- By recurrence: calls come in time order; each returns when it is done.
   SimTime read(SimTime now, const Stream& stream, int page) {
-    log_read(stream, page);
     const PagePlace place = place_of(stream, page);
     return array_->read(now, place.channel, place.unit).done;
   }
   /// A page that passes the filter of its channel; it arrives when the filter has seen all of it.
   SimTime read_filtered(SimTime now, const Stream& stream, int page) {
-    log_read(stream, page);
     const PagePlace place = place_of(stream, page);
     const SimTime read = array_->read(now, place.channel, place.unit).done;
     if (filter_time_ <= array_->bus_time_per_page()) {
@@ -135,11 +143,6 @@ class CsdFlash {
   void add(const Counters& work) { reused_ += work; }
 
  private:
-  void log_read(const Stream& stream, int page) {
-    if (log_ != nullptr) [[unlikely]] {
-      log_->push_back({stream.base, page, stream.table == nullptr ? kNoPage : stream.table[page]});
-    }
-  }
   [[nodiscard]] int plane_of(PhysicalPage page) const { return ftl_.flash().plane_of(page); }
   [[nodiscard]] PagePlace place_of(const Stream& stream, int page) const {
     return stream.table == nullptr ? placement_.place(stream.base, page)
@@ -167,6 +170,7 @@ class CsdFlash {
   std::vector<SimTime> filter_free_;      // likewise; event-driven
   Counters reused_;
   std::vector<ReadPage>* log_ = nullptr;
+  bool is_bare_ = false;
 };
 
 }  // namespace nearkv
