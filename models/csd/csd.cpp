@@ -405,6 +405,10 @@ void Csd::read_tokens(int pair, SimTime now, bool is_filtered) {
   PageGroup& group = block_of(pair).pages;
   const std::uint64_t tag =
       tag_of(PageOwner::block, pair / heads_per_block()) | (is_filtered ? kFilteredTag : 0);
+  if (flash_.has_log() && !flash_.is_event_driven()) [[unlikely]] {
+    flash_.log_reads(keys, reads.key_pages);
+    flash_.log_reads(values, reads.value_pages);
+  }
   for (std::size_t i = 0; i < reads.key_pages.size(); ++i) {
     read_page(group, tag, keys, reads.key_pages[i], now);
     read_page(group, tag, values, reads.value_pages[i], now);
@@ -420,6 +424,9 @@ void Csd::read_first_step(int pair, SimTime now) {
   PageGroup alone;
   PageGroup& group = flash_.is_event_driven() ? running_->first_steps[pair] : alone;
   group.arrived = now;
+  if (flash_.has_log() && !flash_.is_event_driven()) [[unlikely]] {
+    flash_.log_reads(channels, pages);
+  }
   for (const int page : pages) {
     read_page(group, tag_of(PageOwner::first_step, pair) | kFilteredTag, channels, page, now);
   }

@@ -91,7 +91,7 @@ class Csd final : public Component, private PageSink {
   [[nodiscard]] const CsdConfig& config() const { return config_; }
   [[nodiscard]] const KvFtl& ftl() const { return flash_.ftl(); }
   /// For tests: see CsdFlash.
-  void log_reads(std::vector<CsdFlash::ReadPage>* log) { flash_.log_reads(log); }
+  void set_log(std::vector<CsdFlash::ReadPage>* log) { flash_.set_log(log); }
   /// Flash that KV pages may take, by label.
   [[nodiscard]] CapacityLedger& flash_capacity() { return flash_capacity_; }
   [[nodiscard]] CapacityLedger& dram() { return dram_; }
@@ -242,17 +242,14 @@ class Csd final : public Component, private PageSink {
   /// A page of a block; asks an event-driven array for it, to start later.
   void read_page(PageGroup& group, std::uint64_t tag, const CsdFlash::Stream& stream, int page,
                  SimTime now) {
-    if (!flash_.is_bare()) {
-      if (flash_.is_event_driven()) {
-        flash_.add_read(stream, page, {tag, 0});
-        ++group.on_their_way;
-        return;
-      }
-      flash_.log_read(stream, page);
-    }
     const bool is_filtered = (tag & kFilteredTag) != 0;
-    group.arrived = std::max(group.arrived, is_filtered ? flash_.read_filtered(now, stream, page)
-                                                        : flash_.read(now, stream, page));
+    if (flash_.is_event_driven()) {
+      flash_.add_read(stream, page, {tag, 0});
+      ++group.on_their_way;
+    } else {
+      group.arrived = std::max(group.arrived, is_filtered ? flash_.read_filtered(now, stream, page)
+                                                          : flash_.read(now, stream, page));
+    }
   }
   static constexpr int kFilteredBit = 40;  // not a constant: between the index and the channel
   static constexpr std::uint64_t kFilteredTag = std::uint64_t{1} << kFilteredBit;

@@ -26,7 +26,6 @@ CsdFlash::CsdFlash(const CsdConfig& config, const std::string& name, std::uint64
       is_deterministic_(!config.flash.read_retry.is_on() && config.flash.array_spread == 0),
       filter_time_(time_for(config.flash.page_size, config.engine.filter_rate)) {
   const FlashConfig& flash = config.flash;
-  is_bare_ = !flash.is_event_driven();
   if (!flash.is_event_driven()) {
     array_.emplace(flash.recurrence());
     filter_gaps_.assign(static_cast<std::size_t>(flash.channels), BusSchedule(BusOrder::first_gap));
@@ -47,6 +46,12 @@ CsdFlash::CsdFlash(const CsdConfig& config, const std::string& name, std::uint64
          .page = 0,
          .bytes = static_cast<std::uint32_t>((flash.page_size + flash.spare_size).count()),
          .gate = 0});
+  }
+}
+
+void CsdFlash::log_reads(const Stream& stream, const std::vector<int>& pages) {
+  for (const int page : pages) {
+    log_->push_back({stream.base, page, stream.table == nullptr ? kNoPage : stream.table[page]});
   }
 }
 

@@ -45,7 +45,7 @@ class CsdFlash {
     return layer.task == KvLayer::kNoTask ? 0 : ftl_.layer_places(layer.task, layer.layer);
   }
 
-  /// A page that flash was told to read: of which stream, and where. kNoPage where no table says it
+  /// A page that flash is told to read: of which stream, and where. kNoPage where no table says it
   /// and pages lie where KvPlacement puts them.
   struct ReadPage {
     int base;
@@ -53,18 +53,11 @@ class CsdFlash {
     PhysicalPage at;
     auto operator<=>(const ReadPage&) const = default;
   };
-  /// For tests: reads are appended to `log` from now on; by recurrence by whom calls read().
-  void log_reads(std::vector<ReadPage>* log) {
-    log_ = log;
-    is_bare_ = !engine_ && log == nullptr;
-  }
-  void log_read(const Stream& stream, int page) {
-    if (log_ != nullptr) {
-      log_->push_back({stream.base, page, stream.table == nullptr ? kNoPage : stream.table[page]});
-    }
-  }
-  /// By recurrence and without a log: one question for a page, as a page takes few nanoseconds.
-  [[nodiscard]] bool is_bare() const { return is_bare_; }
+  /// For tests: reads are appended to `log` from now on, by add_read() and by log_reads() for the
+  /// recurrence, where a question for each page would cost a tenth of its time.
+  void set_log(std::vector<ReadPage>* log) { log_ = log; }
+  [[nodiscard]] bool has_log() const { return log_ != nullptr; }
+  void log_reads(const Stream& stream, const std::vector<int>& pages);
 
   // -- By recurrence: calls come in time order; each returns when it is done.
   SimTime read(SimTime now, const Stream& stream, int page) {
@@ -101,7 +94,9 @@ class CsdFlash {
     return (tag >> kChannelShift) & ((std::uint64_t{1} << kChannelBits) - 1);
   }
   void add_read(const Stream& stream, int page, const ReadOptions& options) {
-    log_read(stream, page);
+    if (has_log()) [[unlikely]] {
+      log_reads(stream, {page});
+    }
     PageCommand command = command_for(stream, page);
     command.tag = options.tag | std::uint64_t{command.channel} << kChannelShift;
     command.gate = options.gate;
@@ -170,7 +165,6 @@ class CsdFlash {
   std::vector<SimTime> filter_free_;      // likewise; event-driven
   Counters reused_;
   std::vector<ReadPage>* log_ = nullptr;
-  bool is_bare_ = false;
 };
 
 }  // namespace nearkv

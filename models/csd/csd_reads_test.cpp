@@ -155,7 +155,7 @@ TEST_CASE("csd reads: flash is told to read the pages that the kernels touch, an
         }
       }
       std::vector<ReadPage> read;
-      drive.csd.log_reads(&read);
+      drive.csd.set_log(&read);
       Completion done;
       drive.csd.submit_attend(at(0ns), batch_of(kPairs, patterns), done, layer);
       static_cast<void>(drive.finish(done));
@@ -163,6 +163,7 @@ TEST_CASE("csd reads: flash is told to read the pages that the kernels touch, an
       std::sort(expected.begin(), expected.end());
       REQUIRE(expected.size() > static_cast<std::size_t>(kPairs));
       REQUIRE(read == expected);
+      REQUIRE(drive.csd.work().flash.pages_read == static_cast<std::int64_t>(read.size()));
       if (drive_case.has_tables) {
         // No two stream pages share a flash page.
         std::set<PhysicalPage> places;
