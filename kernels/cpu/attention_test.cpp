@@ -77,3 +77,50 @@ TEST_CASE("cpu attention: LargestFinder equals a stable sort, with ties and sign
     REQUIRE(found == order);
   }
 }
+
+TEST_CASE("cpu attention: a context of 2^20 tokens") {
+  // Values of V are the token's number in base 1024, so that the output tells which were attended.
+  constexpr int context = 1 << 20;
+  constexpr int d_head = 64;
+  KvPages pages(PageGeometry({d_head, 4096, 4}));
+  pages.reserve(context);
+  std::vector<float> k(d_head);
+  std::vector<float> v(d_head, 0.0F);
+  nearkv::Rng stream = testing::test_stream(6);
+  const std::vector<float> noise = testing::random_row(stream, 4096);
+  const std::vector<int> needles{5, 524'288, 777'777, context - 2};
+  for (int token = 0; token < context; ++token) {
+    const bool is_needle = std::count(needles.begin(), needles.end(), token) > 0;
+    for (std::size_t c = 0; c < k.size(); ++c) {
+      const std::size_t at = (static_cast<std::size_t>(token) * 37 + c * 11) % noise.size();
+      k[c] = is_needle ? 16.0F : noise[at];
+    }
+    v[0] = static_cast<float>(token / 1024);
+    v[1] = static_cast<float>(token % 1024);
+    pages.append(k, v);
+  }
+  const std::vector<float> query(d_head, 1.0F);
+  const AttentionRequest request{.queries = query, .context = context, .want_selection = true};
+
+  // The needles' logits are 128, those of others below 40: they share the attention evenly.
+  double high = 0.0;
+  double low = 0.0;
+  for (const int token : needles) {
+    high += token / 1024 / 4.0;
+    low += token % 1024 / 4.0;
+  }
+  for (const Method& method : {Method{DenseOptions{}}, Method{SparfOptions{8, 1000, 4}}}) {
+    const AttentionResult result = cpu::attend(pages, request, method);
+    CHECK(result.output[0] == doctest::Approx(high).epsilon(1e-6));
+    CHECK(result.output[1] == doctest::Approx(low).epsilon(1e-6));
+    for (const int token : needles) {
+      CHECK(
+          std::binary_search(result.heads[0].tokens.begin(), result.heads[0].tokens.end(), token));
+      const auto page = static_cast<std::uint32_t>(token / 32);
+      CHECK(std::binary_search(result.touched.token_k.begin(), result.touched.token_k.end(), page));
+    }
+  }
+  const AttentionResult sparf = cpu::attend(pages, request, SparfOptions{8, 1000, 4});
+  CHECK(sparf.heads[0].tokens.size() == 1000);
+  CHECK(sparf.touched.channel_k.size() == 2U * context / 512);  // channels 0 to 7: two groups
+}
