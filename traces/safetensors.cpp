@@ -152,16 +152,18 @@ std::string parse_tensor(const json& entry, TensorInfo& info) {
   }
   info.dtype = known->name;
   info.shape = shape.get<std::vector<std::int64_t>>();
+  constexpr Int128 kMost{std::numeric_limits<std::int64_t>::max()};
   Int128 bytes = known->bytes;
   for (const std::int64_t extent : info.shape) {
-    bytes = std::min(bytes * extent, Int128{std::numeric_limits<std::int64_t>::max()});
+    bytes = std::min(bytes * extent, kMost);
   }
   info.begin = offsets.at(0).get<std::int64_t>();
   const auto end = offsets.at(1).get<std::int64_t>();
   if (end < info.begin || Int128{end} - info.begin != bytes) {
-    return fmt::format("data_offsets: is [{}, {}]; {} of shape [{}] takes {} bytes", info.begin,
-                       end, info.dtype, fmt::join(info.shape, ", "),
-                       static_cast<std::int64_t>(bytes));
+    return fmt::format(
+        "data_offsets: is [{}, {}]; {} of shape [{}] takes {} bytes", info.begin, end, info.dtype,
+        fmt::join(info.shape, ", "),
+        bytes < kMost ? fmt::format("{}", static_cast<std::int64_t>(bytes)) : "more than 2^63");
   }
   info.elements = (end - info.begin) / known->bytes;
   return "";
@@ -343,8 +345,8 @@ void Safetensors::place_tensors() {
     info->begin += data_begin_;
   }
   if (data_begin_ + end != size_) {
-    fail(fmt::format("has {} bytes behind its last tensor, which ends at byte {}",
-                     size_ - data_begin_ - end, data_begin_ + end));
+    fail(fmt::format("has {} bytes, but its last tensor ends at byte {}; must be equal", size_,
+                     data_begin_ + end));
   }
 }
 
