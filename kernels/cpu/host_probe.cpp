@@ -2,12 +2,13 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <cmath>
 #include <condition_variable>
 #include <cstring>
 #include <exception>
 #include <fstream>
-#include <mutex>
 #include <locale>
+#include <mutex>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
@@ -17,6 +18,8 @@
 #include <sched.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+
+#include "kernels/cpu/simd.hpp"
 
 namespace nearkv::kernels::cpu {
 
@@ -112,29 +115,6 @@ Slice slice_of(std::size_t count, int index, int parts) {
 
 // -- Memory -----------------------------------------------------------------------------------
 
-namespace {
-
-std::uint64_t sum_of(const std::uint64_t* words, std::size_t count) {
-  constexpr std::size_t kSums = 8;  // independent, so that loads and not additions are waited for
-  std::uint64_t sums[kSums] = {};
-  std::size_t i = 0;
-  for (; i + kSums <= count; i += kSums) {
-    for (std::size_t j = 0; j < kSums; ++j) {
-      sums[j] += words[i + j];
-    }
-  }
-  std::uint64_t sum = 0;
-  for (; i < count; ++i) {
-    sum += words[i];
-  }
-  for (const std::uint64_t part : sums) {
-    sum += part;
-  }
-  return sum;
-}
-
-}  // namespace
-
 MemoryProbe::MemoryProbe(ThreadTeam& team, std::size_t bytes)
     : team_(team), words_(bytes / sizeof(std::uint64_t)) {
   if (words_ == 0 || bytes % sizeof(std::uint64_t) != 0) {
@@ -156,7 +136,7 @@ void MemoryProbe::read() {
   std::atomic<std::uint64_t> sum{0};
   team_.run([&](int thread) {
     const Slice slice = slice_of(words_, thread, team_.size());
-    sum += sum_of(from_.get() + slice.first, slice.size);
+    sum += read_words({from_.get() + slice.first, slice.size});
   });
   checksum_ = sum;
 }
@@ -227,6 +207,76 @@ float GemmProbe::value(int row, int column) const { return matrices_->product(ro
 double GemmProbe::exact_value(int row, int column) const {
   const Matrices& m = *matrices_;
   return m.left.row(row).cast<double>().dot(m.right[m.last].col(column).cast<double>().transpose());
+}
+
+struct PrefillProbe::Matrices {
+  Eigen::MatrixXf q;  // [d_head x tokens], a head after another
+  Eigen::MatrixXf k;
+  Eigen::MatrixXf v;
+  Eigen::MatrixXf output;
+};
+
+PrefillProbe::PrefillProbe(ThreadTeam& team, const PrefillShape& shape)
+    : team_(team), shape_(shape), matrices_(std::make_unique<Matrices>()) {
+  if (shape.heads < 1 || shape.d_head < 1 || shape.tokens < 1) {
+    throw std::invalid_argument("shape: heads, d_head and tokens must be at least 1");
+  }
+  const Eigen::Index columns = Eigen::Index{shape.heads} * shape.tokens;
+  const auto filled = [&](int seed) {
+    return Eigen::MatrixXf(
+        Eigen::MatrixXf::NullaryExpr(shape.d_head, columns, [seed](Eigen::Index i, Eigen::Index j) {
+          constexpr Eigen::Index kPeriod = 251;
+          const auto mixed = static_cast<float>((i * 7 + j * 13 + seed) % kPeriod);
+          return mixed / (kPeriod / 2.0F) - 1.0F;
+        }));
+  };
+  matrices_->q = filled(1);
+  matrices_->k = filled(2);
+  matrices_->v = filled(3);
+  matrices_->output = Eigen::MatrixXf::Zero(shape.d_head, columns);
+}
+
+PrefillProbe::~PrefillProbe() = default;
+
+void PrefillProbe::run() {
+  Matrices& m = *matrices_;
+  const Eigen::Index tokens = shape_.tokens;
+  const float scale = 1 / std::sqrt(static_cast<float>(shape_.d_head));
+  team_.run([&](int thread) {
+    const Slice heads = slice_of(static_cast<std::size_t>(shape_.heads), thread, team_.size());
+    Eigen::MatrixXf scores(tokens, tokens);  // [key x query]
+    for (std::size_t head = heads.first; head < heads.first + heads.size; ++head) {
+      const Eigen::Index first = static_cast<Eigen::Index>(head) * tokens;
+      scores.noalias() = m.k.middleCols(first, tokens).transpose() * m.q.middleCols(first, tokens);
+      for (Eigen::Index query = 0; query < tokens; ++query) {
+        auto seen = scores.col(query).head(query + 1);
+        const float largest = seen.maxCoeff();
+        seen = ((seen.array() - largest) * scale).exp();
+        seen /= seen.sum();
+        scores.col(query).tail(tokens - query - 1).setZero();
+      }
+      m.output.middleCols(first, tokens).noalias() = m.v.middleCols(first, tokens) * scores;
+    }
+  });
+}
+
+float PrefillProbe::value(int head, int token, int channel) const {
+  return matrices_->output(channel, Eigen::Index{head} * shape_.tokens + token);
+}
+
+double PrefillProbe::exact_value(int head, int token, int channel) const {
+  const Matrices& m = *matrices_;
+  const Eigen::Index first = Eigen::Index{head} * shape_.tokens;
+  const Eigen::VectorXd query = m.q.col(first + token).cast<double>();
+  double sum = 0;
+  double value = 0;
+  for (int key = 0; key <= token; ++key) {
+    const double weight = std::exp(query.dot(m.k.col(first + key).cast<double>()) /
+                                   std::sqrt(static_cast<double>(shape_.d_head)));
+    sum += weight;
+    value += weight * static_cast<double>(m.v(channel, first + key));
+  }
+  return value / sum;
 }
 
 std::string eigen_version() {

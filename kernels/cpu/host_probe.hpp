@@ -89,6 +89,33 @@ class GemmProbe {
   std::unique_ptr<Matrices> matrices_;
 };
 
+struct PrefillShape {
+  int heads;  ///< of all sequences
+  int d_head;
+  int tokens;
+};
+
+/// Causal attention of whole prompts in FP32, not fused: all scores by Eigen, softmax over the
+/// tokens so far, values by Eigen; the threads share the heads.
+class PrefillProbe {
+ public:
+  PrefillProbe(ThreadTeam& team, const PrefillShape& shape);
+  ~PrefillProbe();
+  PrefillProbe(const PrefillProbe&) = delete;
+  PrefillProbe& operator=(const PrefillProbe&) = delete;
+
+  void run();
+  /// One value of the output, and the same from the formula in double, for tests.
+  [[nodiscard]] float value(int head, int token, int channel) const;
+  [[nodiscard]] double exact_value(int head, int token, int channel) const;
+
+ private:
+  struct Matrices;
+  ThreadTeam& team_;
+  PrefillShape shape_;
+  std::unique_ptr<Matrices> matrices_;
+};
+
 /// Eigen's version and the vector instructions that it was compiled for: "3.4.0, SSE, SSE2".
 [[nodiscard]] std::string eigen_version();
 

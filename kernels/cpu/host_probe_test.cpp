@@ -82,6 +82,19 @@ TEST_CASE("host probe: matrix products are those of their operands, for each cop
   CHECK_THROWS_AS(GemmProbe(team, {0, 1, 1}, 0), std::invalid_argument);
 }
 
+TEST_CASE("host probe: prefill attention is causal softmax attention") {
+  ThreadTeam team(2);
+  PrefillProbe prefill(team, {.heads = 3, .d_head = 16, .tokens = 20});
+  prefill.run();
+  for (const int head : {0, 1, 2}) {
+    for (const int token : {0, 1, 19}) {
+      CHECK(prefill.value(head, token, 5) ==
+            doctest::Approx(prefill.exact_value(head, token, 5)).epsilon(1e-4));
+    }
+  }
+  CHECK_THROWS_AS(PrefillProbe(team, {0, 1, 1}), std::invalid_argument);
+}
+
 TEST_CASE("host probe: O_DIRECT reads back what it wrote, from all slices") {
   const std::string folder = std::filesystem::current_path().string();
   ThreadTeam team(2);

@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <fstream>
+#include <initializer_list>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -470,7 +472,7 @@ class DecodeOperation : public DeviceOperation {
         token_table_(scattered(heads_of(spec) * HeadPages(spec).token)),
         channel_table_(scattered(spec.r == 0 ? 0 : heads_of(spec) * HeadPages(spec).channel)),
         contexts_(std::vector<std::int32_t>(static_cast<std::size_t>(spec.batch), spec.context)),
-        v_bar_(rows(), 0),
+        v_bar_(std::vector<float>(rows())),
         queries_(std::vector<float>(query_values(spec))),
         output_(std::vector<float>(rows())) {
     const std::size_t bytes = 4 * heads_of(spec) * static_cast<std::size_t>(spec.context) *
@@ -503,7 +505,8 @@ class DecodeOperation : public DeviceOperation {
     tensors.kv.v_bar = v_bar_.data();
     tensors.kv.channel_chunks =
         static_cast<int>(up(spec_.context, geometry.tokens_per_channel_page()));
-    attention_.sparf(shape_, tensors, SparfOptions{spec_.r, spec_.k, 0}, nullptr, handles_.stream);
+    attention_.sparf(shape_, tensors, SparfOptions{{spec_.r, spec_.k, 0}}, nullptr,
+                     handles_.stream);
   }
   [[nodiscard]] int copies() const override { return static_cast<int>(pools_.size()); }
 

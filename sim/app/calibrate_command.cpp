@@ -88,6 +88,10 @@ fs::path out_file(const CalibrateOptions& options, const std::string& device) {
                                   (file / (device_file_name(device) + ".json")).string()));
   }
   check_output_folder(file.has_parent_path() ? file.parent_path() : ".");
+  // Measuring takes minutes: better to know now.
+  const fs::path trial = file.string() + ".trial";
+  write_file_atomically(trial, "");
+  fs::remove(trial);
   return file;
 }
 

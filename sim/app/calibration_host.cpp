@@ -23,7 +23,7 @@ constexpr std::size_t kMebibyte = std::size_t{1} << 20;
 
 /// Bytes of a buffer that the caches hold little of, but at most an eighth of the memory.
 std::size_t beyond_caches() {
-  constexpr std::size_t kCaches = 8;
+  constexpr std::size_t kCaches = 4;
   constexpr std::size_t kLeast = 512 * kMebibyte;
   constexpr std::size_t kMemoryShare = 8;
   const host::HostProperties properties = host::host_properties();
