@@ -140,6 +140,29 @@ __global__ void do_nothing() {}
 
 constexpr int kRowThreads = 256;
 
+constexpr int kCopyVectors = 4;  // in flight a thread
+
+__global__ void __launch_bounds__(kRowThreads)
+    copy_vectors(const uint4* from, uint4* to, std::size_t vectors) {
+  const std::size_t first =
+      static_cast<std::size_t>(blockIdx.x) * kRowThreads * kCopyVectors + threadIdx.x;
+  uint4 values[kCopyVectors];
+#pragma unroll
+  for (int i = 0; i < kCopyVectors; ++i) {
+    const std::size_t at = first + static_cast<std::size_t>(i) * kRowThreads;
+    if (at < vectors) {
+      values[i] = __ldcs(from + at);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kCopyVectors; ++i) {
+    const std::size_t at = first + static_cast<std::size_t>(i) * kRowThreads;
+    if (at < vectors) {
+      __stcs(to + at, values[i]);
+    }
+  }
+}
+
 template <typename Op>
 __device__ float over_block(float value, Op op) {
   __shared__ float parts[kRowThreads / 32];
@@ -249,15 +272,25 @@ class DeviceRead : public DeviceOperation {
 
 class DeviceCopy : public DeviceOperation {
  public:
-  DeviceCopy(Handles& handles, std::size_t bytes)
+  DeviceCopy(Handles& handles, std::size_t bytes, DeviceCopyBy by)
       : handles_(handles),
         from_(bytes / sizeof(__half), 1),
         to_(bytes / sizeof(__half), 2),
-        bytes_(bytes) {}
+        bytes_(bytes),
+        by_(by) {}
   void enqueue(int /*turn*/) override {
-    require(cudaMemcpyAsync(to_.data(), from_.data(), bytes_, cudaMemcpyDeviceToDevice,
-                            handles_.stream),
-            "cudaMemcpyAsync");
+    if (by_ == DeviceCopyBy::runtime) {
+      require(cudaMemcpyAsync(to_.data(), from_.data(), bytes_, cudaMemcpyDeviceToDevice,
+                              handles_.stream),
+              "cudaMemcpyAsync");
+      return;
+    }
+    const std::size_t vectors = bytes_ / sizeof(uint4);
+    const std::size_t of_block = static_cast<std::size_t>(kRowThreads) * kCopyVectors;
+    copy_vectors<<<static_cast<unsigned>((vectors + of_block - 1) / of_block), kRowThreads, 0,
+                   handles_.stream>>>(reinterpret_cast<const uint4*>(from_.data()),
+                                      reinterpret_cast<uint4*>(to_.data()), vectors);
+    require(cudaGetLastError(), "copy");
   }
 
  private:
@@ -265,6 +298,7 @@ class DeviceCopy : public DeviceOperation {
   HalfBuffer from_;
   HalfBuffer to_;
   std::size_t bytes_;
+  DeviceCopyBy by_;
 };
 
 class DeviceGemm : public DeviceOperation {
@@ -704,11 +738,11 @@ Operation device_read(const DeviceContext& context, std::size_t bytes) {
   return std::make_unique<DeviceRead>(context.handles(), bytes);
 }
 
-Operation device_copy(const DeviceContext& context, std::size_t bytes) {
-  if (bytes == 0 || bytes % 2 != 0) {
-    throw std::invalid_argument("bytes: must be a multiple of 2 above 0");
+Operation device_copy(const DeviceContext& context, std::size_t bytes, DeviceCopyBy by) {
+  if (bytes == 0 || bytes % 16 != 0) {
+    throw std::invalid_argument("bytes: must be a multiple of 16 above 0");
   }
-  return std::make_unique<DeviceCopy>(context.handles(), bytes);
+  return std::make_unique<DeviceCopy>(context.handles(), bytes, by);
 }
 
 Operation device_gemm(const DeviceContext& context, const DeviceGemmShape& shape) {

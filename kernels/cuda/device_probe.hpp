@@ -93,8 +93,11 @@ using Operation = std::unique_ptr<DeviceOperation>;
 [[nodiscard]] Operation empty_kernel(const DeviceContext& context);
 /// One read of `bytes` (a multiple of 16), kernels/cuda/stream_read.hpp.
 [[nodiscard]] Operation device_read(const DeviceContext& context, std::size_t bytes);
-/// `bytes` from one place to another in GPU memory, cudaMemcpyAsync.
-[[nodiscard]] Operation device_copy(const DeviceContext& context, std::size_t bytes);
+/// `bytes` (a multiple of 16) from one place to another in GPU memory: by a plain kernel of 16-byte
+/// accesses, as elementwise operators are, or by cudaMemcpyAsync.
+enum class DeviceCopyBy { kernel, runtime };
+[[nodiscard]] Operation device_copy(const DeviceContext& context, std::size_t bytes,
+                                    DeviceCopyBy by);
 
 struct DeviceGemmShape {
   int rows;  ///< [rows x depth] x [depth x columns], all row-major FP16, sums in FP32

@@ -37,7 +37,8 @@ TEST_CASE("device probe: every operation runs eagerly and in a graph") {
   Operation operations[] = {
       empty_kernel(context),
       device_read(context, 1 << 20),
-      device_copy(context, 1 << 20),
+      device_copy(context, 1 << 20, DeviceCopyBy::kernel),
+      device_copy(context, 1 << 20, DeviceCopyBy::runtime),
       device_gemm(context, {3, 64, 128}),
       device_decode_attention(context, {2, 3, 128, 700}),
       device_decode_attention(context, {2, 3, 128, 700, 16, 64}),

@@ -27,11 +27,14 @@ constexpr int kFloatBytes = 4;
 constexpr int kHeads = 8;  // enough for as many threads; larger models only repeat them
 constexpr int kHeadSize = 128;
 
-std::size_t cache_bytes() {
+/// More than the processor's caches hold; a quick try is content with less.
+std::size_t cache_bytes(const CalibrationPlan& plan) {
   constexpr std::size_t kCaches = 4;
   constexpr std::size_t kLeast = std::size_t{64} << 20;
   constexpr std::size_t kMost = std::size_t{512} << 20;  // virtual machines state odd caches
-  return std::clamp(kCaches * host::host_properties().last_level_cache, kLeast, kMost);
+  return plan.is_quick
+             ? kLeast
+             : std::clamp(kCaches * host::host_properties().last_level_cache, kLeast, kMost);
 }
 
 void measure_gemms(Measurements& measurements, const CalibrationPlan& plan) {
@@ -43,7 +46,7 @@ void measure_gemms(Measurements& measurements, const CalibrationPlan& plan) {
   for (const int hidden : hidden_sizes) {
     for (const ProjectionShape& shape : projections(hidden)) {
       for (const int m : rows) {
-        host::GemmProbe gemm(team, {m, shape.columns, shape.depth}, cache_bytes());
+        host::GemmProbe gemm(team, {m, shape.columns, shape.depth}, cache_bytes(plan));
         json row = gemm_parameters(m, shape, kFloatBytes);
         row["library"] = "Eigen " + host::eigen_version();
         row["threads"] = team.size();
@@ -53,13 +56,13 @@ void measure_gemms(Measurements& measurements, const CalibrationPlan& plan) {
   }
 }
 
-/// Batches of equal caches of random values, more than the processor's caches hold.
+/// Batches of caches of random values, so many that they fill `least_bytes`, attended in turn.
 class DecodeBatches {
  public:
-  explicit DecodeBatches(const DecodePoint& point) : point_(point) {
+  DecodeBatches(const DecodePoint& point, std::size_t least_bytes) : point_(point) {
     constexpr kernels::PageGeometrySpec kPages{kHeadSize, 4096, 4};
     const std::size_t bytes = point.parameters().at("bytes");
-    const std::size_t batches = (cache_bytes() + bytes - 1) / bytes;
+    const std::size_t batches = (least_bytes + bytes - 1) / bytes;
     const auto heads = static_cast<std::size_t>(point.batch) * kHeads;
     for (std::size_t i = 0; i < batches * heads; ++i) {
       caches_.emplace_back(kernels::PageGeometry(kPages));
@@ -118,7 +121,7 @@ void measure_decode(Measurements& measurements, const CalibrationPlan& plan) {
     for (const int context : contexts) {
       const DecodePoint dense{
           .batch = batch, .heads = kHeads, .d_head = kHeadSize, .context = context};
-      DecodeBatches batches(dense);
+      DecodeBatches batches(dense, cache_bytes(plan));
       for (const DecodePoint& point : with_compressions(dense)) {
         kernels::Method method = kernels::DenseOptions{};
         if (point.compression > 0) {

@@ -123,8 +123,12 @@ class CudaMeasurement {
     const std::size_t bytes = fitting(std::size_t{4} << 30);
     const cuda::Operation read = cuda::device_read(context_, bytes);
     measurements_.add("memory_read", {{"bytes", bytes}}, time(*read, cuda::LaunchMode::graph));
-    const cuda::Operation copy = cuda::device_copy(context_, bytes);
-    measurements_.add("memory_copy", {{"bytes", 2 * bytes}}, time(*copy, cuda::LaunchMode::graph));
+    for (const auto& [name, by] : {std::pair{"kernel", cuda::DeviceCopyBy::kernel},
+                                   std::pair{"cudaMemcpyAsync", cuda::DeviceCopyBy::runtime}}) {
+      const cuda::Operation copy = cuda::device_copy(context_, bytes, by);
+      measurements_.add("memory_copy", {{"bytes", 2 * bytes}, {"by", name}},
+                        time(*copy, cuda::LaunchMode::eager));
+    }
   }
 
   void measure_gemms() {
@@ -228,7 +232,7 @@ class CudaMeasurement {
 
   void measure_copies() {
     constexpr std::size_t kLeast = std::size_t{4} << 10;
-    const std::size_t most = fitting(std::size_t{plan_.is_quick ? 64 : 1024} << 20);
+    const std::size_t most = fitting(std::size_t{plan_.is_quick ? 64U : 1024U} << 20);
     for (const bool is_pinned : {true, false}) {
       cuda::HostCopyBuffers buffers(context_, most, is_pinned);
       const auto measure = [&](const char* name, cuda::CopyDirection direction, std::size_t bytes) {

@@ -132,7 +132,6 @@ class GpuFit {
   /// check()s nothing: a fraction above 1 is the fault of the peaks that the user gave.
   double checked_fraction(std::string_view name, double fraction, bool of_compute) const {
     if (!(fraction > 0) || fraction > 1) {
-      constexpr double kGiga = 1e9;
       throw ConfigError(fmt::format(
           "/{}: measured {:.4g} of the {} {:.4g} {}; the peak is that of another device: name "
           "another config with --datasheet, or give {}",
@@ -163,30 +162,48 @@ class GpuFit {
     return spread_of(fractions);
   }
 
-  void fit_memory_bound_gemms() {
-    constexpr double kBoundByMemory = 3;  // the factor of the header
-    const Rows rows = measurements_.select("gemm", [this](const CalibrationRow& row) {
-      return kBoundByMemory * flops_of(row) / peak_ <= bytes_of(row) / bandwidth_;
-    });
+  /// The line of time over bytes; nothing if all rows have the same.
+  static std::optional<Line> line_of(const Rows& rows) {
     std::vector<LinePoint> points;
     for (const CalibrationRow* row : rows) {
       points.push_back({bytes_of(*row), seconds_of(*row)});
     }
     const auto differs = [&](const LinePoint& point) { return point.x != points.front().x; };
     if (std::none_of(points.begin(), points.end(), differs)) {
+      return std::nullopt;
+    }
+    return median_line(points);
+  }
+
+  /// "slope of ...: 3888 of 4800 GB/s, fixed part 4.0 us, 24 rows, 210 runs".
+  [[nodiscard]] std::string line_text(const Line& line, const Rows& rows) const {
+    std::vector<double> off;
+    for (const CalibrationRow* row : rows) {
+      off.push_back((line.fixed + line.slope * bytes_of(*row)) / seconds_of(*row));
+    }
+    const Spread spread = spread_of(std::move(off));
+    return fmt::format(
+        "{:.0f} of {:.0f} GB/s, fixed part {:.2f} us; {} rows, {} runs; line over measured time: "
+        "median {:.3f} (10th to 90th percentile {:.3f} to {:.3f})",
+        1 / line.slope / kGiga, bandwidth_ / kGiga, line.fixed * kMicro, rows.size(), runs_of(rows),
+        spread.median, spread.p10, spread.p90);
+  }
+
+  void fit_memory_bound_gemms() {
+    constexpr double kBoundByMemory = 3;  // the factor of the header
+    const Rows rows = measurements_.select("gemm", [this](const CalibrationRow& row) {
+      return kBoundByMemory * flops_of(row) / peak_ <= bytes_of(row) / bandwidth_;
+    });
+    const std::optional<Line> line = line_of(rows);
+    if (!line) {
       return;
     }
-    const Line line = median_line(points);
-    fixed_ = std::max(0.0, line.fixed);
+    fixed_ = std::max(0.0, line->fixed);
     gemm_rows_ = rows;
-    const double fraction =
-        checked_fraction("gemm_memory_fraction", 1 / (line.slope * bandwidth_), false);
-    constexpr double kGiga = 1e9;
-    add("gemm_memory_fraction", fraction,
-        fmt::format("slope of time over bytes of GEMMs bound by memory, {}: {:.0f} of {:.0f} GB/s; "
-                    "single rows: {}",
-                    rows.front()->parameters.value("library", ""), 1 / line.slope / kGiga,
-                    bandwidth_ / kGiga, spread_text(memory_fractions(rows), rows)));
+    add("gemm_memory_fraction",
+        checked_fraction("gemm_memory_fraction", 1 / (line->slope * bandwidth_), false),
+        fmt::format("slope of time over bytes of GEMMs bound by memory, {}: {}",
+                    rows.front()->parameters.value("library", ""), line_text(*line, rows)));
   }
 
   void fit_compute_bound_gemms() {
@@ -225,7 +242,7 @@ class GpuFit {
           checked_fraction("attention_memory_fraction", spread.median, false),
           fmt::format("dense decode attention of kernels/cuda over {:.3g} GB of K and V or more, "
                       "less the fixed part: {}",
-                      bytes_of(*smallest(decode)) / 1e9, spread_text(spread, decode)));
+                      bytes_of(*smallest(decode)) / kGiga, spread_text(spread, decode)));
     }
     const Rows prefill = largest_rows(measurements_.select("prefill_attention",
                                                            [](const CalibrationRow& row) {
@@ -251,23 +268,23 @@ class GpuFit {
   }
 
   void fit_norm() {
-    const Rows rows = largest_rows(measurements_.select("layer_norm"), bytes_of);
-    if (!rows.empty()) {
-      const Spread spread = memory_fractions(rows);
-      add("norm_memory_fraction", checked_fraction("norm_memory_fraction", spread.median, false),
-          fmt::format("layer norm with one read and one write, less the fixed part: {}",
-                      spread_text(spread, rows)));
+    const Rows rows = measurements_.select("layer_norm");
+    if (const std::optional<Line> line = line_of(rows)) {
+      add("norm_memory_fraction",
+          checked_fraction("norm_memory_fraction", 1 / (line->slope * bandwidth_), false),
+          fmt::format("slope of time over bytes of layer norms with one read and one write: {}",
+                      line_text(*line, rows)));
     }
   }
 
   void fit_copy() {
     const Rows rows = measurements_.select(
-        "memory_copy", [](const CalibrationRow& row) { return !row.has("threads"); });
+        "memory_copy", [](const CalibrationRow& row) { return row.is("by", "kernel"); });
     if (const CalibrationRow* row = largest_row(rows, "bytes")) {
       add("elementwise_memory_fraction",
           checked_fraction("elementwise_memory_fraction",
                            bytes_of(*row) / (bandwidth_ * seconds_of(*row)), false),
-          fmt::format("copy within GPU memory, {} read and written: {}",
+          fmt::format("copy within GPU memory by a kernel, {} read and written: {}",
                       format_short(Bytes{row->number("bytes")}), rate_text(*row)));
     }
   }
@@ -332,6 +349,7 @@ class GpuFit {
   }
 
   static constexpr double kMicro = 1e6;
+  static constexpr double kGiga = 1e9;
 
   const Measurements& measurements_;
   double bandwidth_;

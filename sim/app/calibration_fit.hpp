@@ -15,9 +15,8 @@
 //                            a tenth of the largest B
 // attention_peak_fraction    median of F / (P (t - fixed)), scores and values of prefill attention,
 //                            rows of at least a tenth of the largest F
-// norm_memory_fraction       median of B / (W (t - fixed)), layer norms of at least a tenth of the
-//                            largest B
-// elementwise_memory_fraction  B / (W t) of the largest copy within GPU memory
+// norm_memory_fraction       1 / (slope W) of the layer norms' own line
+// elementwise_memory_fraction  B / (W t) of the largest copy within GPU memory by a kernel
 // kernel_launch   (fixed - t_graph) + t_eager, the first zero at least: rows are timed in CUDA
 //                 graphs, where a kernel follows another after t_graph, the time of an empty one;
 //                 the systems modelled launch eagerly, where an empty one takes t_eager

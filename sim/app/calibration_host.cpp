@@ -22,12 +22,13 @@ namespace {
 constexpr std::size_t kMebibyte = std::size_t{1} << 20;
 
 /// Bytes of a buffer that the caches hold little of, but at most an eighth of the memory.
-std::size_t beyond_caches() {
+std::size_t beyond_caches(const CalibrationPlan& plan) {
   constexpr std::size_t kCaches = 4;
   constexpr std::size_t kLeast = 512 * kMebibyte;
   constexpr std::size_t kMemoryShare = 8;
   const host::HostProperties properties = host::host_properties();
-  const std::size_t wanted = std::max(kLeast, kCaches * properties.last_level_cache);
+  const std::size_t wanted =
+      plan.is_quick ? kLeast / 2 : std::max(kLeast, kCaches * properties.last_level_cache);
   return std::min(wanted, properties.memory / kMemoryShare) / kMebibyte * kMebibyte;
 }
 
@@ -36,7 +37,7 @@ std::vector<int> one_and_all(int cores) {
 }
 
 void measure_memory(Measurements& measurements, const CalibrationPlan& plan) {
-  const std::size_t bytes = beyond_caches();
+  const std::size_t bytes = beyond_caches(plan);
   for (const int threads : one_and_all(host::host_properties().cores)) {
     host::ThreadTeam team(threads);
     host::MemoryProbe memory(team, bytes);
@@ -72,7 +73,7 @@ ConfigError disk_error(const std::string& folder, const std::string& problem) {
 }
 
 void measure_disk(Measurements& measurements, const CalibrationPlan& plan) {
-  const std::size_t file_bytes = (plan.is_quick ? 128 : 1024) * kMebibyte;
+  const std::size_t file_bytes = (plan.is_quick ? 128U : 1024U) * kMebibyte;
   constexpr int kMostThreads = 8;
   RepeatPlan repeats = plan.repeats();
   repeats.warm_ups = 0;  // the first run made the file

@@ -17,7 +17,7 @@
 //
 // what                parameters beside bytes and flops
 // memory_read         threads: host DRAM; without it: GPU memory. One pass over bytes
-// memory_copy         likewise; bytes = read + written
+// memory_copy         likewise; bytes = read + written; GPU: by (kernel or cudaMemcpyAsync)
 // gemm                rows, columns, depth: [rows x depth] x [depth x columns]; precision; library
 // decode_attention    batch, heads, d_head, context, kernel (dense or sparf); for sparf
 //                     compression (1/compression of the traffic), r, k; bytes of K and V, for
