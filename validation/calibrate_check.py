@@ -44,8 +44,9 @@ def check_quick_calibration(folder):
     for row in document["measurements"]["rows"]:
         kinds.setdefault(row["what"], []).append(row)
         assert 0 < row["p10"] <= row["median"] <= row["p90"] and row["runs"] >= 1, row
-    assert set(kinds) == {"cores", "host_memory", "page_size", "memory_read", "memory_copy",
-                          "first_touch", "gemm", "decode_attention", "prefill_attention"}, set(kinds)
+    expected = {"cores", "host_memory", "page_size", "memory_read", "memory_copy", "first_touch",
+                "gemm", "decode_attention", "prefill_attention"}
+    assert set(kinds) == expected, set(kinds)
     compressions = {row["parameters"].get("compression") for row in kinds["decode_attention"]}
     assert compressions == {None, 1, 2, 4, 8, 16}, compressions
     host = document["host"]

@@ -190,7 +190,7 @@ struct Max {
 
 /// In place: a block a row of `columns` (even); row i of each head sees columns 0 .. i.
 __global__ void __launch_bounds__(kRowThreads) causal_softmax(__half2* scores, int columns) {
-  extern __shared__ float2 row[];
+  extern __shared__ float2 row[];  // tidy allows mutable-global: shared memory of the block
   const int last = static_cast<int>(blockIdx.x) % columns;
   __half2* of_row = scores + static_cast<std::size_t>(blockIdx.x) * (columns / 2);
   float largest = -INFINITY;
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(kRowThreads) causal_softmax(__half2* scores, i
 /// A block a row of `columns` (even).
 __global__ void __launch_bounds__(kRowThreads)
     layer_norm(const __half2* input, __half2* output, int columns) {
-  extern __shared__ float2 row[];
+  extern __shared__ float2 row[];  // tidy allows mutable-global: shared memory of the block
   const std::size_t first = static_cast<std::size_t>(blockIdx.x) * (columns / 2);
   float sum = 0;
   for (int i = threadIdx.x; i < columns / 2; i += kRowThreads) {

@@ -83,9 +83,8 @@ fs::path out_file(const CalibrateOptions& options, const std::string& device) {
                           : fs::path(options.out);
   std::error_code ignored;
   if (file.filename().empty() || fs::is_directory(file, ignored)) {
-    throw ConfigError(fmt::format("{}: is a folder; name a file with --out, such as {}",
-                                  printable(file.string()),
-                                  (file / (device_file_name(device) + ".json")).string()));
+    throw ConfigError(
+        fmt::format("{}: is a folder; name a file with --out", printable(file.string())));
   }
   check_output_folder(file.has_parent_path() ? file.parent_path() : ".");
   // Measuring takes minutes: better to know now.
@@ -140,11 +139,7 @@ std::string device_of(const CalibrateOptions& options) {
   return named_host();
 }
 
-Measurements stored_measurements(const CalibrateOptions& options) {
-  return parse_measurements(load_json(path_of(options.from)), options.from);
-}
-
-int calibrate(const CalibrateOptions& options) {
+void check_device(const CalibrateOptions& options) {
   if (options.from.empty() && options.device != "cpu" && options.device != "cuda") {
     throw ConfigError(options.device.empty()
                           ? "--device: is missing; name cpu or cuda, or --from a file of "
@@ -152,49 +147,57 @@ int calibrate(const CalibrateOptions& options) {
                           : fmt::format("--device: there is no device {}; there are: cpu, cuda",
                                         in_quotes(options.device)));
   }
-  const bool is_stored = !options.from.empty();
-  Measurements measurements;
-  if (is_stored) {
-    measurements = stored_measurements(options);
-  }
-  const std::string device =
-      is_stored ? measurements.environment.at("device").get<std::string>() : device_of(options);
-  const fs::path out = out_file(options, device);
-  const bool is_gpu = (is_stored ? measurements.environment.value("kind", "") : options.device) ==
-                      std::string("cuda");
-  // Before anything is measured: what is missing here would make the measurement useless.
-  const GpuBase base = is_gpu ? gpu_base(device, options.peaks, out) : GpuBase{};
-  if (!is_stored) {
-    measurements = measure(options);
-  }
-  const CalibrationFiles files = calibration_files(measurements, base, out);
+}
+
+void write_files(const CalibrationFiles& files) {
+  const SignalsPutOff whole_files;
   for (const auto& [file, text] : files.texts) {
-    const SignalsPutOff whole_files;
     write_file_atomically(file, text);
   }
-  if (!is_stored) {
-    const SignalsPutOff whole_files;
-    write_file_atomically(measurements_file(out), measurements_text(measurements));
-  }
+}
+
+void print_result(const CalibrateOptions& options, const Measurements& measurements,
+                  const CalibrationFiles& files) {
   if (options.as_json) {
     json document{{"measurements", json::parse(measurements_text(measurements))},
                   {"host", files.host}};
-    if (is_gpu) {
+    if (!files.gpu.is_null()) {
       document["gpu"] = files.gpu;
     }
     fmt::print("{}", json_text(document));
-    return kExitOk;
+    return;
   }
-  if (is_gpu) {
+  if (!files.gpu.is_null()) {
     print_constants("gpu", files.gpu);
   }
   print_constants("host", files.host);
   for (const auto& [file, text] : files.texts) {
     fmt::print("wrote {}\n", file.string());
   }
-  if (!is_stored) {
-    fmt::print("wrote {}\n", measurements_file(out).string());
+}
+
+int calibrate(const CalibrateOptions& options) {
+  check_device(options);
+  const bool is_stored = !options.from.empty();
+  Measurements measurements;
+  if (is_stored) {
+    measurements = parse_measurements(load_json(path_of(options.from)), options.from);
   }
+  const std::string device =
+      is_stored ? measurements.environment.at("device").get<std::string>() : device_of(options);
+  const std::string kind = is_stored ? measurements.environment.value("kind", "") : options.device;
+  const fs::path out = out_file(options, device);
+  // Before anything is measured: without peaks the measurement would be useless.
+  const GpuBase base = kind == "cuda" ? gpu_base(device, options.peaks, out) : GpuBase{};
+  if (!is_stored) {
+    measurements = measure(options);
+  }
+  CalibrationFiles files = calibration_files(measurements, base, out);
+  if (!is_stored) {
+    files.texts.emplace_back(measurements_file(out), measurements_text(measurements));
+  }
+  write_files(files);
+  print_result(options, measurements, files);
   return kExitOk;
 }
 
