@@ -78,9 +78,9 @@ Measurements new_measurements(const CalibrateOptions& options) {
 }
 
 fs::path out_file(const CalibrateOptions& options, const std::string& device) {
-  const fs::path file =
-      options.out.empty() ? shipped_configs() / "calibration" / (device_file_name(device) + ".json")
-                          : fs::path(options.out);
+  fs::path file = options.out.empty()
+                      ? shipped_configs() / "calibration" / (device_file_name(device) + ".json")
+                      : fs::path(options.out);
   std::error_code ignored;
   if (file.filename().empty() || fs::is_directory(file, ignored)) {
     throw ConfigError(

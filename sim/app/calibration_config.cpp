@@ -114,21 +114,34 @@ std::string comment_of(const Measurements& measurements, const fs::path& out,
                      measurements.environment.value("date", "no date"), rest);
 }
 
-/// Keys in a readable order: what the file is, then the constants.
-std::string config_text(const json& config) {
+/// Keys in a readable order: what the file is and what a value is first.
+nlohmann::ordered_json readable(const json& node) {
   nlohmann::ordered_json ordered;
-  for (const char* first : {"comment", "extends", "name"}) {
-    if (config.contains(first)) {
-      ordered[first] = config.at(first);
+  if (node.is_array()) {
+    for (const json& element : node) {
+      ordered.push_back(readable(element));
+    }
+    return ordered;
+  }
+  if (!node.is_object()) {
+    return node;
+  }
+  for (const char* first : {"comment", "extends", "name", "rows", "value", "source"}) {
+    if (node.contains(first)) {
+      ordered[first] = readable(node.at(first));
     }
   }
-  for (const auto& [key, value] : config.items()) {
+  for (const auto& [key, value] : node.items()) {
     if (!ordered.contains(key)) {
-      ordered[key] = value;
+      ordered[key] = readable(value);
     }
   }
+  return ordered;
+}
+
+std::string config_text(const json& config) {
   constexpr int kIndent = 2;
-  return ordered.dump(kIndent) + "\n";
+  return readable(config).dump(kIndent) + "\n";
 }
 
 }  // namespace

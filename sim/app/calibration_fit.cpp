@@ -386,7 +386,10 @@ json gpu_constants(const Measurements& measurements, const DevicePeaks& peaks) {
 }
 
 json host_constants(const Measurements& measurements) {
-  const std::string origin = origin_of(measurements);
+  std::string origin = origin_of(measurements);
+  if (measurements.environment.value("kind", "") == "cuda") {
+    origin = fmt::format("{} (its host, {})", origin, measurements.environment.value("cpu", ""));
+  }
   json constants = json::object();
   const auto cited = [&](json value, const std::string& how) {
     return sourced(std::move(value), fmt::format("{}: {}", origin, how));

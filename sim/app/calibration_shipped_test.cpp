@@ -10,6 +10,7 @@
 
 #include <doctest/doctest.h>
 
+#include "models/gpu/gpu.hpp"
 #include "sim/app/calibration_config.hpp"
 #include "sim/app/point.hpp"
 #include "sim/core/config.hpp"
@@ -96,6 +97,50 @@ TEST_CASE("calibration: a design point takes the H200 and its host") {
         "/kernel_launch", "/copy_engines", "/gemm_peak_fractions/0/fraction"}) {
     CHECK_MESSAGE(std::count(measured.begin(), measured.end(), name) == 1, std::string(name));
   }
+}
+
+TEST_CASE("calibration: the H200's model gives back the times that its constants come from") {
+  GpuConfig config;
+  read_fields(load_config(calibrations() / "nvidia_h200.json"),
+              [&config](FieldVisitor& v) { config.fields(v); });
+  const Measurements all = h200();
+  const auto empty_kernel = [&all](const char* launch) {
+    return seconds_of(all, "kernel_launch",
+                      [launch](const CalibrationRow& row) { return row.is("launch", launch); });
+  };
+  // The rows were timed in graphs; the model launches eagerly.
+  const double launch = empty_kernel("eager") - empty_kernel("graph");
+  const Gpu gpu(config);
+  std::vector<double> ratios;
+  const auto compare = [&](const CalibrationRow& row, OperatorKind kind, std::int64_t flops) {
+    const OperatorWork work{.name = "row",
+                            .kind = kind,
+                            .flops = Flops{flops},
+                            .bytes = Bytes{row.number("bytes")},
+                            .size = {.m = row.has("rows") ? row.number("rows") : 0, .n = 0, .k = 0},
+                            .kernels = 1};
+    ratios.push_back((to_seconds(gpu.time_of(work)) - launch) / row.spread.median);
+    CAPTURE(row.parameters.dump());
+    CHECK(ratios.back() > 0.5);
+    CHECK(ratios.back() < 2);
+  };
+  const auto expect = [&ratios](double tolerance, double tolerance_of_most) {
+    const Spread spread = spread_of(ratios);
+    CHECK(spread.median == doctest::Approx(1).epsilon(tolerance));
+    CHECK(spread.p10 > 1 - tolerance_of_most);
+    CHECK(spread.p90 < 1 + tolerance_of_most);
+    ratios.clear();
+  };
+  for (const CalibrationRow* row : all.select("gemm")) {
+    compare(*row, OperatorKind::gemm, row->number("flops"));
+  }
+  expect(0.05, 0.3);
+  for (const CalibrationRow* row : all.select("decode_attention", [](const CalibrationRow& row) {
+         return row.is("kernel", "dense") && row.number("bytes") > 100'000'000;
+       })) {
+    compare(*row, OperatorKind::attention, 0);
+  }
+  expect(0.05, 0.2);
 }
 
 TEST_CASE("calibration: the H200's memory and link agree with PyTorch's measurements") {
