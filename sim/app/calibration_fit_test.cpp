@@ -167,8 +167,9 @@ TEST_CASE("calibration fit: the GPU config is complete, and its model gives the 
                             .size = {.m = row->number("rows"), .n = 0, .k = 0},
                             .kernels = 1};
     // Eager launches cost 2 us more than those of the graph that was timed.
-    CHECK(to_seconds(gpu.time_of(work)) ==
-          doctest::Approx(row->spread.median + kEager - kGraph).epsilon(0.01));
+    const double ratio = to_seconds(gpu.time_of(work)) / (row->spread.median + kEager - kGraph);
+    CHECK(ratio > 0.99);
+    CHECK(ratio < 1.01);
   }
 }
 
