@@ -97,12 +97,22 @@ def check_unusable_output(folder):
     assert errors.startswith("/proc/x/y.json") and len(errors.splitlines()) == 1, errors
 
 
+def check_no_cuda(folder):
+    """A program without CUDA kernels says what to build; one with them needs no device here."""
+    if "CUDA kernels OFF" in nearkv(folder, "version")[0]:
+        _, errors = nearkv(folder, "calibrate", "--device", "cuda", "--out", "gpu.json",
+                           status=USER_ERROR)
+        assert errors.startswith("--device: cuda: this program was built without"), errors
+        assert "NEARKV_PRESET=cuda" in errors and len(errors.splitlines()) == 1, errors
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         check_run_with(folder, check_quick_calibration(folder))
         check_another_gpu(folder)
         check_unusable_output(folder)
+        check_no_cuda(folder)
     print("nearkv calibrate: all checks passed")
     return 0
 
