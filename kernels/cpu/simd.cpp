@@ -173,11 +173,10 @@ HWY_INLINE void score_tile(const RowTile& tile, const T* const* rows, const floa
 /// The rows of a tile as floats, padded with zeros.
 class FloatRows {
  public:
-  FloatRows(const RowTile& tile, std::vector<float>& memory) {
+  explicit FloatRows(const RowTile& tile) : memory_(tile.count * padded(tile.d)) {
     const std::size_t width = padded(tile.d);
-    memory.resize(most_rows * width);
     for (std::size_t r = 0; r < tile.count; ++r) {
-      float* row = memory.data() + r * width;
+      float* row = memory_.data() + r * width;
       std::size_t c = 0;
       for (; c + lanes <= tile.d; c += lanes) {
         hn::StoreU(load_halves(tile.rows[r] + c), F(), row + c);
@@ -185,28 +184,23 @@ class FloatRows {
       for (; c < tile.d; ++c) {
         row[c] = finite_half_to_float(tile.rows[r][c]);
       }
-      std::fill(row + tile.d, row + width, 0.0F);
       rows_[r] = row;
     }
   }
   [[nodiscard]] const float* const* rows() const { return rows_.data(); }
 
  private:
-  std::array<const float*, most_rows> rows_;
+  std::vector<float> memory_;
+  std::array<const float*, most_rows> rows_{};
 };
 
 /// Rows that do not end with a vector are widened apart, with zeros behind them.
 bool needs_floats(const RowTile& tile) { return tile.d % sum_lanes != 0; }
 
-std::vector<float>& scratch() {
-  thread_local std::vector<float> memory;
-  return memory;
-}
-
 void score_rows(const RowTile& tile, const float* queries, float scale, float* logits,
                 std::size_t stride) {
   if (needs_floats(tile)) {
-    const FloatRows floats(tile, scratch());
+    const FloatRows floats(tile);
     score_tile(tile, floats.rows(), queries, scale, logits, stride);
   } else {
     score_tile(tile, tile.rows, queries, scale, logits, stride);
@@ -266,7 +260,7 @@ HWY_INLINE void accumulate_tile(const RowTile& tile, const T* const* rows, const
 
 void accumulate_rows(const RowTile& tile, const float* weights, std::size_t stride, float* out) {
   if (needs_floats(tile)) {
-    const FloatRows floats(tile, scratch());
+    const FloatRows floats(tile);
     accumulate_tile(tile, floats.rows(), weights, stride, out);
   } else {
     accumulate_tile(tile, tile.rows, weights, stride, out);
@@ -305,8 +299,8 @@ HWY_INLINE Vector exp_of(Vector x) {
 float weigh(std::span<float> logits, float max, float scale) {
   const F d;
   Vector sums[parts];
-  for (std::size_t p = 0; p < parts; ++p) {
-    sums[p] = hn::Zero(d);
+  for (Vector& sum : sums) {
+    sum = hn::Zero(d);
   }
   for (std::size_t i = 0; i < logits.size(); i += sum_lanes) {
     for (std::size_t p = 0; p < parts; ++p) {
