@@ -31,6 +31,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic results with CUDA
 
 FORMAT, VERSION = "nearkv-captured-kv", "1"
 ATTENTION = "nearkv_capture"  # in transformers' registry
@@ -248,7 +249,10 @@ def load_model(options, folder, gguf_file, attention):
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise CaptureError(f"--model: transformers cannot load it: {reason}") from error
-    return model.eval().to(options.device), tokenizer
+    try:
+        return model.eval().to(options.device), tokenizer
+    except (RuntimeError, AssertionError) as error:  # PyTorch has no type of its own for this
+        raise CaptureError(f"--device: {str(error).splitlines()[0]}") from error
 
 
 def read_text(options):
