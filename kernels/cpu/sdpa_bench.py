@@ -98,8 +98,8 @@ def main():
     kernels = Kernels(arguments.library, arguments.threads)
     result = {"torch": torch.__version__, "machine": platform.machine(),
               "threads": arguments.threads, "rows": []}
-    print(f"PyTorch {torch.__version__}, {arguments.threads} threads, d_head {D_HEAD}; times in ms, "
-          "KV of all heads 256 MiB")
+    print(f"PyTorch {torch.__version__}, {arguments.threads} threads, d_head {D_HEAD}; "
+          "times in ms, KV of all heads 256 MiB")
     print("context  queries   dense  GB/s   SDPA fp16  bf16  fp32   faster than SDPA  "
           "SparF 1/8  faster than dense")
     for context, queries in POINTS:

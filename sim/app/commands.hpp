@@ -15,6 +15,7 @@ void add_run_command(CLI::App& command, int& exit_status);
 void add_record_command(CLI::App& command, int& exit_status);
 void add_replay_command(CLI::App& command, int& exit_status);
 void add_figure_command(CLI::App& command, int& exit_status);
+void add_calibrate_command(CLI::App& command, int& exit_status);
 void add_describe_command(CLI::App& command, int& exit_status);
 void add_schema_command(CLI::App& command, int& exit_status);
 void add_validate_command(CLI::App& command, int& exit_status);
