@@ -5,14 +5,9 @@
 #include <cstdint>
 
 #include "kernels/cuda/attend.cuh"
+#include "kernels/cuda/device_launch.cuh"
 
 namespace nearkv::kernels::cuda {
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#define NEARKV_CUDA_BULK_COPY 1
-#else
-#define NEARKV_CUDA_BULK_COPY 0
-#endif
 
 __device__ inline unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
@@ -27,7 +22,7 @@ __device__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft));
 }
 
-#if NEARKV_CUDA_BULK_COPY
+#if NEARKV_CUDA_HOPPER
 __device__ inline void init_barrier(std::uint64_t* barrier) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)));
 }
@@ -39,6 +34,16 @@ __device__ inline void expect_bytes(std::uint64_t* barrier, unsigned bytes) {
 }
 __device__ inline void copy_bulk(void* to, const void* from, unsigned bytes,
                                  std::uint64_t* barrier) {
+#ifdef NK_EF
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+  return;
+#endif
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(shared_address(to)),

@@ -2,35 +2,36 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/decode_attention.hpp"
+#include "kernels/cuda/device_launch.cuh"
 #include "kernels/cuda/select.cuh"
 
 namespace nearkv::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 4;  // of a block
-constexpr int kThreads = kWarps * kWarp;
-constexpr int kMostBlocks = 6;  // of a multiprocessor
+#ifndef NK_WARPS
+#define NK_WARPS 8
+#define NK_BLOCKS 3
+#endif
 constexpr int kMostWaves = 40;  // for which there is room for states of chunks
 
-/// Bandwidth comes from tiles on their way. For one query many warps with one tile each were the
-/// fastest on an H200 (6 blocks of 4 warps; 3 blocks with 2 tiles or 2 with 3 read up to 6 % less);
-/// several queries need the registers of fewer warps.
+/// Warps of a block, blocks of a multiprocessor, and tiles of a warp that are on their way or at
+/// work.
 template <int G>
-constexpr int kBlocks = G == 1 ? kMostBlocks : 3;
+constexpr int kWarps = G == 1 ? NK_WARPS : 4;
 template <int G>
-constexpr int kStages = G == 1 ? 1 : 2;  // tiles of a warp that are on their way or at work
+constexpr int kThreads = kWarp * kWarps<G>;
+template <int G>
+constexpr int kBlocks = G == 1 ? NK_BLOCKS : 3;
+template <int G>
+constexpr int kStages = G == 1 ? 1 : 2;
+constexpr int kMostBlocks = 6;
 constexpr float kLog2e = 1.44269504088896340736F;
 constexpr int kMostQueriesAPass = 4;
-
-void require(cudaError_t status, const char* call) {
-  if (status != cudaSuccess) {
-    throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(status));
-  }
-}
 
 /// Token groups and rows in them, by multiplication instead of division.
 struct TokenGroups {
@@ -57,6 +58,7 @@ struct Launch {
   int chunk;        // tokens of a block
   int first_query;  // of this pass over the queries of a KV head
   int page_elements;
+  bool overlaps;  // the next grid's blocks may start before this one's end
   TokenGroups groups;
   // Listed tokens: [query head][token_stride], of each min(most_tokens, context).
   const std::int32_t* tokens;
@@ -69,9 +71,10 @@ struct Launch {
 
 /// The tokens of a block, in tiles; its warps take them in turn, so that tile i of a warp is tile
 /// warp + i x kWarps of the block. Tiles do not straddle pages.
-template <int D, bool kListed>
+template <int D, int G, bool kListed>
 class BlockTiles {
  public:
+  static constexpr int kWarps = cuda::kWarps<G>;
   using Layout = RowLayout<D>;
   static constexpr int kTileHalves = Layout::tile * D;
 
@@ -94,6 +97,11 @@ class BlockTiles {
     const int each = kListed ? Layout::tile : static_cast<int>(a_.groups.tokens);
     const int tiles = (end - first_ + each - 1) / each * tiles_a_group_;
     count_ = warp_ < tiles ? (tiles - warp_ + kWarps - 1) / kWarps : 0;
+    if constexpr (kListed) {
+      read_token(0);
+      read_page(0);
+      read_token(1);
+    }
   }
 
   /// Tiles of this warp.
@@ -140,7 +148,7 @@ class BlockTiles {
     const std::size_t page =
         static_cast<std::size_t>(__shfl_sync(kAllLanes, page_, i - pages_begin_));
     const std::size_t first = page * a_.page_elements + static_cast<std::size_t>(sub) * kTileHalves;
-#if NEARKV_CUDA_BULK_COPY
+#if NEARKV_CUDA_HOPPER
     if (threadIdx.x % kWarp == 0) {
       const unsigned bytes = static_cast<unsigned>(rows) * D * sizeof(std::uint16_t);
       expect_bytes(barrier, 2 * bytes);
@@ -163,23 +171,42 @@ class BlockTiles {
 #endif
   }
 
+  /// Lane r keeps the token in row r of the warp's i-th tile, read ahead of its page.
+  __device__ void read_token(int i) {
+    const int row = static_cast<int>(threadIdx.x) % kWarp;
+    if (i < count_ && row < rows(i)) {
+      token_ =
+          static_cast<std::uint32_t>(list_[first_ + (warp_ + i * kWarps) * Layout::tile + row]);
+    }
+  }
+  /// And where its rows begin, in 16-byte vectors of the pools.
+  __device__ void read_page(int i) {
+    const int row = static_cast<int>(threadIdx.x) % kWarp;
+    if (i < count_ && row < rows(i)) {
+      const std::uint32_t group = a_.groups.group_of(token_);
+      page_ = table_[group];
+      row_in_page_ = (token_ - group * a_.groups.tokens) * Layout::lanes;
+    }
+  }
+
   __device__ void fetch_listed(int i, std::uint16_t* k, std::uint16_t* v) {
     using Warp = WarpAttention<D, 1>;
-    const std::int32_t* list = list_ + first_ + (warp_ + i * kWarps) * Layout::tile;
     const int rows = this->rows(i);
+    const std::uint32_t mine =
+        static_cast<std::uint32_t>(page_) * (a_.page_elements / Layout::vector) + row_in_page_;
 #pragma unroll
     for (int step = 0; step < Layout::steps; ++step) {
+      const std::uint32_t vector = __shfl_sync(kAllLanes, mine, Warp::row(step) % kWarp);
       if (Warp::row(step) < rows && Warp::is_used()) {
-        const auto token = static_cast<std::uint32_t>(list[Warp::row(step)]);
-        const std::uint32_t group = a_.groups.group_of(token);
-        const std::size_t from = static_cast<std::size_t>(table_[group]) * a_.page_elements +
-                                 (token - group * a_.groups.tokens) * D + Warp::column();
+        const std::size_t from = static_cast<std::size_t>(vector) * Layout::vector + Warp::column();
         const int to = Warp::row(step) * D + Warp::column();
         copy_16_bytes(k + to, a_.t.kv.k_pages + from);
         copy_16_bytes(v + to, a_.t.kv.v_pages + from);
       }
     }
     commit_copies();
+    read_page(i + 1);
+    read_token(i + 2);
   }
 
   const Launch& a_;
@@ -192,13 +219,15 @@ class BlockTiles {
   int count_ = 0;
   int first_group_ = 0;
   int pages_begin_ = 0;
-  std::int32_t page_ = 0;
+  std::int32_t page_ = 0;  // of a tile to come, or of a row to come
+  std::uint32_t token_ = 0;
+  std::uint32_t row_in_page_ = 0;
 };
 
 /// Max, sum and out of each warp's queries, in shared memory.
 template <int D, int G>
 struct WarpStates {
-  float of[kWarps][G][D + 2];
+  float of[kWarps<G>][G][D + 2];
 };
 
 template <int D, int G>
@@ -234,11 +263,11 @@ template <int D, int G>
 __device__ Merged merge_warps(const WarpStates<D, G>& states, int g, int c) {
   Merged merged{-INFINITY, 0.0F, 0.0F};
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
+  for (int w = 0; w < kWarps<G>; ++w) {
     merged.max = fmaxf(merged.max, states.of[w][g][0]);
   }
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
+  for (int w = 0; w < kWarps<G>; ++w) {
     const float max = states.of[w][g][0];
     const float factor = max == -INFINITY ? 0.0F : exp2f(max - merged.max);
     merged.sum += factor * states.of[w][g][1];
@@ -264,13 +293,13 @@ __device__ void write_output(const Launch& a, std::size_t query_head, int c, con
 /// Merges the warps of the block; then the last block of a unit (a KV head, or a query head with
 /// its list) merges all of its chunks and writes the output.
 template <int D, int G>
-__device__ void merge_block(const Launch& a, const WarpStates<D, G>& states, float* scratch,
-                            std::size_t unit, std::size_t first_query_head, int chunks) {
+__device__ void merge_block(const Launch& a, const WarpStates<D, G>& states, std::size_t unit,
+                            std::size_t first_query_head, int chunks) {
   constexpr int kState = D + 2;
   constexpr int kOfBlock = G * kState;
   float* partial = a.partial + unit * gridDim.x * kOfBlock;
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < G * D; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < G * D; i += kThreads<G>) {
     const int g = i / D;
     const int c = i % D;
     const Merged merged = merge_warps(states, g, c);
@@ -302,39 +331,34 @@ __device__ void merge_block(const Launch& a, const WarpStates<D, G>& states, flo
     return;
   }
   __threadfence();
-  // A warp a query finds the maximum and what each chunk's state counts for.
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (int g = static_cast<int>(threadIdx.x) / kWarp; g < G; g += kWarps) {
-    Merged merged{-INFINITY, 0.0F, 0.0F};
-    for (int i = lane; i < chunks; i += kWarp) {
-      merged.max = fmaxf(merged.max, __ldcg(partial + i * kOfBlock + g * kState));
-    }
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-      merged.max = fmaxf(merged.max, __shfl_xor_sync(kAllLanes, merged.max, mask));
-    }
-    for (int i = lane; i < chunks; i += kWarp) {
-      const float* state = partial + i * kOfBlock + g * kState;
-      const float factor = exp2f(__ldcg(state) - merged.max);
-      scratch[2 * G + i * G + g] = factor;
-      merged.sum += factor * __ldcg(state + 1);
-    }
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-      merged.sum += __shfl_xor_sync(kAllLanes, merged.sum, mask);
-    }
-    if (lane == 0) {
-      scratch[g] = merged.max;
-      scratch[G + g] = merged.sum;
-    }
-  }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < G * D; i += kThreads) {
+  constexpr int kBatch = 8;  // states whose loads are on their way together
+  for (int i = static_cast<int>(threadIdx.x); i < G * D; i += kThreads<G>) {
     const int g = i / D;
     const int c = i % D;
-    Merged merged{scratch[g], scratch[G + g], 0.0F};
-#pragma unroll 8
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      merged.out +=
-          scratch[2 * G + chunk * G + g] * __ldcg(partial + chunk * kOfBlock + g * kState + 2 + c);
+    Merged merged{-INFINITY, 0.0F, 0.0F};
+    for (int first = 0; first < chunks; first += kBatch) {
+      Merged batch[kBatch];
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        batch[b] = {-INFINITY, 0.0F, 0.0F};
+        if (first + b < chunks) {
+          const float* state = partial + (first + b) * kOfBlock + g * kState;
+          batch[b] = {__ldcg(state), __ldcg(state + 1), __ldcg(state + 2 + c)};
+        }
+      }
+      float max = merged.max;
+#pragma unroll
+      for (const Merged& other : batch) {
+        max = fmaxf(max, other.max);
+      }
+      const float shrink = exp2f(merged.max - max);
+      merged = {max, merged.sum * shrink, merged.out * shrink};
+#pragma unroll
+      for (const Merged& other : batch) {
+        const float factor = exp2f(other.max - max);
+        merged.sum += factor * other.sum;
+        merged.out += factor * other.out;
+      }
     }
     write_output<D>(a, first_query_head + g, c, merged);
   }
@@ -342,16 +366,15 @@ __device__ void merge_block(const Launch& a, const WarpStates<D, G>& states, flo
 
 /// Block (chunk of tokens, unit, sequence).
 template <int D, int G, bool kListed>
-__global__ void __launch_bounds__(kThreads, kBlocks<G>) attend(const Launch a) {
+__global__ void __launch_bounds__(kThreads<G>, kBlocks<G>) attend(const __grid_constant__ Launch a) {
   static_assert(!kListed || G == 1, "each query head has its own list");
-  using Tiles = BlockTiles<D, kListed>;
-  constexpr bool kBulk = NEARKV_CUDA_BULK_COPY != 0 && !kListed;
+  using Tiles = BlockTiles<D, G, kListed>;
+  constexpr bool kBulk = NEARKV_CUDA_HOPPER != 0 && !kListed;
   constexpr int kRing = kStages<G>;
   extern __shared__ __align__(128) std::uint16_t memory[];
-  __shared__ std::uint64_t barriers[kWarps][kRing];
-  const int context = a.t.contexts[blockIdx.z];
+  __shared__ std::uint64_t barriers[kWarps<G>][kRing];
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-#if NEARKV_CUDA_BULK_COPY
+#if NEARKV_CUDA_HOPPER
   if constexpr (kBulk) {
     if (threadIdx.x % kWarp == 0) {
       for (int stage = 0; stage < kRing; ++stage) {
@@ -363,6 +386,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<G>) attend(const Launch a) {
     __syncwarp();
   }
 #endif
+  wait_for_previous_grid();
+  const int context = a.t.contexts[blockIdx.z];
   const std::size_t unit = static_cast<std::size_t>(blockIdx.z) * gridDim.y + blockIdx.y;
   const std::size_t kv_head = kListed ? unit / a.queries : unit;
   const std::size_t query_head = kListed ? unit : unit * a.queries + a.first_query;
@@ -390,7 +415,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<G>) attend(const Launch a) {
   int stage = 0;
   unsigned phase = 0;
   for (int i = 0; i < tiles.count(); ++i) {
-#if NEARKV_CUDA_BULK_COPY
+#if NEARKV_CUDA_HOPPER
     if constexpr (kBulk) {
       wait_for_phase(&barriers[warp][stage], phase);
     } else
@@ -399,7 +424,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<G>) attend(const Launch a) {
       wait_for_copies<kRing - 1>();
       __syncwarp();
     }
+#ifndef NK_NOCOMPUTE
     attention.attend(k_of(stage), v_of(stage), tiles.rows(i));
+#endif
     __syncwarp();
     if (i + kRing < tiles.count()) {
       tiles.fetch(i + kRing, k_of(stage), v_of(stage), &barriers[warp][stage]);
@@ -409,12 +436,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks<G>) attend(const Launch a) {
     stage = stage + 1 == kRing ? 0 : stage + 1;
     phase ^= stage == 0 ? 1U : 0U;
   }
+  if (a.overlaps) {
+    let_next_grid_start();
+  }
   __syncthreads();  // the ring is free for the states
   auto& states = *reinterpret_cast<WarpStates<D, G>*>(memory);
-  static_assert(sizeof(states) <= kWarps * kRing * 2 * Tiles::kTileHalves * 2);
+  static_assert(sizeof(states) <= kWarps<G> * kRing * 2 * Tiles::kTileHalves * 2);
   store_warp(attention, states);
-  merge_block(a, states, reinterpret_cast<float*>(memory) + sizeof(states) / sizeof(float), unit,
-              query_head, chunks);
+  merge_block(a, states, unit, query_head, chunks);
 }
 
 // -- Launches -----------------------------------------------------------------------------------
@@ -426,12 +455,17 @@ int chunk_of(int tokens, std::size_t units, int multiprocessors, int multiple) {
   // In units of the time in which the device reads one tile a resident warp, measured on an H200.
   constexpr double kLatency = 2.5;
   constexpr double kLeastTile = 0.3;  // a tile that has the memory for itself
+#ifdef NK_TUNE
+  if (const char* text = getenv("NK_CHUNK")) {
+    return (atoi(text) + multiple - 1) / multiple * multiple;
+  }
+#endif
   const double slots = static_cast<double>(kBlocks<G>) * multiprocessors;
   const int tiles = (tokens + RowLayout<D>::tile - 1) / RowLayout<D>::tile;
   double least = INFINITY;
   int chosen = tokens;
   for (int chunks = 1; chunks <= tiles; ++chunks) {
-    const int of_warp = ((tiles + chunks - 1) / chunks + kWarps - 1) / kWarps;
+    const int of_warp = ((tiles + chunks - 1) / chunks + kWarps<G> - 1) / kWarps<G>;
     const double blocks = static_cast<double>(units) * chunks;
     const double waves = blocks / slots;
     const double share = std::min(1.0, waves);
@@ -451,46 +485,102 @@ int chunk_of(int tokens, std::size_t units, int multiprocessors, int multiple) {
 }
 
 template <int D, int G, bool kListed>
-void launch_attend(Launch launch, const BatchShape& shape, int multiprocessors,
-                   cudaStream_t stream) {
+constexpr int kAttendShared =
+    kStages<G> * 2 * kWarps<G> *
+    BlockTiles<D, G, kListed>::kTileHalves* static_cast<int>(sizeof(std::uint16_t));
+
+/// Chunks that were worked out for earlier launches: a decode step costs no search.
+class ChunkPlans {
+ public:
+  template <int D, int G>
+  int chunk(int tokens, std::size_t units, int multiprocessors, int multiple) {
+    for (const Plan& plan : plans_) {
+      if (plan.tokens == tokens && plan.units == units && plan.queries == G &&
+          plan.multiple == multiple) {
+        return plan.chunk;
+      }
+    }
+    constexpr std::size_t kMostPlans = 64;
+    if (plans_.size() == kMostPlans) {
+      plans_.clear();
+    }
+    plans_.push_back(
+        {tokens, units, G, multiple, chunk_of<D, G>(tokens, units, multiprocessors, multiple)});
+    return plans_.back().chunk;
+  }
+
+ private:
+  struct Plan {
+    int tokens;
+    std::size_t units;
+    int queries;
+    int multiple;
+    int chunk;
+  };
+  std::vector<Plan> plans_;
+};
+
+struct Context {
+  const DeviceFacts& device;
+  ChunkPlans& plans;
+  cudaStream_t stream;
+};
+
+template <int D, int G, bool kListed>
+void launch_attend(Launch launch, const BatchShape& shape, const Context& context) {
   const int heads = kListed ? shape.kv_heads * shape.queries_per_kv_head : shape.kv_heads;
   const int tokens =
       kListed ? std::min(launch.most_tokens, shape.longest_context) : shape.longest_context;
   const std::size_t units =
       static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(heads);
-  launch.chunk =
-      chunk_of<D, G>(tokens, units, multiprocessors,
-                     kListed ? RowLayout<D>::tile : static_cast<int>(launch.groups.tokens));
-  const dim3 grid(static_cast<unsigned>((tokens + launch.chunk - 1) / launch.chunk),
-                  static_cast<unsigned>(heads), static_cast<unsigned>(shape.sequences));
-  constexpr int kShared = kWarps * kStages<G> * 2 * BlockTiles<D, kListed>::kTileHalves *
-                          static_cast<int>(sizeof(std::uint16_t));
-  require(cudaFuncSetAttribute(attend<D, G, kListed>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               kShared),
-          "cudaFuncSetAttribute");
-  attend<D, G, kListed><<<grid, kThreads, kShared, stream>>>(launch);
+  launch.chunk = context.plans.chunk<D, G>(
+      tokens, units, context.device.multiprocessors,
+      kListed ? RowLayout<D>::tile : static_cast<int>(launch.groups.tokens));
+  launch.overlaps = static_cast<double>(units) * tokens * D * 4 < 190e6;
+  const GridShape grid{
+      .grid = dim3(static_cast<unsigned>((tokens + launch.chunk - 1) / launch.chunk),
+                   static_cast<unsigned>(heads), static_cast<unsigned>(shape.sequences)),
+      .threads = kThreads<G>,
+      .shared = kAttendShared<D, G, kListed>};
+  launch_overlapping(attend<D, G, kListed>, grid, context.device, context.stream, launch);
 }
 
 /// All queries of a KV head, in passes of 4, 3, 2 or 1.
 template <int D>
-void launch_dense(Launch launch, const BatchShape& shape, int multiprocessors,
-                  cudaStream_t stream) {
+void launch_dense(Launch launch, const BatchShape& shape, const Context& context) {
   while (launch.first_query < launch.queries) {
     const int left = launch.queries - launch.first_query;
     if (left >= 4) {
-      launch_attend<D, 4, false>(launch, shape, multiprocessors, stream);
+      launch_attend<D, 4, false>(launch, shape, context);
       launch.first_query += 4;
     } else if (left == 3) {
-      launch_attend<D, 3, false>(launch, shape, multiprocessors, stream);
+      launch_attend<D, 3, false>(launch, shape, context);
       launch.first_query += 3;
     } else if (left == 2) {
-      launch_attend<D, 2, false>(launch, shape, multiprocessors, stream);
+      launch_attend<D, 2, false>(launch, shape, context);
       launch.first_query += 2;
     } else {
-      launch_attend<D, 1, false>(launch, shape, multiprocessors, stream);
+      launch_attend<D, 1, false>(launch, shape, context);
       launch.first_query += 1;
     }
   }
+}
+
+template <int D, int G, bool kListed>
+void permit_shared() {
+  require(cudaFuncSetAttribute(attend<D, G, kListed>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               kAttendShared<D, G, kListed>),
+          "cudaFuncSetAttribute");
+}
+
+/// Once: what would cost each launch a call of the driver.
+template <int D>
+void prepare_attend() {
+  permit_shared<D, 1, false>();
+  permit_shared<D, 2, false>();
+  permit_shared<D, 3, false>();
+  permit_shared<D, 4, false>();
+  permit_shared<D, 1, true>();
 }
 
 template <typename T>
@@ -505,14 +595,17 @@ void allocate(T*& memory, std::size_t count) {
 struct DecodeAttention::Buffers {
   float* partial = nullptr;
   unsigned* arrivals = nullptr;
-  float* scores = nullptr;           // [query head][longest context]
-  std::int32_t* tokens = nullptr;    // likewise
+  float* scores = nullptr;  // [query head][score_stride], if shared memory is too small
+  int score_stride = 0;
+  std::int32_t* tokens = nullptr;    // [query head][longest context]
   float* alpha = nullptr;            // [query head]
   std::int32_t* channels = nullptr;  // [query head][d_head]
+  DeviceFacts device;
+  ChunkPlans plans;
 };
 
 DecodeAttention::DecodeAttention(const PageGeometry& geometry, const BatchShape& largest)
-    : geometry_(geometry), largest_(largest), multiprocessors_(0), buffers_(new Buffers) {
+    : geometry_(geometry), largest_(largest), buffers_(new Buffers) {
   const int d = geometry.d_head();
   if (d != 64 && d != 80 && d != 128) {
     throw std::invalid_argument("d_head: must be 64, 80 or 128, is " + std::to_string(d));
@@ -521,20 +614,32 @@ DecodeAttention::DecodeAttention(const PageGeometry& geometry, const BatchShape&
     throw std::invalid_argument("page_bytes: must be a multiple of 16, is " +
                                 std::to_string(geometry.page_bytes()));
   }
-  int device = 0;
-  require(cudaGetDevice(&device), "cudaGetDevice");
-  require(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device),
-          "cudaDeviceGetAttribute");
+  buffers_->device = DeviceFacts::of_current();
+  const DeviceFacts& device = buffers_->device;
+  prepare_selection(device);
+  switch (d) {
+    case 64:
+      prepare_attend<64>();
+      break;
+    case 80:
+      prepare_attend<80>();
+      break;
+    default:
+      prepare_attend<128>();
+  }
   const std::size_t units = largest.query_heads();
   // Chunks of all units: at most what chunk_of() aims at, and one more of each unit.
   const std::size_t blocks =
-      static_cast<std::size_t>(multiprocessors_) * kMostBlocks * kMostWaves + units;
+      static_cast<std::size_t>(device.multiprocessors) * kMostBlocks * kMostWaves + units;
   const std::size_t states = blocks * kMostQueriesAPass;
-  const std::size_t scores = units * static_cast<std::size_t>(largest.longest_context);
+  if (!scores_fit(largest.longest_context, device)) {
+    const int cluster = cluster_of(largest.longest_context, device);
+    buffers_->score_stride = floats_of_block(largest.longest_context, cluster) * cluster;
+  }
   allocate(buffers_->partial, states * static_cast<std::size_t>(d + 2));
   allocate(buffers_->arrivals, units);
-  allocate(buffers_->scores, scores);
-  allocate(buffers_->tokens, scores);
+  allocate(buffers_->scores, units * static_cast<std::size_t>(buffers_->score_stride));
+  allocate(buffers_->tokens, units * static_cast<std::size_t>(largest.longest_context));
   allocate(buffers_->alpha, units);
   allocate(buffers_->channels, units * static_cast<std::size_t>(d));
   require(cudaMemset(buffers_->arrivals, 0, units * sizeof(unsigned)), "cudaMemset");
@@ -576,6 +681,7 @@ void DecodeAttention::dense(const BatchShape& shape, const BatchTensors& tensors
                       .chunk = 0,
                       .first_query = 0,
                       .page_elements = geometry_.page_elements(),
+                      .overlaps = true,
                       .groups = TokenGroups(geometry_.tokens_per_group()),
                       .tokens = nullptr,
                       .token_stride = 0,
@@ -583,17 +689,17 @@ void DecodeAttention::dense(const BatchShape& shape, const BatchTensors& tensors
                       .alpha = nullptr,
                       .partial = buffers_->partial,
                       .arrivals = buffers_->arrivals};
+  const Context context{buffers_->device, buffers_->plans, stream};
   switch (geometry_.d_head()) {
     case 64:
-      launch_dense<64>(launch, shape, multiprocessors_, stream);
+      launch_dense<64>(launch, shape, context);
       break;
     case 80:
-      launch_dense<80>(launch, shape, multiprocessors_, stream);
+      launch_dense<80>(launch, shape, context);
       break;
     default:
-      launch_dense<128>(launch, shape, multiprocessors_, stream);
+      launch_dense<128>(launch, shape, context);
   }
-  require(cudaGetLastError(), "dense attention");
 }
 
 void DecodeAttention::sparf(const BatchShape& shape, const BatchTensors& tensors,
@@ -619,22 +725,24 @@ void DecodeAttention::sparf(const BatchShape& shape, const BatchTensors& tensors
                             .page_elements = geometry_.page_elements(),
                             .channels_per_group = geometry_.channels_per_group(),
                             .chunk_tokens = geometry_.tokens_per_channel_page(),
-                            .stride = shape.longest_context,
                             .r = options.r,
                             .k = options.k,
                             .local_window = options.local_window,
                             .scores = buffers_->scores,
+                            .score_stride = buffers_->score_stride,
                             .channels = buffers_->channels,
+                            .channel_stride = d,
                             .tokens = selected == nullptr ? buffers_->tokens : selected,
                             .token_stride = std::min(options.k, shape.longest_context),
                             .alpha = buffers_->alpha};
-  launch_selection(select, shape, stream);
+  launch_selection(select, shape, buffers_->device, stream);
   const Launch launch{.t = tensors,
                       .kv_heads = shape.kv_heads,
                       .queries = shape.queries_per_kv_head,
                       .chunk = 0,
                       .first_query = 0,
                       .page_elements = geometry_.page_elements(),
+                      .overlaps = true,
                       .groups = TokenGroups(geometry_.tokens_per_group()),
                       .tokens = select.tokens,
                       .token_stride = select.token_stride,
@@ -642,17 +750,17 @@ void DecodeAttention::sparf(const BatchShape& shape, const BatchTensors& tensors
                       .alpha = buffers_->alpha,
                       .partial = buffers_->partial,
                       .arrivals = buffers_->arrivals};
+  const Context context{buffers_->device, buffers_->plans, stream};
   switch (d) {
     case 64:
-      launch_attend<64, 1, true>(launch, shape, multiprocessors_, stream);
+      launch_attend<64, 1, true>(launch, shape, context);
       break;
     case 80:
-      launch_attend<80, 1, true>(launch, shape, multiprocessors_, stream);
+      launch_attend<80, 1, true>(launch, shape, context);
       break;
     default:
-      launch_attend<128, 1, true>(launch, shape, multiprocessors_, stream);
+      launch_attend<128, 1, true>(launch, shape, context);
   }
-  require(cudaGetLastError(), "SparF attention");
 }
 
 }  // namespace nearkv::kernels::cuda

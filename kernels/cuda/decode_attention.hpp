@@ -78,7 +78,6 @@ class DecodeAttention {
 
   PageGeometry geometry_;
   BatchShape largest_;
-  int multiprocessors_;
   Buffers* buffers_;
 };
 
