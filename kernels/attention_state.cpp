@@ -1,9 +1,10 @@
+#include "kernels/attention_state.hpp"
+
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <string>
 
-#include "kernels/api.hpp"
 #include "kernels/exp.hpp"
 
 namespace nearkv::kernels {

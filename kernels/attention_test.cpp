@@ -20,13 +20,21 @@ namespace {
 
 struct Implementation {
   const char* name;
-  AttentionResult (*dense)(const KvPages&, const AttentionRequest&, const DenseOptions&);
-  AttentionResult (*sparf)(const KvPages&, const AttentionRequest&, const SparfOptions&);
+  AttentionResult (*attend)(const KvPages&, const AttentionRequest&, const Method&);
+
+  [[nodiscard]] AttentionResult dense(const KvPages& pages, const AttentionRequest& request,
+                                      const DenseOptions& options) const {
+    return attend(pages, request, options);
+  }
+  [[nodiscard]] AttentionResult sparf(const KvPages& pages, const AttentionRequest& request,
+                                      const SparfOptions& options) const {
+    return attend(pages, request, options);
+  }
 };
 
 const std::vector<Implementation> implementations{
-    {"reference", reference::dense_attention, reference::sparf_attention},
-    {"cpu", cpu::dense_attention, cpu::sparf_attention},
+    {"reference", reference::attend},
+    {"cpu", cpu::attend},
 };
 
 template <typename Body>
@@ -55,17 +63,21 @@ TouchedPages brute_force(const PageGeometry& g, int context,
   TouchedPages pages;
   pages.context = context;
   const int chunks = context / (g.page_bytes() / 2 / g.channels_per_group());
-  pages.pages_per_channel_group = chunks;
   std::set<int> channel_k;
+  std::set<int> channels;
+  std::set<int> tokens;
   std::set<int> token_kv;
   std::set<int> waiting_groups;
   std::set<int> waiting_tokens;
   for (const HeadSelection& head : heads) {
+    channels.insert(head.channels.begin(), head.channels.end());
+    tokens.insert(head.tokens.begin(), head.tokens.end());
     for (const int channel : head.channels) {
       for (int token = 0; token < context; ++token) {
         const int chunk = token / (g.page_bytes() / 2 / g.channels_per_group());
         const int group = channel / g.channels_per_group();
-        chunk < chunks ? channel_k.insert(group * chunks + chunk) : waiting_groups.insert(group);
+        const int page = chunk * (g.d_head() / g.channels_per_group()) + group;
+        chunk < chunks ? channel_k.insert(page) : waiting_groups.insert(group);
       }
     }
     for (const int token : head.tokens) {
@@ -79,6 +91,8 @@ TouchedPages brute_force(const PageGeometry& g, int context,
   pages.token_v = pages.token_k;
   pages.buffered_channel_groups = static_cast<int>(waiting_groups.size());
   pages.buffered_tokens = static_cast<int>(waiting_tokens.size());
+  pages.distinct_channels = static_cast<int>(channels.size());
+  pages.distinct_tokens = static_cast<int>(tokens.size());
   return pages;
 }
 
@@ -311,9 +325,9 @@ TEST_CASE("attention: wrong arguments are refused by name") {
   const KvPages pages = testing::random_cache({64, 4096, 8}, 10, 13);
   const std::vector<float> query = testing::random_queries(2, 64, 14);
   for_each_implementation([&](const Implementation& implementation) {
-    const auto refusal = [&](std::span<const float> queries, int context, SparfOptions options) {
+    const auto refusal = [&](std::span<const float> queries, int context, const Method& method) {
       try {
-        implementation.sparf(pages, {queries, context}, options);
+        (void)implementation.attend(pages, {queries, context}, method);
       } catch (const std::invalid_argument& error) {
         return std::string(error.what());
       }
@@ -329,20 +343,188 @@ TEST_CASE("attention: wrong arguments are refused by name") {
           "attention: context is 0; must be 1 to the 10 appended tokens");
     CHECK(refusal(query, 11, fine) ==
           "attention: context is 11; must be 1 to the 10 appended tokens");
-    CHECK(refusal(query, 10, {0, 4, 1}) == "sparf: r is 0; must be 1 to d_head, which is 64");
-    CHECK(refusal(query, 10, {65, 4, 1}) == "sparf: r is 65; must be 1 to d_head, which is 64");
-    CHECK(refusal(query, 10, {8, 0, 0}) == "sparf: k is 0; must be at least 1");
-    CHECK(refusal(query, 10, {8, 4, 5}) == "sparf: local_window is 5; must be 0 to k, which is 4");
-    CHECK(refusal(query, 10, {8, 4, -1}) ==
+    CHECK(refusal(query, 10, SparfOptions{0, 4, 1}) ==
+          "sparf: r is 0; must be 1 to d_head, which is 64");
+    CHECK(refusal(query, 10, SparfOptions{65, 4, 1}) ==
+          "sparf: r is 65; must be 1 to d_head, which is 64");
+    CHECK(refusal(query, 10, SparfOptions{8, 0, 0}) == "sparf: k is 0; must be at least 1");
+    CHECK(refusal(query, 10, SparfOptions{8, 4, 5}) ==
+          "sparf: local_window is 5; must be 0 to k, which is 4");
+    CHECK(refusal(query, 10, SparfOptions{8, 4, -1}) ==
           "sparf: local_window is -1; must be 0 to k, which is 4");
     std::vector<float> bad = query;
     bad[64 + 3] = std::numeric_limits<float>::quiet_NaN();
     CHECK(refusal(bad, 10, fine) ==
           "attention: query head 1, channel 3 is nan; must be finite and at most 65504, the range "
           "of FP16");
-    CHECK_THROWS_AS(implementation.dense(pages, {bad, 10}, {}), std::invalid_argument);
-    CHECK_THROWS_AS(implementation.dense(pages, {query, 11}, {}), std::invalid_argument);
-    CHECK_THROWS_AS(implementation.dense(pages, {query, 10}, {.first_token = 10}),
-                    std::invalid_argument);
+    CHECK(refusal(query, 10, DenseOptions{10}) ==
+          "attention: first_token is 10; must be 0 to 9, below the context");
+    CHECK(refusal(query, 10, SparqOptions{65, 4, 1}) ==
+          "sparq: r is 65; must be 1 to d_head, which is 64");
+    CHECK(refusal(query, 10, WindowOptions{0}) == "window: window is 0; must be at least 1");
+    CHECK(refusal(query, 10, StreamingOptions{-1, 4}) ==
+          "streaming: sinks is -1; must be at least 0");
+    CHECK(refusal(query, 10, StreamingOptions{4, 0}) ==
+          "streaming: window is 0; must be at least 1");
+    CHECK(refusal(query, 10, H2oOptions{4, 4}) ==
+          "h2o: history is missing; make an H2oHistory for each KV head");
+    H2oHistory history({4, 4}, std::vector<float>(5, 1.0F));
+    CHECK_THROWS_WITH_AS(
+        (void)implementation.attend(pages, {query, 10, false, &history}, H2oOptions{4, 4}),
+        "h2o: context is 10; must be one more than the history's 5 tokens", std::invalid_argument);
+    KvPages without(pages.geometry(), KeyCopies::tokens);
+    without.append(std::vector<float>(64), std::vector<float>(64));
+    CHECK_THROWS_WITH_AS((void)implementation.attend(without, {query, 1}, fine),
+                         "sparf: the cache has no channel-indexed copy of K; make it with "
+                         "KeyCopies::tokens_and_channels",
+                         std::invalid_argument);
+    CHECK(implementation.attend(without, {query, 1}, DenseOptions{}).output.size() == 128);
+  });
+}
+
+TEST_CASE("attention: SparQ computes what SparF computes, and counts rows and columns") {
+  const KvPages pages = testing::random_cache({128, 4096, 8}, 900, 21);
+  const std::vector<float> queries = testing::random_queries(2, 128, 22);
+  for_each_implementation([&](const Implementation& implementation) {
+    const AttentionRequest request{.queries = queries, .context = 800, .want_selection = true};
+    const AttentionResult sparf = implementation.attend(pages, request, SparfOptions{16, 50, 10});
+    const AttentionResult sparq = implementation.attend(pages, request, SparqOptions{16, 50, 10});
+    CHECK(sparq.output == sparf.output);
+    CHECK(sparq.heads == sparf.heads);
+    CHECK(sparq.touched == sparf.touched);
+    std::set<int> tokens(sparf.heads[0].tokens.begin(), sparf.heads[0].tokens.end());
+    tokens.insert(sparf.heads[1].tokens.begin(), sparf.heads[1].tokens.end());
+    CHECK(sparq.touched.distinct_tokens == static_cast<int>(tokens.size()));
+    CHECK(sparq.touched.distinct_channels >= 16);
+  });
+}
+
+TEST_CASE("attention: windows and sinks attend to the tokens that their names say") {
+  const KvPages pages = testing::random_cache({64, 4096, 4}, 300, 23);
+  const std::vector<float> query = testing::random_queries(1, 64, 24);
+  const auto range = [](int first, int end) {
+    std::vector<int> tokens(static_cast<std::size_t>(end - first));
+    std::iota(tokens.begin(), tokens.end(), first);
+    return tokens;
+  };
+  for_each_implementation([&](const Implementation& implementation) {
+    const auto tokens = [&](int context, const Method& method) {
+      const AttentionResult result = implementation.attend(
+          pages, {.queries = query, .context = context, .want_selection = true}, method);
+      CHECK(result.alpha[0] == 1.0F);
+      CHECK(result.heads[0].channels.empty());
+      CHECK(result.touched == brute_force(pages.geometry(), context, result.heads));
+      return result.heads[0].tokens;
+    };
+    CHECK(tokens(300, WindowOptions{40}) == range(260, 300));
+    CHECK(tokens(40, WindowOptions{40}) == range(0, 40));
+    CHECK(tokens(1, WindowOptions{40}) == range(0, 1));
+    std::vector<int> expected{0, 1, 2, 3};
+    for (const int token : range(267, 300))
+      expected.push_back(token);
+    CHECK(tokens(300, StreamingOptions{4, 33}) == expected);
+    CHECK(tokens(35, StreamingOptions{4, 33}) == range(0, 35));
+    CHECK(tokens(3, StreamingOptions{4, 33}) == range(0, 3));
+    CHECK(tokens(300, StreamingOptions{0, 7}) == range(293, 300));
+  });
+}
+
+TEST_CASE("attention: a window that covers the context is dense attention") {
+  const KvPages pages = testing::random_cache({80, 4096, 8}, 120, 25);
+  const std::vector<float> queries = testing::random_queries(3, 80, 26);
+  for_each_implementation([&](const Implementation& implementation) {
+    const AttentionResult dense = implementation.attend(pages, {queries, 120}, DenseOptions{});
+    H2oHistory history({60, 60}, std::vector<float>(119, 1.0F));
+    for (const Method& method : {Method{WindowOptions{120}}, Method{StreamingOptions{4, 116}},
+                                 Method{H2oOptions{60, 60}}}) {
+      CAPTURE(name_of(method));
+      const AttentionResult all =
+          implementation.attend(pages, {queries, 120, false, &history}, method);
+      CHECK(largest_difference(all.output, dense.output) <= 1e-6F);
+      CHECK(all.touched == dense.touched);
+    }
+  });
+}
+
+TEST_CASE("attention: H2O on paper, one step") {
+  // d_head 4, q = (2, 0, 0, 0): logits k_0. Kept are tokens 0 and 2; token 3 is new.
+  const KvPages pages = integer_cache({{0, 1, 1, 1}, {9, 9, 9, 9}, {1, 1, 1, 1}, {0, 1, 1, 1}},
+                                      {{1, 0, 0, 0}, {9, 9, 9, 9}, {0, 1, 0, 0}, {0, 0, 1, 0}});
+  const std::vector<float> query{2, 0, 0, 0};
+  const double e = std::exp(1.0);
+  for_each_implementation([&](const Implementation& implementation) {
+    H2oHistory history({1, 1}, std::vector<float>{0.5F, 0.25F, 2.0F});
+    CHECK(std::vector(history.tokens().begin(), history.tokens().end()) == std::vector{0, 2});
+    const AttentionResult result = implementation.attend(
+        pages, {.queries = query, .context = 4, .want_selection = true, .history = &history},
+        H2oOptions{1, 1});
+    CHECK(result.heads[0].tokens == std::vector{0, 2, 3});
+    CHECK(result.output[0] == doctest::Approx(1.0 / (2.0 + e)).epsilon(1e-6));
+    CHECK(result.output[1] == doctest::Approx(e / (2.0 + e)).epsilon(1e-6));
+    // Token 0 has 0.5 + 1 / (2 + e), token 2 has 2 + e / (2 + e): token 0 is evicted.
+    CHECK(std::vector(history.tokens().begin(), history.tokens().end()) == std::vector{2, 3});
+    CHECK(history.mass()[0] == doctest::Approx(2.0 + e / (2.0 + e)).epsilon(1e-6));
+    CHECK(history.mass()[1] == doctest::Approx(1.0 / (2.0 + e)).epsilon(1e-6));
+    CHECK(history.context() == 4);
+  });
+}
+
+TEST_CASE("attention: H2O over many steps keeps what a plain account of all masses keeps") {
+  constexpr int prompt = 100;
+  constexpr int steps = 60;
+  const H2oOptions options{12, 8};
+  const KvPages pages = testing::random_cache({64, 4096, 4}, prompt + steps, 27);
+  for_each_implementation([&](const Implementation& implementation) {
+    std::vector<float> mass(prompt);
+    nearkv::Rng stream = testing::test_stream(28);
+    for (float& m : mass)
+      m = static_cast<float>(stream.uniform());
+    H2oHistory history(options, mass);
+    std::vector<double> account(mass.begin(), mass.end());
+    std::set<int> kept(history.tokens().begin(), history.tokens().end());
+    for (int step = 0; step < steps; ++step) {
+      const int context = prompt + step + 1;
+      const std::vector<float> queries =
+          testing::random_queries(2, 64, 300 + static_cast<unsigned>(step));
+      (void)implementation.attend(pages, {queries, context, false, &history}, options);
+      // The same from dense attention over a cache of the kept rows alone.
+      kept.insert(context - 1);
+      account.push_back(0.0);
+      KvPages few(pages.geometry(), KeyCopies::tokens);
+      const std::vector<int> order(kept.begin(), kept.end());
+      for (const int token : order) {
+        std::vector<float> k(64);
+        std::vector<float> one_hot(64, 0.0F);
+        for (std::size_t c = 0; c < 64; ++c)
+          k[c] = half_to_float(pages.k_row(token)[c]);
+        one_hot[static_cast<std::size_t>(few.tokens())] = 1.0F;
+        few.append(k, one_hot);  // so that the output is the probabilities
+      }
+      const AttentionResult dense = reference::attend(few, {queries, few.tokens()}, DenseOptions{});
+      for (std::size_t i = 0; i < order.size(); ++i) {
+        account[static_cast<std::size_t>(order[i])] +=
+            static_cast<double>(dense.output[i]) + static_cast<double>(dense.output[64 + i]);
+      }
+      if (kept.size() > 20) {
+        const auto last = kept.lower_bound(context - options.recent);
+        kept.erase(std::min_element(kept.begin(), last, [&](int a, int b) {
+          return account[static_cast<std::size_t>(a)] < account[static_cast<std::size_t>(b)];
+        }));
+      }
+      REQUIRE(
+          std::equal(kept.begin(), kept.end(), history.tokens().begin(), history.tokens().end()));
+    }
+  });
+}
+
+TEST_CASE("attention: states of any methods merge as those of the tokens together") {
+  // A window and what lies before it, on two devices.
+  const KvPages pages = testing::random_cache({128, 4096, 8}, 2500, 29);
+  const std::vector<float> query = testing::random_queries(1, 128, 30);
+  for_each_implementation([&](const Implementation& implementation) {
+    const AttentionResult all = implementation.attend(pages, {query, 2500}, DenseOptions{});
+    const AttentionResult young = implementation.attend(pages, {query, 2500}, WindowOptions{1100});
+    const AttentionResult old = implementation.attend(pages, {query, 1400}, DenseOptions{});
+    CHECK(largest_difference(finish(merge(old.states[0], young.states[0])), all.output) <= 1e-6F);
   });
 }

@@ -1,9 +1,10 @@
+#include "kernels/kv_pages.hpp"
+
 #include <algorithm>
 #include <bit>
 #include <stdexcept>
 #include <string>
 
-#include "kernels/api.hpp"
 #include "kernels/half.hpp"
 
 namespace nearkv::kernels {
@@ -42,8 +43,9 @@ void round_row(const char* name, std::span<const float> row, int d_head, int tok
 
 }  // namespace
 
-KvPages::KvPages(const PageGeometry& geometry)
+KvPages::KvPages(const PageGeometry& geometry, KeyCopies copies)
     : geometry_(geometry),
+      copies_(copies),
       v_sum_(size(geometry.d_head()), 0.0),
       rounded_k_(size(geometry.d_head())),
       rounded_v_(size(geometry.d_head())) {}
@@ -56,7 +58,9 @@ void KvPages::reserve(int tokens) {
   const std::size_t page = size(geometry_.page_elements());
   k_pages_.reserve(token_groups * page);
   v_pages_.reserve(token_groups * page);
-  channel_pages_.reserve(chunks * size(geometry_.channel_groups()) * page);
+  if (has_channel_copy()) {
+    channel_pages_.reserve(chunks * size(geometry_.channel_groups()) * page);
+  }
   v_sum_before_group_.reserve(token_groups * size(geometry_.d_head()));
 }
 
@@ -67,7 +71,7 @@ void KvPages::add_pages_for_next_token() {
     v_pages_.resize(v_pages_.size() + page);
     v_sum_before_group_.insert(v_sum_before_group_.end(), v_sum_.begin(), v_sum_.end());
   }
-  if (tokens_ % geometry_.tokens_per_channel_page() == 0) {
+  if (has_channel_copy() && tokens_ % geometry_.tokens_per_channel_page() == 0) {
     channel_pages_.resize(channel_pages_.size() + size(geometry_.channel_groups()) * page);
   }
 }
@@ -85,6 +89,11 @@ void KvPages::append(std::span<const float> k, std::span<const float> v) {
     v_sum_[c] += static_cast<double>(finite_half_to_float(rounded_v_[c]));
   }
 
+  if (has_channel_copy()) add_to_channel_copy();
+  ++tokens_;
+}
+
+void KvPages::add_to_channel_copy() {
   const int chunk_tokens = geometry_.tokens_per_channel_page();
   const std::size_t page = size(geometry_.page_elements());
   std::uint16_t* place =
@@ -95,7 +104,6 @@ void KvPages::append(std::span<const float> k, std::span<const float> v) {
       place[c * chunk_tokens] = *value++;
     }
   }
-  ++tokens_;
 }
 
 std::vector<float> KvPages::v_bar(int context) const {

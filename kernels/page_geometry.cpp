@@ -1,8 +1,7 @@
-#include <algorithm>
+#include "kernels/page_geometry.hpp"
+
 #include <stdexcept>
 #include <string>
-
-#include "kernels/api.hpp"
 
 namespace nearkv::kernels {
 namespace {
@@ -68,29 +67,6 @@ int PageGeometry::flushed_channel_pages(int context) const {
 std::int64_t PageGeometry::buffered_bytes(int context) const {
   const std::int64_t rows = 2 * buffered_tokens(context) + buffered_channel_tokens(context);
   return rows * spec_.d_head * element_bytes;
-}
-
-TouchedPages dense_pages(const PageGeometry& geometry, int context, const DenseOptions& options) {
-  if (context < 1) {
-    throw std::invalid_argument("attention: context is " + std::to_string(context) +
-                                "; must be at least 1");
-  }
-  if (options.first_token < 0 || options.first_token >= context) {
-    throw std::invalid_argument("attention: first_token is " + std::to_string(options.first_token) +
-                                "; must be 0 to " + std::to_string(context - 1) +
-                                ", below the context");
-  }
-  TouchedPages touched;
-  touched.context = context;
-  touched.pages_per_channel_group = geometry.flushed_channel_chunks(context);
-  const int flushed = geometry.flushed_token_groups(context);
-  for (int group = options.first_token / geometry.tokens_per_group(); group < flushed; ++group) {
-    touched.token_k.push_back(static_cast<std::uint32_t>(group));
-  }
-  touched.token_v = touched.token_k;
-  const int first_buffered = flushed * geometry.tokens_per_group();
-  touched.buffered_tokens = context - std::max(first_buffered, options.first_token);
-  return touched;
 }
 
 }  // namespace nearkv::kernels

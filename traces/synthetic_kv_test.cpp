@@ -77,12 +77,11 @@ PageShares page_shares(const SyntheticKvSpec& spec, int channels_per_group, int 
     for (int token = 0; token < context; ++token)
       pages.append(kv.key(token), no_value);
     const std::vector<float> queries = kv.query(context - 1);
-    const kernels::SelectionResult result = kernels::cpu::sparf_select(
-        pages, {queries, context}, {.r = spec.d_head / 8, .k = k, .local_window = local_window});
+    const kernels::SelectionResult result = kernels::cpu::select(
+        pages, {queries, context}, kernels::SparfOptions{spec.d_head / 8, k, local_window});
     const kernels::TouchedPages& touched = result.touched;
-    const int chunks = std::max(touched.pages_per_channel_group, 1);
-    shares.step_1 +=
-        static_cast<double>(touched.channel_k.size()) / chunks / geometry.channel_groups() / heads;
+    const int pages_of_all = std::max(geometry.flushed_channel_pages(context), 1);
+    shares.step_1 += static_cast<double>(touched.channel_k.size()) / pages_of_all / heads;
     shares.step_2 += static_cast<double>(touched.token_k.size()) /
                      geometry.flushed_token_groups(context) / heads;
   }

@@ -36,7 +36,7 @@ void dense(benchmark::State& state) {
   const KvPages& pages = cache();
   const std::vector<float> query = testing::random_queries(1, d_head, 2);
   for (auto _ : state) {
-    benchmark::DoNotOptimize(cpu::dense_attention(pages, {query, context}, {}));
+    benchmark::DoNotOptimize(cpu::attend(pages, {query, context}, DenseOptions{}));
   }
   state.SetBytesProcessed(state.iterations() * 2 * context * row_bytes);
 }
@@ -46,7 +46,7 @@ void sparf(benchmark::State& state) {
   const KvPages& pages = cache();
   const std::vector<float> query = testing::random_queries(1, d_head, 2);
   for (auto _ : state) {
-    benchmark::DoNotOptimize(cpu::sparf_attention(pages, {query, context}, one_eighth(context)));
+    benchmark::DoNotOptimize(cpu::attend(pages, {query, context}, one_eighth(context)));
   }
   state.SetBytesProcessed(state.iterations() * sparf_bytes(context));
 }
@@ -56,7 +56,7 @@ void sparf_select(benchmark::State& state) {
   const KvPages& pages = cache();
   const std::vector<float> query = testing::random_queries(1, d_head, 2);
   for (auto _ : state) {
-    benchmark::DoNotOptimize(cpu::sparf_select(pages, {query, context}, one_eighth(context)));
+    benchmark::DoNotOptimize(cpu::select(pages, {query, context}, one_eighth(context)));
   }
   state.SetBytesProcessed(state.iterations() * context * (d_head / 8) *
                           PageGeometry::element_bytes);

@@ -67,8 +67,8 @@ TEST_CASE("cpu attention: error against double at most twice that of the plain f
         const std::vector<float> query = testing::random_queries(1, d_head, seed);
         const AttentionRequest request{
             .queries = query, .context = context, .want_selection = true};
-        const AttentionResult dense = cpu::dense_attention(pages, request, {});
-        const AttentionResult exact = reference::dense_attention(pages, request, {});
+        const AttentionResult dense = cpu::attend(pages, request, DenseOptions{});
+        const AttentionResult exact = reference::attend(pages, request, DenseOptions{});
         dense_error = std::max(dense_error, largest_error(dense.output, exact.output));
         plain_error = std::max(
             plain_error,
@@ -77,8 +77,8 @@ TEST_CASE("cpu attention: error against double at most twice that of the plain f
           magnitude = std::max(magnitude, std::fabs(value));
 
         const SparfOptions options{d_head / 8, std::max(1, context / 8), 0};
-        const AttentionResult sparf = cpu::sparf_attention(pages, request, options);
-        const AttentionResult exact_sparf = reference::sparf_attention(pages, request, options);
+        const AttentionResult sparf = cpu::attend(pages, request, options);
+        const AttentionResult exact_sparf = reference::attend(pages, request, options);
         // These seeds have no two scores within float rounding of the k-th.
         REQUIRE(sparf.heads == exact_sparf.heads);
         sparf_error = std::max(sparf_error, largest_error(sparf.output, exact_sparf.output));
@@ -98,7 +98,7 @@ TEST_CASE("cpu attention: error against double at most twice that of the plain f
   }
 }
 
-TEST_CASE("cpu attention: sparf_select selects what sparf_attention selects, to the bit") {
+TEST_CASE("cpu attention: select selects what attend selects, to the bit") {
   for (const int channels : {2, 4, 8}) {
     const KvPages pages = testing::random_cache({128, 4096, channels}, 2048, 2);
     for (const int context : {1, 16, 777, 1024, 1536, 2048}) {
@@ -109,20 +109,20 @@ TEST_CASE("cpu attention: sparf_select selects what sparf_attention selects, to 
                                             SparfOptions{1, 1, 1}, SparfOptions{128, 4000, 0}}) {
           const AttentionRequest request{
               .queries = queries, .context = context, .want_selection = true};
-          const AttentionResult full = cpu::sparf_attention(pages, request, options);
-          const SelectionResult selected = cpu::sparf_select(pages, request, options);
+          const AttentionResult full = cpu::attend(pages, request, options);
+          const SelectionResult selected = cpu::select(pages, request, options);
           CHECK(selected.touched == full.touched);
           CHECK(selected.heads == full.heads);
-          CHECK(cpu::sparf_select(pages, {queries, context}, options).heads.empty());
+          CHECK(cpu::select(pages, {queries, context}, options).heads.empty());
         }
       }
     }
   }
 }
 
-TEST_CASE("cpu attention: largest equals a stable sort, with ties and signed zeros") {
+TEST_CASE("cpu attention: LargestFinder equals a stable sort, with ties and signed zeros") {
   nearkv::Rng stream = testing::test_stream(3);
-  std::vector<std::uint32_t> keys;
+  cpu::LargestFinder finder;
   std::vector<int> found;
   for (int round = 0; round < 300; ++round) {
     const std::size_t n = 1 + stream.below(60);
@@ -139,7 +139,7 @@ TEST_CASE("cpu attention: largest equals a stable sort, with ties and signed zer
     });
     order.resize(static_cast<std::size_t>(count));
     std::sort(order.begin(), order.end());
-    cpu::largest(scores, count, keys, found);
+    finder.find(scores, count, found);
     REQUIRE(found == order);
   }
 }

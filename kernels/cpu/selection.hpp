@@ -1,6 +1,7 @@
-// SparF's selection (steps 1 to 3 of api.hpp) on the CPU. Internal to kernels/cpu.
+// SparQ's and SparF's selection (steps 1 to 3 of methods.hpp) on the CPU. Internal to kernels/cpu.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -8,25 +9,32 @@
 
 namespace nearkv::kernels::cpu {
 
-/// The indices of the `count` largest scores, ascending; ties go to the smaller index, -0 equals
-/// +0. count <= scores.size(); no NaN. `keys` is scratch.
-void largest(std::span<const float> scores, int count, std::vector<std::uint32_t>& keys,
-             std::vector<int>& indices);
+/// Finds the largest of some scores; keeps its buffers.
+class LargestFinder {
+ public:
+  /// Sets `indices` to those of the `count` largest scores, ascending; ties go to the smaller
+  /// index, -0 equals +0. No NaN.
+  void find(std::span<const float> scores, int count, std::vector<int>& indices);
+
+ private:
+  [[nodiscard]] std::int32_t threshold(std::size_t count);
+
+  std::vector<std::int32_t> keys_;
+  std::vector<std::int32_t> candidates_;
+  std::vector<std::uint32_t> histogram_;
+};
 
 /// Selects for one query head after another; keeps its buffers between heads.
 class Selector {
  public:
-  Selector(const KvPages& pages, const AttentionRequest& request, const SparfOptions& options);
+  Selector(const KvPages& pages, int context, const SelectOptions& options);
 
-  /// Steps 1 to 3 for one head; the results below are those of the last call.
+  /// Steps 1 to 3 for one head, without alpha; the results below are those of the last call.
   void select(std::span<const float> query);
 
   [[nodiscard]] const HeadSelection& selection() const { return selection_; }
-  /// q[i] . K[:, i]^T of every token: not divided by the temperature.
-  [[nodiscard]] std::span<const float> scores() const { return scores_; }
-
-  /// The union of the pages of all heads since construction.
-  [[nodiscard]] TouchedPages touched() const;
+  /// The share of s_hat that the selected tokens hold, 1 if they are all tokens.
+  [[nodiscard]] float alpha(std::span<const float> query);
 
  private:
   void score_tokens(std::span<const float> query);
@@ -34,13 +42,11 @@ class Selector {
 
   const KvPages& pages_;
   int context_;
-  SparfOptions options_;
+  SelectOptions options_;
   HeadSelection selection_;
+  LargestFinder largest_;
   std::vector<float> magnitudes_;
-  std::vector<float> scores_;
-  std::vector<std::uint32_t> keys_;
-  std::vector<char> read_channel_groups_;
-  std::vector<char> read_tokens_;
+  std::vector<float> scores_;  // of every token: q[i] . K[:, i]^T, not divided by the temperature
 };
 
 }  // namespace nearkv::kernels::cpu

@@ -24,19 +24,6 @@ std::vector<int> to_stream_pages(const std::vector<std::uint32_t>& pages) {
   return {pages.begin(), pages.end()};
 }
 
-/// Kernels number channel pages within the context at hand; the stream numbers them as appended.
-std::vector<int> channel_stream_pages(const kernels::TouchedPages& touched, int channel_groups) {
-  std::vector<int> pages;
-  pages.reserve(touched.channel_k.size());
-  for (const std::uint32_t page : touched.channel_k) {
-    const int number = static_cast<int>(page);
-    pages.push_back(channel_stream_page(number / touched.pages_per_channel_group,
-                                        number % touched.pages_per_channel_group, channel_groups));
-  }
-  std::sort(pages.begin(), pages.end());
-  return pages;
-}
-
 /// A product of a query row with `elements` numbers: a multiply and an add each.
 Flops product_flops(std::int64_t elements) { return Flops{2 * elements}; }
 
@@ -158,9 +145,9 @@ std::vector<HeadReads> SparfReads::at(int context) const {
     for (std::size_t head = 0; head < pool.caches.size(); ++head) {
       const std::vector<float> queries = pool.heads[head].query(context - 1 - back);
       const kernels::TouchedPages touched =
-          kernels::cpu::sparf_select(pool.caches[head], {queries, context}, options).touched;
+          kernels::cpu::select(pool.caches[head], {queries, context}, options).touched;
       HeadReads& reads = all.emplace_back();
-      reads.channel_pages = channel_stream_pages(touched, pool.geometry.channel_groups());
+      reads.channel_pages = to_stream_pages(touched.channel_k);
       reads.key_pages = to_stream_pages(touched.token_k);
       reads.value_pages = to_stream_pages(touched.token_v);
       const std::int64_t queries_a_head = pool.shape.queries_per_kv_head;

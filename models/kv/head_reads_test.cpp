@@ -53,22 +53,6 @@ bool equal(const std::vector<HeadReads>& a, const std::vector<HeadReads>& b) {
                     [](const HeadReads& x, const HeadReads& y) { return equal(x, y); });
 }
 
-/// The channel pages of a touched set, numbered in append order: written down once more, from the
-/// definition of TouchedPages alone.
-std::vector<int> in_append_order(const kernels::TouchedPages& touched) {
-  std::vector<int> pages;
-  for (int chunk = 0; chunk < touched.pages_per_channel_group; ++chunk) {
-    for (int group = 0; group < kChannelGroups; ++group) {
-      const int page = group * touched.pages_per_channel_group + chunk;
-      if (std::count(touched.channel_k.begin(), touched.channel_k.end(),
-                     static_cast<std::uint32_t>(page)) > 0) {
-        pages.push_back(chunk * kChannelGroups + group);
-      }
-    }
-  }
-  return pages;
-}
-
 }  // namespace
 
 TEST_CASE("head reads: dense attention reads every flushed token group") {
@@ -118,8 +102,8 @@ TEST_CASE("head reads: SparF reads the pages that the kernel touches, numbered a
       const int positions = std::min(kQueries, context);
       REQUIRE(static_cast<int>(all.size()) == kHeads * positions);
       const int selected = std::max(1, static_cast<int>(std::lround(0.0625 * context)));
-      const kernels::SparfOptions options{
-          .r = 8, .k = selected, .local_window = static_cast<int>(std::lround(0.25 * selected))};
+      const kernels::SparfOptions options{8, selected,
+                                          static_cast<int>(std::lround(0.25 * selected))};
       for (int i = 0; i < kHeads * positions; ++i) {
         CAPTURE(i);
         const traces::SyntheticKv kv(traces::measured_synthetic_kv(64, kLongest, group),
@@ -131,9 +115,10 @@ TEST_CASE("head reads: SparF reads the pages that the kernel touches, numbered a
         }
         const std::vector<float> queries = kv.query(context - 1 - i / kHeads);
         const kernels::TouchedPages touched =
-            kernels::cpu::sparf_attention(cache, {queries, context}, options).touched;
+            kernels::cpu::attend(cache, {queries, context}, options).touched;
         const HeadReads& reads = all[i];
-        REQUIRE(reads.channel_pages == in_append_order(touched));
+        REQUIRE(std::equal(touched.channel_k.begin(), touched.channel_k.end(),
+                           reads.channel_pages.begin(), reads.channel_pages.end()));
         REQUIRE(std::equal(touched.token_k.begin(), touched.token_k.end(), reads.key_pages.begin(),
                            reads.key_pages.end()));
         REQUIRE(std::equal(touched.token_v.begin(), touched.token_v.end(),
@@ -173,18 +158,10 @@ TEST_CASE("head reads: a channel page keeps its stream number while the context 
     cache.append(kv.key(token), no_value);
   }
   const auto stream_pages = [&](const std::vector<float>& query, int context) {
-    const kernels::TouchedPages touched =
-        kernels::cpu::sparf_select(cache, {query, context}, {.r = 8, .k = 16, .local_window = 0})
-            .touched;
-    std::vector<int> pages;
-    for (const std::uint32_t page : touched.channel_k) {
-      const int number = static_cast<int>(page);
-      pages.push_back(channel_stream_page(number / touched.pages_per_channel_group,
-                                          number % touched.pages_per_channel_group,
-                                          geometry.channel_groups()));
-    }
-    std::sort(pages.begin(), pages.end());
-    return pages;
+    const std::vector<std::uint32_t> pages =
+        kernels::cpu::select(cache, {query, context}, kernels::SparfOptions{8, 16, 0})
+            .touched.channel_k;
+    return std::vector<int>(pages.begin(), pages.end());
   };
   for (int position = 500; position < 600; position += 7) {
     const std::vector<float> query = kv.query(position);
