@@ -2,19 +2,14 @@
 // Both are of sm_90; below, grids wait for the end of the one before and a cluster is one block.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 #include <cuda_runtime_api.h>
 
-namespace nearkv::kernels::cuda {
+#include "kernels/cuda/device_array.hpp"
 
-inline void require(cudaError_t status, const char* call) {
-  if (status != cudaSuccess) {
-    throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(status));
-  }
-}
+namespace nearkv::kernels::cuda {
 
 /// What launches need to know of the device; read once.
 struct DeviceFacts {
@@ -50,12 +45,10 @@ void launch_overlapping(void (*kernel)(Argument), const GridShape& shape, const 
                         cudaStream_t stream, const Argument& argument) {
   cudaLaunchAttribute attributes[2];
   unsigned count = 0;
-#ifndef NK_NOPDL
   if (device.is_hopper) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }
-#endif
   if (shape.cluster > 1) {
     attributes[count].id = cudaLaunchAttributeClusterDimension;
     attributes[count++].val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};

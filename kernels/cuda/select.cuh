@@ -30,6 +30,7 @@ struct SelectLaunch {
   int r;
   int k;
   int local_window;
+  float scale;    // 1 / sqrt(d)
   float* scores;  // [query head][score_stride], where they do not fit into shared memory
   int score_stride;
   std::int32_t* channels;  // [query head][channel_stride], ascending
@@ -68,7 +69,7 @@ struct SelectShared {
   float gathered[kMostCandidates];
   std::uint32_t warp_counts[2][kSelectWarps];
   float warp_floats[2][kSelectWarps];
-  int magnitude[kMostChannels];
+  alignas(16) int magnitude[kMostChannels];
   // Of the chosen channels, ascending:
   std::int32_t group[kMostChannels];
   std::int32_t offset[kMostChannels];  // of the first token in the group's page
@@ -195,7 +196,7 @@ class Selection {
       whole = add(whole, {shared_.warp_floats[0][w], shared_.warp_floats[1][w]});
     }
     const float ratio = whole.a > 0.0F ? whole.b / whole.a : 1.0F;
-    scale_ = 1.44269504088896340736F * rsqrtf(static_cast<float>(a_.d_head) * ratio);
+    scale_ = kLog2e * a_.scale * rsqrtf(ratio);
     __syncthreads();
   }
 
