@@ -25,6 +25,7 @@ struct RowLayout {
   static constexpr int vectors = D / vector;               // of one row
   static constexpr int rows = kWarp / vectors;             // that a warp copies side by side
   static constexpr int steps = (kTile + rows - 1) / rows;  // to copy a tile
+  static constexpr bool is_even = kWarp % vectors == 0;    // all lanes copy, in whole rows
   static constexpr int stride = D + vector;                // halves
   static constexpr int tile_halves = kTile * stride;
 };
@@ -33,35 +34,19 @@ __device__ inline unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-/// 16 bytes, or zeros if `exists` is not set.
-__device__ inline void copy_16_bytes(unsigned to, const void* from, bool exists) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(exists ? 16 : 0)
-               : "memory");
-}
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// Waits until all groups of copies but the youngest `kLeft` have arrived.
-template <int kLeft>
-__device__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
-}
-
 __device__ inline void load_matrices(unsigned (&to)[4], unsigned at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(at)
-               : "memory");
+               : "r"(at));
 }
 __device__ inline void load_matrices_transposed(unsigned (&to)[4], unsigned at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(at)
-               : "memory");
+               : "r"(at));
 }
 /// c += a b: a is 16 x 16, b 16 x 8.
 __device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

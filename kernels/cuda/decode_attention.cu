@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/decode_attention.hpp"
 #include "kernels/cuda/device_launch.cuh"
@@ -50,22 +51,21 @@ __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constan
   const int count = tiles.count();
   if (count > 0) {
     tiles.fetch(0, a.t.kv.k_pages, k);
-  }
-  commit_copies();
-  if (count > 0) {
+    commit_copies();
     tiles.fetch(0, a.t.kv.v_pages, v);
+    commit_copies();
     tiles.advance(0);
   }
-  commit_copies();
   prepare_queries<D, G>(a.t.queries + unit.first_query_head * D, a.of_pass, a.scale, kWarps,
                         queries);
   WarpAttention<D, G> attention(queries);
   for (int i = 0; i < count; ++i) {
+    const int rows = tiles.rows(i);
     wait_for_copies<1>();  // K is there
     __syncwarp();
-    attention.score(k, tiles.rows(i));
+    attention.score(k, rows);
     if (a.logits != nullptr) {
-      attention.write_logits(tiles.rows(i), [&](int g, int token, float logit) {
+      attention.write_logits(rows, [&](int g, int token, float logit) {
         if (g < a.of_pass) {
           a.logits[(unit.first_query_head + g) * a.logit_stride + tiles.position(i) + token] =
               logit;
@@ -90,7 +90,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constan
   if (a.overlaps) {
     let_next_grid_start();
   }
-  wait_for_copies<0>();
   __syncthreads();  // the tiles' memory is free for the states
   auto* states = reinterpret_cast<WarpState<D>*>(memory);
   static_assert(sizeof(WarpState<D>) <= 2 * kTileBytes);
@@ -370,8 +369,14 @@ void DecodeAttention::attend(const BatchShape& shape, const BatchTensors& tensor
     attend_kept(shape, tensors, *h2o, stream);
   } else if (const auto* dense = std::get_if<DenseOptions>(&method)) {
     require_range("first_token", dense->first_token, 0, shape.longest_context - 1);
+    const bool is_in_order =
+        dense->first_token % kTile == 0 && geometry_.tokens_per_group() % kTile == 0;
     run({shape, tensors, stream},
-        {.first_token = dense->first_token, .sinks = 0, .most = INT_MAX, .is_whole = true},
+        {.first_token = dense->first_token,
+         .sinks = 0,
+         .most = INT_MAX,
+         .is_whole = true,
+         .is_in_order = is_in_order},
         shape.longest_context - dense->first_token, {});
   } else {
     StreamingOptions options{};
@@ -446,6 +451,7 @@ void DecodeAttention::attend_selected(const BatchShape& shape, const BatchTensor
   select.score_stride = buffers_->score_stride;
   select.channels = tensors.channels == nullptr ? buffers_->channels : tensors.channels;
   select.tokens = tensors.tokens == nullptr ? buffers_->tokens : tensors.tokens;
+  select.channel_stride = d;
   select.token_stride = most;
   select.alpha = tensors.alpha == nullptr ? buffers_->alpha : tensors.alpha;
   launch_selection(select, shape, buffers_->device, stream);

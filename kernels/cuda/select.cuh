@@ -47,9 +47,9 @@ constexpr int kMostCluster = 8;    // blocks of a cluster that every device with
 constexpr int kTokensAThread = 8;  // one 16-byte access
 constexpr int kTokensAWarp = kWarp * kTokensAThread;
 constexpr int kMostChannels = 128;
-constexpr int kBinsAThread = 8;
+constexpr int kBinsAThread = 2;
 constexpr int kBins = kBinsAThread * kSelectThreads;
-constexpr int kMostCandidates = 512;  // compared with each other; more are sorted out by digits
+constexpr int kMostCandidates = 1024;  // compared with each other; more are sorted out by digits
 
 /// What the parts of a cluster know of themselves.
 struct PartFacts {
@@ -338,18 +338,16 @@ class Selection {
         static_cast<std::uint32_t>(token - chunk * a_.chunk_tokens) / kTokensAThread;
     for (int begin = 0; begin < a_.r; begin += kWarp) {
       const int end = min(a_.r - begin, kWarp);
-      std::uint32_t place = 0;
-      if (lane_ < end) {
-        place = static_cast<std::uint32_t>(pages[shared_.group[begin + lane_]]) *
-                    (a_.page_elements / kTokensAThread) +
-                static_cast<std::uint32_t>(shared_.offset[begin + lane_]) / kTokensAThread;
-      }
+      const int mine = begin + min(lane_, end - 1);
+      const std::uint32_t place = static_cast<std::uint32_t>(pages[shared_.group[mine]]) *
+                                      (a_.page_elements / kTokensAThread) +
+                                  static_cast<std::uint32_t>(shared_.offset[mine]) / kTokensAThread;
       for (int i = 0; i < end; i += kBatch) {
         uint4 bits[kBatch];
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
-          const std::uint32_t at = __shfl_sync(kAllLanes, place, i + b) + in_chunk;
-          bits[b] = i + b < end ? __ldcs(vectors + at) : uint4{0, 0, 0, 0};  // read once
+          const std::uint32_t at = __shfl_sync(kAllLanes, place, min(i + b, end - 1)) + in_chunk;
+          bits[b] = __ldcs(vectors + at);  // read once: streaming
         }
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
@@ -393,25 +391,19 @@ class Selection {
   __device__ void find_bin(std::uint32_t wanted) {
     cluster_sync();
     const int last = kBins - kBinsAThread * (thread_ + 1);  // thread 0 has the highest bins
+    uint2 remote[kMostCluster];
+#pragma unroll
+    for (unsigned rank = 0; rank < kMostCluster; ++rank) {
+      const unsigned there = min(rank, cluster_size() - 1);
+      remote[rank] = *reinterpret_cast<const uint2*>(in_block(shared_.histogram, there) + last);
+    }
     std::uint32_t bins[kBinsAThread] = {};
 #pragma unroll
     for (unsigned rank = 0; rank < kMostCluster; ++rank) {
-      if (rank < cluster_size()) {
-        const auto* remote =
-            reinterpret_cast<const uint4*>(in_block(shared_.histogram, rank) + last);
-        const uint4 lower = remote[0];
-        const uint4 upper = remote[1];
-        bins[0] += upper.w;
-        bins[1] += upper.z;
-        bins[2] += upper.y;
-        bins[3] += upper.x;
-        bins[4] += lower.w;
-        bins[5] += lower.z;
-        bins[6] += lower.y;
-        bins[7] += lower.x;
-      }
+      bins[0] += rank < cluster_size() ? remote[rank].y : 0U;
+      bins[1] += rank < cluster_size() ? remote[rank].x : 0U;
     }
-    static_assert(kBinsAThread == 8);
+    static_assert(kBinsAThread == 2);
     std::uint32_t mine = 0;
 #pragma unroll
     for (const std::uint32_t bin : bins) {
@@ -452,22 +444,21 @@ class Selection {
     return end - mine;
   }
 
-  /// The wanted-th largest score by digits of 11, 11 and 10 bits: whatever the scores are.
+  /// The wanted-th largest score by digits of 8 bits: whatever the scores are.
   __device__ void find_threshold_by_digits(int count) {
     std::uint32_t prefix = 0;
     auto wanted = static_cast<std::uint32_t>(wanted_);
-    for (int shift : {21, 10, 0}) {
-      const int bits = shift == 0 ? 10 : 11;
+    for (int shift = 24; shift >= 0; shift -= 8) {
       cluster_sync();  // the histograms have been read
       clear_histogram();
       for (int t = thread_; t < count; t += kSelectThreads) {
         const std::uint32_t key = ordered_key(scores_[t]);
-        if (shift == 21 || key >> (shift + bits) == prefix) {
-          atomicAdd(&shared_.histogram[key >> shift & ((1U << bits) - 1)], 1U);
+        if (shift == 24 || key >> (shift + 8) == prefix) {
+          atomicAdd(&shared_.histogram[key >> shift & 0xffU], 1U);
         }
       }
       find_bin(wanted);
-      prefix = prefix << bits | shared_.bin;
+      prefix = prefix << 8U | shared_.bin;
       wanted = shared_.wanted;
     }
     threshold_ = score_of_key(prefix);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/decode_attention.hpp"
 
@@ -32,7 +33,8 @@ struct TokenSource {
   int first_token = 0;
   int sinks = 0;
   int most = 0;
-  bool is_whole = false;  // all of them: no sinks and no bound
+  bool is_whole = false;     // all of them: no sinks and no bound
+  bool is_in_order = false;  // and each tile is a piece of one page
   // A list, ascending: [query head] or [KV head][stride].
   const std::int32_t* list = nullptr;
   int stride = 0;
@@ -102,21 +104,18 @@ class WarpTiles {
         lane_(static_cast<int>(threadIdx.x) % kWarp),
         first_(first + warp_ * kTile) {
     if (a.source.is_whole) {  // while the context is still on its way
-      token_ = first_ + lane_ + a.source.first_token;
-      if (a.groups.group_of(static_cast<std::uint32_t>(token_)) <
-          static_cast<std::uint32_t>(a.t.kv.token_groups)) {
-        look_up();
-      }
+      token_ = first_ + lane_ % kTile + a.source.first_token;
+      look_up();
     }
   }
-  /// To position `end`.
+  /// To position `end`; tokens 0 to unit.total exist.
   __device__ void begin(const Unit& unit, int end) {
     context_ = unit.context;
     total_ = unit.total;
     left_ = end - first_;
     if (!a_.source.is_whole) {
       read_token(0);
-      read_page(0);
+      look_up();
     }
     read_token(1);
   }
@@ -129,55 +128,60 @@ class WarpTiles {
   /// Position of its first token.
   [[nodiscard]] __device__ int position(int i) const { return first_ + i * W * kTile; }
 
-  /// Starts the copy of the tile that is next, K or V, to a shared address. Rows that do not exist
-  /// become zeros.
+  /// Starts the copy of the i-th tile, K or V, to a shared address. Rows that do not exist become
+  /// zeros: their weights are 0, but 0 times anything is not.
   __device__ void fetch(int i, const std::uint16_t* pool, unsigned to) const {
-    const int rows = this->rows(i);
     const std::uint32_t place =
         static_cast<std::uint32_t>(page_) * (a_.page_elements / Layout::vector) + row_in_page_;
+    const int rows = this->rows(i);
+    const int first_row = lane_ / Layout::vectors;
     const int column = lane_ % Layout::vectors;
-    const auto* vectors = reinterpret_cast<const uint4*>(pool);
+    const auto* vectors = reinterpret_cast<const uint4*>(pool) + column;
+    to += static_cast<unsigned>(first_row * Layout::stride + column * Layout::vector) * 2;
+    constexpr unsigned kStepBytes = Layout::rows * Layout::stride * 2;
+    if (Layout::is_even && a_.source.is_in_order && rows == kTile) {  // one piece of one page
+      vectors += __shfl_sync(kAllLanes, place, 0) + first_row * Layout::vectors;
+#pragma unroll
+      for (int step = 0; step < Layout::steps; ++step) {
+        copy_16_bytes(to + step * kStepBytes, vectors + step * Layout::rows * Layout::vectors);
+      }
+      return;
+    }
 #pragma unroll
     for (int step = 0; step < Layout::steps; ++step) {
-      const int row = step * Layout::rows + lane_ / Layout::vectors;
-      const std::uint32_t of_row = __shfl_sync(kAllLanes, place, row % kWarp);
-      if (lane_ / Layout::vectors < Layout::rows && row < kTile) {
+      const int row = step * Layout::rows + first_row;
+      const std::uint32_t of_row = __shfl_sync(kAllLanes, place, row % kTile);
+      if (first_row < Layout::rows && row < kTile) {
         const bool exists = row < rows;
-        copy_16_bytes(
-            to + static_cast<unsigned>(row * Layout::stride + column * Layout::vector) * 2,
-            vectors + (exists ? of_row + column : 0U), exists);
+        copy_16_bytes(to + step * kStepBytes, vectors + (exists ? of_row : 0U), exists);
       }
     }
   }
   /// Both copies of the i-th tile have been started: looks up the next one.
   __device__ void advance(int i) {
-    read_page(i + 1);
+    look_up();
     read_token(i + 2);
   }
 
  private:
-  [[nodiscard]] __device__ bool has_row(int i) const {
-    return lane_ < kTile && lane_ < left_ - i * W * kTile;
-  }
+  // What is read for rows that do not exist is that of the last one: a load that depends on a
+  // condition would be waited for at once.
   __device__ void read_token(int i) {
-    if (has_row(i)) {
-      const int position = this->position(i) + lane_;
-      if (list_ == nullptr) {
-        token_ = position < a_.source.sinks ? position : position + (context_ - total_);
-      } else {
-        const bool is_youngest = a_.source.counts != nullptr && position == total_ - 1;
-        token_ = is_youngest ? context_ - 1 : list_[position];
-      }
+    const int position = min(this->position(i) + lane_ % kTile, total_ - 1);
+    if (list_ == nullptr) {
+      token_ = position < a_.source.sinks ? position : position + (context_ - total_);
+    } else if (a_.source.counts == nullptr) {
+      token_ = list_[position];
+    } else {
+      token_ = list_[min(position, max(total_ - 2, 0))];
+      token_ = position == total_ - 1 ? context_ - 1 : token_;
     }
   }
-  __device__ void read_page(int i) {
-    if (has_row(i)) {
-      look_up();
-    }
-  }
+  /// The place of token_.
   __device__ void look_up() {
     const auto token = static_cast<std::uint32_t>(token_);
-    const std::uint32_t group = a_.groups.group_of(token);
+    const std::uint32_t group =
+        min(a_.groups.group_of(token), static_cast<std::uint32_t>(a_.t.kv.token_groups) - 1);
     page_ = table_[group];
     row_in_page_ = (token - group * a_.groups.tokens) * Layout::vectors;
   }
