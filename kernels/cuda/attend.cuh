@@ -17,17 +17,22 @@ constexpr int kWarp = 32;
 constexpr int kTile = 16;  // tokens
 constexpr float kLog2e = 1.44269504088896340736F;
 
-/// Rows of D halves in shared memory. Their stride is an odd number of 16-byte vectors: ldmatrix
-/// finds the same vector of 8 rows in 8 different banks.
+/// Tiles in shared memory: boxes of 16 rows of 128 bytes, 8 vectors of 16 bytes; vector v of row r
+/// lies at place v ^ (r mod 8), so that ldmatrix finds the same vector of 8 rows in 8 different
+/// banks. It is the layout that the copy engine writes (its 128-byte swizzle).
 template <int D>
 struct RowLayout {
   static constexpr int vector = 8;                         // halves of one 16-byte access
   static constexpr int vectors = D / vector;               // of one row
   static constexpr int rows = kWarp / vectors;             // that a warp copies side by side
   static constexpr int steps = (kTile + rows - 1) / rows;  // to copy a tile
-  static constexpr bool is_even = kWarp % vectors == 0;    // all lanes copy, in whole rows
-  static constexpr int stride = D + vector;                // halves
-  static constexpr int tile_halves = kTile * stride;
+  static constexpr int box_bytes = kTile * 128;
+  static constexpr int boxes = (vectors + 7) / 8;
+  static constexpr int tile_bytes = boxes * box_bytes;
+
+  [[nodiscard]] static __device__ unsigned offset(int row, int vec) {
+    return static_cast<unsigned>(vec / 8 * box_bytes + row * 128 + ((vec % 8) ^ (row % 8)) * 16);
+  }
 };
 
 __device__ inline unsigned shared_address(const void* pointer) {
@@ -139,8 +144,8 @@ class WarpAttention {
       : queries_(queries.of), to_logit_(queries.to_logit[lane() / 4 % G]) {
     // Matrices of ldmatrix: tokens 0-7 and 8-15, channels 0-7 and 8-15 of a chunk.
     const int token = lane() % 8 + lane() / 16 * 8;
-    const int channel = lane() / 8 % 2 * 8;
-    offset_ = static_cast<unsigned>(token * RowLayout<D>::stride + channel) * 2U;
+    row_ = static_cast<unsigned>(token) * 128;
+    swizzle_ = static_cast<unsigned>((token % 8) ^ (lane() / 8 % 2)) * 16;
 #pragma unroll
     for (auto& four : out_) {
 #pragma unroll
@@ -158,7 +163,7 @@ class WarpAttention {
       const uint4 q = queries_[c][lane()];
       const unsigned a[4] = {q.x, q.y, q.z, q.w};
       unsigned b[4];
-      load_matrices(b, k + offset_ + c * kTile * 2);
+      load_matrices(b, address(k, c));
       multiply(s[0], a, b[0], b[1]);
       multiply(s[1], a, b[2], b[3]);
     }
@@ -193,7 +198,7 @@ class WarpAttention {
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
       unsigned a[4];
-      load_matrices_transposed(a, v + offset_ + c * kTile * 2);
+      load_matrices_transposed(a, address(v, c));
       multiply(out_[c], a, b0, b1);
       if constexpr (G == 8) {
         multiply(out_[c], a, weights_[0].low, weights_[1].low);
@@ -243,6 +248,12 @@ class WarpAttention {
 
   [[nodiscard]] static __device__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
 
+  /// Of the lane's row of 8 channels, 2 vectors a chunk.
+  [[nodiscard]] __device__ unsigned address(unsigned tile, int chunk) const {
+    return tile + row_ + static_cast<unsigned>(chunk / 4 * RowLayout<D>::box_bytes) +
+           (static_cast<unsigned>(chunk % 4 * 32) ^ swizzle_);
+  }
+
   __device__ void raise_max(float larger) {
     const float shrink = exp2f((max_ - larger) * kLog2e);  // 0 at first: max_ is -infinity
     max_ = larger;
@@ -260,7 +271,8 @@ class WarpAttention {
 
   const uint4 (&queries_)[kChunks][kWarp];
   float to_logit_;
-  unsigned offset_;  // of the lane's rows in a tile, bytes
+  unsigned row_;      // of the lane in a tile, bytes
+  unsigned swizzle_;  // what its vectors' places are combined with, bytes
   float max_ = -INFINITY;
   float sum_ = 0.0F;
   float logits_[4];

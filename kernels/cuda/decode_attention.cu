@@ -3,6 +3,7 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/async_copy.cuh"
@@ -30,16 +31,25 @@ constexpr int kMostWaves = 40;  // for which there is room for states of chunks
 constexpr int kMostQueriesAPass = 8;
 
 /// Block (chunk of tokens, unit, sequence).
-template <int D, int G>
+template <int D, int G, bool kInOrder>
 __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constant__ Launch a) {
-  constexpr unsigned kTileBytes = RowLayout<D>::tile_halves * sizeof(std::uint16_t);
-  extern __shared__ __align__(128) std::byte memory[];
+  constexpr unsigned kTileBytes = RowLayout<D>::tile_bytes;
+  extern __shared__ __align__(1024) std::byte memory[];
   __shared__ QueryFragments<D> queries;
+  __shared__ TileBarrier barriers[kWarps][2];  // of K and V
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int chunk = static_cast<int>(blockIdx.x);
+  TileBarrier& k_here = barriers[warp][0];
+  TileBarrier& v_here = barriers[warp][1];
+  if (threadIdx.x % kWarp == 0) {
+    k_here.init();
+    v_here.init();
+    TileBarrier::ready();
+  }
+  __syncwarp();
   wait_for_previous_grid();
   Unit unit = unit_of_block(a);
-  WarpTiles<D, kWarps> tiles(a, unit, chunk * a.chunk);
+  WarpTiles<D, kWarps, kInOrder> tiles(a, unit, chunk * a.chunk);
   unit.total = a.source.total(unit.context, unit.index);
   const int chunks = (unit.total + a.chunk - 1) / a.chunk;
   if (chunk >= chunks) {
@@ -49,11 +59,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constan
   const unsigned k = shared_address(memory) + static_cast<unsigned>(warp) * 2 * kTileBytes;
   const unsigned v = k + kTileBytes;
   const int count = tiles.count();
+  const auto fetch_k = [&](int i) { tiles.fetch(i, a.t.kv.k_pages, a.k_matrix, k, k_here); };
+  const auto fetch_v = [&](int i) { tiles.fetch(i, a.t.kv.v_pages, a.v_matrix, v, v_here); };
   if (count > 0) {
-    tiles.fetch(0, a.t.kv.k_pages, k);
-    commit_copies();
-    tiles.fetch(0, a.t.kv.v_pages, v);
-    commit_copies();
+    fetch_k(0);
+    fetch_v(0);
     tiles.advance(0);
   }
   prepare_queries<D, G>(a.t.queries + unit.first_query_head * D, a.of_pass, a.scale, kWarps,
@@ -61,8 +71,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constan
   WarpAttention<D, G> attention(queries);
   for (int i = 0; i < count; ++i) {
     const int rows = tiles.rows(i);
-    wait_for_copies<1>();  // K is there
-    __syncwarp();
+    tiles.wait(i, k_here);
     attention.score(k, rows);
     if (a.logits != nullptr) {
       attention.write_logits(rows, [&](int g, int token, float logit) {
@@ -74,25 +83,24 @@ __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constan
     }
     __syncwarp();
     if (i + 1 < count) {
-      tiles.fetch(i + 1, a.t.kv.k_pages, k);
+      fetch_k(i + 1);
+    } else {
+      commit_copies();  // an empty group, so that the one before the last is V
     }
-    commit_copies();
-    wait_for_copies<1>();  // V is there
-    __syncwarp();
+    tiles.wait(i, v_here);
+    tiles.clear_rows(i, v);
     attention.accumulate(v);
     __syncwarp();
     if (i + 1 < count) {
-      tiles.fetch(i + 1, a.t.kv.v_pages, v);
+      fetch_v(i + 1);
       tiles.advance(i + 1);
     }
-    commit_copies();
   }
   if (a.overlaps) {
     let_next_grid_start();
   }
   __syncthreads();  // the tiles' memory is free for the states
   auto* states = reinterpret_cast<WarpState<D>*>(memory);
-  static_assert(sizeof(WarpState<D>) <= 2 * kTileBytes);
   attention.store(a.of_pass, states[warp]);
   __syncthreads();
   merge_block<D, G, kWarps>(a, states, unit, chunks);
@@ -167,8 +175,17 @@ struct Context {
 };
 
 template <int D>
-constexpr int kAttendShared = kWarps * 2 *
-                              RowLayout<D>::tile_halves* static_cast<int>(sizeof(std::uint16_t));
+constexpr int kAttendShared = kWarps* std::max(2 * RowLayout<D>::tile_bytes,
+                                               static_cast<int>(sizeof(WarpState<D>)));
+
+/// Whether 16 rows can be one box of a page: those of 80 halves are not whole boxes.
+template <int D>
+constexpr bool has_matrices = D % 64 == 0;
+
+template <int D>
+bool takes_in_order(const Launch& launch, const DeviceFacts& device) {
+  return has_matrices<D> && device.is_hopper && launch.source.is_in_order;
+}
 
 /// Of KV that one launch reads. Above it a grid's early blocks take the room of the last grid's
 /// late ones unevenly, which costs more (up to 8 % on an H200) than it gains (1 us).
@@ -187,7 +204,9 @@ void launch_pass(Launch launch, const BatchShape& shape, int most, const Context
                    static_cast<unsigned>(heads), static_cast<unsigned>(shape.sequences)),
       .threads = kThreads,
       .shared = kAttendShared<D>};
-  launch_overlapping(attend<D, G>, grid, context.device, context.stream, launch);
+  const auto kernel = takes_in_order<D>(launch, context.device) ? attend<D, G, has_matrices<D>>
+                                                                : attend<D, G, false>;
+  launch_overlapping(kernel, grid, context.device, context.stream, launch);
 }
 
 /// All queries of each unit, in passes. `most`: tokens of a unit.
@@ -207,7 +226,8 @@ void launch_attend(Launch launch, const BatchShape& shape, int most, const Conte
 /// Once: what would cost each launch a call of the driver.
 template <int D>
 void prepare_attend() {
-  for (const auto kernel : {attend<D, 4>, attend<D, 8>}) {
+  for (const auto kernel : {attend<D, 4, false>, attend<D, 8, false>, attend<D, 4, has_matrices<D>>,
+                            attend<D, 8, has_matrices<D>>}) {
     require(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kAttendShared<D>),
         "cudaFuncSetAttribute");
@@ -236,6 +256,60 @@ void allocate(T*& memory, std::size_t count) {
 
 }  // namespace
 
+namespace {
+
+/// A pool of pages as a matrix of rows, read in boxes of 16 rows and 128 bytes.
+CUtensorMap matrix_of(const std::uint16_t* pool, int d_head) {
+  void* entry = nullptr;
+  cudaDriverEntryPointQueryResult found{};
+  constexpr unsigned kFirstVersion = 12000;
+  require(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, kFirstVersion,
+                                           cudaEnableDefault, &found),
+          "cudaGetDriverEntryPointByVersion");
+  if (found != cudaDriverEntryPointSuccess) {
+    throw std::runtime_error("cuTensorMapEncodeTiled: the driver does not have it");
+  }
+  const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
+  const cuuint64_t rows = cuuint64_t{1} << 31U;  // no pool is larger; its end is not checked here
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(d_head), rows};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(d_head) * sizeof(std::uint16_t)};
+  const cuuint32_t box[2] = {64, kTile};
+  const cuuint32_t steps[2] = {1, 1};
+  CUtensorMap matrix{};
+  const CUresult status =
+      encode(&matrix, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<std::uint16_t*>(pool), sizes,
+             strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS) {
+    throw std::runtime_error("cuTensorMapEncodeTiled: error " + std::to_string(status) +
+                             "; k_pages and v_pages must be multiples of 16 bytes");
+  }
+  return matrix;
+}
+
+/// Those of earlier launches are remembered.
+class PoolMatrices {
+ public:
+  const CUtensorMap& of(const std::uint16_t* pool, int d_head) {
+    for (const auto& [known, matrix] : matrices_) {
+      if (known == pool) {
+        return matrix;
+      }
+    }
+    constexpr std::size_t kMost = 64;
+    if (matrices_.size() == kMost) {
+      matrices_.clear();
+    }
+    matrices_.emplace_back(pool, matrix_of(pool, d_head));
+    return matrices_.back().second;
+  }
+
+ private:
+  std::vector<std::pair<const std::uint16_t*, CUtensorMap>> matrices_;
+};
+
+}  // namespace
+
 struct DecodeAttention::Buffers {
   float* partial = nullptr;
   unsigned* arrivals = nullptr;
@@ -249,6 +323,7 @@ struct DecodeAttention::Buffers {
   float* sum = nullptr;              // likewise
   DeviceFacts device;
   ChunkPlans plans;
+  PoolMatrices matrices;
 };
 
 struct DecodeAttention::Extras {
@@ -396,21 +471,27 @@ void DecodeAttention::attend(const BatchShape& shape, const BatchTensors& tensor
 
 void DecodeAttention::run(const Batch& batch, const TokenSource& source, int most,
                           const Extras& extras) {
-  const Launch launch{.t = batch.tensors,
-                      .source = source,
-                      .groups = TokenGroups(geometry_.tokens_per_group()),
-                      .page_elements = geometry_.page_elements(),
-                      .queries = batch.shape.queries_per_kv_head,
-                      .first_query = 0,
-                      .of_pass = 0,
-                      .chunk = 0,
-                      .scale = scale(),
-                      .overlaps = false,
-                      .alpha = extras.alpha,
-                      .logits = extras.logits,
-                      .logit_stride = extras.logit_stride,
-                      .partial = buffers_->partial,
-                      .arrivals = buffers_->arrivals};
+  Launch launch{.k_matrix = {},
+                .v_matrix = {},
+                .t = batch.tensors,
+                .source = source,
+                .groups = TokenGroups(geometry_.tokens_per_group()),
+                .page_elements = geometry_.page_elements(),
+                .queries = batch.shape.queries_per_kv_head,
+                .first_query = 0,
+                .of_pass = 0,
+                .chunk = 0,
+                .scale = scale(),
+                .overlaps = false,
+                .alpha = extras.alpha,
+                .logits = extras.logits,
+                .logit_stride = extras.logit_stride,
+                .partial = buffers_->partial,
+                .arrivals = buffers_->arrivals};
+  if (source.is_in_order && buffers_->device.is_hopper) {
+    launch.k_matrix = buffers_->matrices.of(batch.tensors.kv.k_pages, geometry_.d_head());
+    launch.v_matrix = buffers_->matrices.of(batch.tensors.kv.v_pages, geometry_.d_head());
+  }
   const Context context{buffers_->device, buffers_->plans, batch.stream};
   for_head_size(geometry_.d_head(),
                 [&]<int D>() { launch_attend<D>(launch, batch.shape, most, context); });
