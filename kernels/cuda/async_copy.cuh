@@ -3,8 +3,6 @@
 
 #include <cstdint>
 
-#include <cuda.h>
-
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/device_launch.cuh"
 
@@ -51,13 +49,12 @@ class TileBarrier {
         : "memory");
 #endif
   }
-  /// 16 rows of a matrix from `row` on, 64 columns from `column` on.
-  __device__ void copy_box(unsigned to, const CUtensorMap& matrix, int column, int row) {
+  __device__ void copy(unsigned to, const void* from, unsigned bytes) {
 #if NEARKV_CUDA_HOPPER
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-        "[%1, {%2, %3}], [%4];" ::"r"(to),
-        "l"(&matrix), "r"(column), "r"(row), "r"(shared_address(&state_))
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(to),
+        "l"(from), "r"(bytes), "r"(shared_address(&state_))
         : "memory");
 #endif
   }

@@ -1,9 +1,8 @@
 // Attention of one warp to tiles of 16 tokens whose K and V rows lie in shared memory, on tensor
 // cores (mma.m16n8k16 of sm_80 and later, FP16 in, FP32 sums) at the precision of FP32 kernels:
 // queries and weights are split into an FP16 value and the FP16 of what is left. The two halves
-// fill rows and columns of the instruction that one query would leave empty, so that the split
-// costs nothing for up to 4 queries. With FP32 instructions instead, arithmetic took 3 % of the
-// bandwidth of one query, and half of it for the 4 queries of a GQA group.
+// fill rows and columns of the instruction that few queries would leave empty, so that the split
+// costs nothing for up to 4 of them.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +18,7 @@ constexpr float kLog2e = 1.44269504088896340736F;
 
 /// Tiles in shared memory: boxes of 16 rows of 128 bytes, 8 vectors of 16 bytes; vector v of row r
 /// lies at place v ^ (r mod 8), so that ldmatrix finds the same vector of 8 rows in 8 different
-/// banks. It is the layout that the copy engine writes (its 128-byte swizzle).
+/// banks.
 template <int D>
 struct RowLayout {
   static constexpr int vector = 8;                         // halves of one 16-byte access

@@ -3,11 +3,11 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attend.cuh"
+#include "kernels/cuda/attend_one.cuh"
 #include "kernels/cuda/decode_attention.hpp"
 #include "kernels/cuda/device_launch.cuh"
 #include "kernels/cuda/h2o.cuh"
@@ -22,34 +22,26 @@ namespace {
 // while its V is at work.
 #ifndef NK_WARPS
 #define NK_WARPS 8
-#define NK_BLOCKS 3
+#define NK_BLOCKS 2
 #endif
 constexpr int kWarps = NK_WARPS;    // of a block
 constexpr int kBlocks = NK_BLOCKS;  // of a multiprocessor
 constexpr int kThreads = kWarps * kWarp;
+constexpr int kMostBlocks = 6;  // of a multiprocessor, of any kernel
 constexpr int kMostWaves = 40;  // for which there is room for states of chunks
 constexpr int kMostQueriesAPass = 8;
 
 /// Block (chunk of tokens, unit, sequence).
-template <int D, int G, bool kInOrder>
+template <int D, int G>
 __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constant__ Launch a) {
   constexpr unsigned kTileBytes = RowLayout<D>::tile_bytes;
   extern __shared__ __align__(1024) std::byte memory[];
   __shared__ QueryFragments<D> queries;
-  __shared__ TileBarrier barriers[kWarps][2];  // of K and V
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int chunk = static_cast<int>(blockIdx.x);
-  TileBarrier& k_here = barriers[warp][0];
-  TileBarrier& v_here = barriers[warp][1];
-  if (threadIdx.x % kWarp == 0) {
-    k_here.init();
-    v_here.init();
-    TileBarrier::ready();
-  }
-  __syncwarp();
   wait_for_previous_grid();
   Unit unit = unit_of_block(a);
-  WarpTiles<D, kWarps, kInOrder> tiles(a, unit, chunk * a.chunk);
+  WarpTiles<D, kWarps> tiles(a, unit, chunk * a.chunk);
   unit.total = a.source.total(unit.context, unit.index);
   const int chunks = (unit.total + a.chunk - 1) / a.chunk;
   if (chunk >= chunks) {
@@ -59,8 +51,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constan
   const unsigned k = shared_address(memory) + static_cast<unsigned>(warp) * 2 * kTileBytes;
   const unsigned v = k + kTileBytes;
   const int count = tiles.count();
-  const auto fetch_k = [&](int i) { tiles.fetch(i, a.t.kv.k_pages, a.k_matrix, k, k_here); };
-  const auto fetch_v = [&](int i) { tiles.fetch(i, a.t.kv.v_pages, a.v_matrix, v, v_here); };
+  const auto fetch_k = [&](int i) { tiles.fetch(i, a.t.kv.k_pages, k); };
+  const auto fetch_v = [&](int i) { tiles.fetch(i, a.t.kv.v_pages, v); };
   if (count > 0) {
     fetch_k(0);
     fetch_v(0);
@@ -71,7 +63,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constan
   WarpAttention<D, G> attention(queries);
   for (int i = 0; i < count; ++i) {
     const int rows = tiles.rows(i);
-    tiles.wait(i, k_here);
+    wait_for_copies<1>();  // K is there
+    __syncwarp();
     attention.score(k, rows);
     if (a.logits != nullptr) {
       attention.write_logits(rows, [&](int g, int token, float logit) {
@@ -87,8 +80,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constan
     } else {
       commit_copies();  // an empty group, so that the one before the last is V
     }
-    tiles.wait(i, v_here);
-    tiles.clear_rows(i, v);
+    wait_for_copies<1>();  // V is there
+    __syncwarp();
     attention.accumulate(v);
     __syncwarp();
     if (i + 1 < count) {
@@ -108,23 +101,27 @@ __global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constan
 
 // -- Launches -----------------------------------------------------------------------------------
 
+/// How a kernel fills the device.
+struct Occupancy {
+  int warps;   // of a block
+  int blocks;  // of a multiprocessor
+  int tile;    // tokens
+};
+
 /// Tokens of a block. All blocks at once, or several waves of them, cost about: waves x (what a
 /// block takes from its launch to its last store + its tiles).
-int chunk_of(int tokens, std::size_t units, int multiprocessors) {
+int chunk_of(int tokens, std::size_t units, int multiprocessors, const Occupancy& occupancy) {
   // In units of the time in which the device reads one tile a resident warp, measured on an H200.
   constexpr double kLatency = 2.5;
   constexpr double kLeastTile = 0.3;  // a tile that has the memory for itself
-#ifdef NK_TUNE
-  if (const char* text = getenv("NK_CHUNK")) {
-    return (atoi(text) + kTile - 1) / kTile * kTile;
-  }
-#endif
-  const double slots = static_cast<double>(kBlocks) * multiprocessors;
-  const int tiles = (tokens + kTile - 1) / kTile;
+  constexpr double kMostWavesTried = 32.0;
+  const int warps = occupancy.warps;
+  const double slots = static_cast<double>(occupancy.blocks) * multiprocessors;
+  const int tiles = (tokens + occupancy.tile - 1) / occupancy.tile;
   double least = INFINITY;
-  int chosen = tokens;
+  int chosen = tiles;
   for (int chunks = 1; chunks <= tiles; ++chunks) {
-    const int of_warp = ((tiles + chunks - 1) / chunks + kWarps - 1) / kWarps;
+    const int of_warp = ((tiles + chunks - 1) / chunks + warps - 1) / warps;
     const double waves = static_cast<double>(units) * chunks / slots;
     const double share = std::min(1.0, waves);
     const double rounds = waves <= 2.0 ? std::ceil(waves) : waves + 0.5;
@@ -133,21 +130,27 @@ int chunk_of(int tokens, std::size_t units, int multiprocessors) {
         rounds * (kLatency + of_warp * std::max(share, kLeastTile)) + merging + chunks * 0.005;
     if (cost < least) {
       least = cost;
-      chosen = (tokens + chunks - 1) / chunks;
+      chosen = (tiles + chunks - 1) / chunks;
     }
-    if (waves > 32) {
+    if (waves > kMostWavesTried) {
       break;
     }
   }
-  return (chosen + kTile - 1) / kTile * kTile;
+#ifdef NK_TUNE
+  if (const char* text = getenv("NK_CHUNK")) {
+    return (atoi(text) + occupancy.tile - 1) / occupancy.tile * occupancy.tile;
+  }
+#endif
+  return chosen * occupancy.tile;
 }
 
 /// Chunks that were worked out for earlier launches: a decode step costs no search.
 class ChunkPlans {
  public:
-  int chunk(int tokens, std::size_t units, int multiprocessors) {
+  int chunk(int tokens, std::size_t units, int multiprocessors, const Occupancy& occupancy) {
     for (const Plan& plan : plans_) {
-      if (plan.tokens == tokens && plan.units == units) {
+      if (plan.tokens == tokens && plan.units == units && plan.warps == occupancy.warps &&
+          plan.tile == occupancy.tile) {
         return plan.chunk;
       }
     }
@@ -155,7 +158,8 @@ class ChunkPlans {
     if (plans_.size() == kMostPlans) {
       plans_.clear();
     }
-    plans_.push_back({tokens, units, chunk_of(tokens, units, multiprocessors)});
+    plans_.push_back({tokens, units, occupancy.warps, occupancy.tile,
+                      chunk_of(tokens, units, multiprocessors, occupancy)});
     return plans_.back().chunk;
   }
 
@@ -163,6 +167,8 @@ class ChunkPlans {
   struct Plan {
     int tokens;
     std::size_t units;
+    int warps;
+    int tile;
     int chunk;
   };
   std::vector<Plan> plans_;
@@ -171,6 +177,7 @@ class ChunkPlans {
 struct Context {
   const DeviceFacts& device;
   ChunkPlans& plans;
+  int row_bytes;  // K and V of a token
   cudaStream_t stream;
 };
 
@@ -178,59 +185,81 @@ template <int D>
 constexpr int kAttendShared = kWarps* std::max(2 * RowLayout<D>::tile_bytes,
                                                static_cast<int>(sizeof(WarpState<D>)));
 
-/// Whether 16 rows can be one box of a page: those of 80 halves are not whole boxes.
-template <int D>
-constexpr bool has_matrices = D % 64 == 0;
-
-template <int D>
-bool takes_in_order(const Launch& launch, const DeviceFacts& device) {
-  return has_matrices<D> && device.is_hopper && launch.source.is_in_order;
-}
-
 /// Of KV that one launch reads. Above it a grid's early blocks take the room of the last grid's
 /// late ones unevenly, which costs more (up to 8 % on an H200) than it gains (1 us).
 constexpr double kMostBytesOfOverlap = 190e6;
 
-template <int D, int G>
-void launch_pass(Launch launch, const BatchShape& shape, int most, const Context& context) {
+struct KernelShape {
+  void (*kernel)(Launch);
+  Occupancy occupancy;
+  int shared;
+};
+
+void launch_chunks(const KernelShape& shape, Launch launch, const BatchShape& batch, int most,
+                   const Context& context) {
   const int heads =
-      launch.source.is_per_query ? shape.kv_heads * shape.queries_per_kv_head : shape.kv_heads;
+      launch.source.is_per_query ? batch.kv_heads * batch.queries_per_kv_head : batch.kv_heads;
   const std::size_t units =
-      static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(heads);
-  launch.chunk = context.plans.chunk(most, units, context.device.multiprocessors);
-  launch.overlaps = static_cast<double>(units) * most * D * 4 < kMostBytesOfOverlap;
+      static_cast<std::size_t>(batch.sequences) * static_cast<std::size_t>(heads);
+  launch.chunk = context.plans.chunk(most, units, context.device.multiprocessors, shape.occupancy);
+  launch.overlaps = static_cast<double>(units) * most * context.row_bytes < kMostBytesOfOverlap;
   const GridShape grid{
       .grid = dim3(static_cast<unsigned>((most + launch.chunk - 1) / launch.chunk),
-                   static_cast<unsigned>(heads), static_cast<unsigned>(shape.sequences)),
-      .threads = kThreads,
-      .shared = kAttendShared<D>};
-  const auto kernel = takes_in_order<D>(launch, context.device) ? attend<D, G, has_matrices<D>>
-                                                                : attend<D, G, false>;
-  launch_overlapping(kernel, grid, context.device, context.stream, launch);
+                   static_cast<unsigned>(heads), static_cast<unsigned>(batch.sequences)),
+      .threads = shape.occupancy.warps * kWarp,
+      .shared = static_cast<std::size_t>(shape.shared)};
+  launch_overlapping(shape.kernel, grid, context.device, context.stream, launch);
+}
+
+/// One query a KV head. Where the heads fill the device just once, blocks of 4 warps are faster (3
+/// % at batch 16), else those of 8 (1 % at batch 64, 8 % at batch 4 and 512 tokens).
+template <int D>
+KernelShape one_query_shape(const BatchShape& batch, const DeviceFacts& device) {
+  constexpr int kTokens = OneQueryLayout<D>::tile;
+  const int units = batch.sequences * batch.kv_heads;
+  const int slots = 6 * device.multiprocessors;
+  if (units <= slots && 2 * units > slots) {
+    return {attend_one<D, 4>, {4, 6, kTokens}, kOneQueryShared<D, 4>};
+  }
+  return {attend_one<D, 8>, {8, 3, kTokens}, kOneQueryShared<D, 8>};
 }
 
 /// All queries of each unit, in passes. `most`: tokens of a unit.
 template <int D>
 void launch_attend(Launch launch, const BatchShape& shape, int most, const Context& context) {
   const int queries = launch.source.is_per_query ? 1 : launch.queries;
-  for (launch.first_query = 0; launch.first_query < queries; launch.first_query += launch.of_pass) {
-    launch.of_pass = std::min(queries - launch.first_query, kMostQueriesAPass);
-    if (launch.of_pass <= 4) {
-      launch_pass<D, 4>(launch, shape, most, context);
-    } else {
-      launch_pass<D, 8>(launch, shape, most, context);
+  if constexpr (D != 80) {  // whose pages are not whole tiles
+    constexpr int kTokens = OneQueryLayout<D>::tile;
+    const bool is_in_order = launch.source.is_whole && launch.source.first_token % kTokens == 0 &&
+                             static_cast<int>(launch.groups.tokens) % kTokens == 0;
+    if (queries == 1 && is_in_order && context.device.is_hopper) {
+      launch.of_pass = 1;
+      return launch_chunks(one_query_shape<D>(shape, context.device), launch, shape, most, context);
     }
   }
+  for (launch.first_query = 0; launch.first_query < queries; launch.first_query += launch.of_pass) {
+    launch.of_pass = std::min(queries - launch.first_query, kMostQueriesAPass);
+    const auto kernel = launch.of_pass <= 4 ? attend<D, 4> : attend<D, 8>;
+    launch_chunks({kernel, {kWarps, kBlocks, kTile}, kAttendShared<D>}, launch, shape, most,
+                  context);
+  }
+}
+
+void permit_shared(void (*kernel)(Launch), int bytes) {
+  require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+          "cudaFuncSetAttribute");
 }
 
 /// Once: what would cost each launch a call of the driver.
 template <int D>
-void prepare_attend() {
-  for (const auto kernel : {attend<D, 4, false>, attend<D, 8, false>, attend<D, 4, has_matrices<D>>,
-                            attend<D, 8, has_matrices<D>>}) {
-    require(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kAttendShared<D>),
-        "cudaFuncSetAttribute");
+void prepare_attend(const DeviceFacts& device) {
+  permit_shared(attend<D, 4>, kAttendShared<D>);
+  permit_shared(attend<D, 8>, kAttendShared<D>);
+  if constexpr (D != 80) {
+    if (device.is_hopper) {
+      permit_shared(attend_one<D, 4>, kOneQueryShared<D, 4>);
+      permit_shared(attend_one<D, 8>, kOneQueryShared<D, 8>);
+    }
   }
 }
 
@@ -256,60 +285,6 @@ void allocate(T*& memory, std::size_t count) {
 
 }  // namespace
 
-namespace {
-
-/// A pool of pages as a matrix of rows, read in boxes of 16 rows and 128 bytes.
-CUtensorMap matrix_of(const std::uint16_t* pool, int d_head) {
-  void* entry = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-  constexpr unsigned kFirstVersion = 12000;
-  require(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, kFirstVersion,
-                                           cudaEnableDefault, &found),
-          "cudaGetDriverEntryPointByVersion");
-  if (found != cudaDriverEntryPointSuccess) {
-    throw std::runtime_error("cuTensorMapEncodeTiled: the driver does not have it");
-  }
-  const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
-  const cuuint64_t rows = cuuint64_t{1} << 31U;  // no pool is larger; its end is not checked here
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(d_head), rows};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(d_head) * sizeof(std::uint16_t)};
-  const cuuint32_t box[2] = {64, kTile};
-  const cuuint32_t steps[2] = {1, 1};
-  CUtensorMap matrix{};
-  const CUresult status =
-      encode(&matrix, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<std::uint16_t*>(pool), sizes,
-             strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS) {
-    throw std::runtime_error("cuTensorMapEncodeTiled: error " + std::to_string(status) +
-                             "; k_pages and v_pages must be multiples of 16 bytes");
-  }
-  return matrix;
-}
-
-/// Those of earlier launches are remembered.
-class PoolMatrices {
- public:
-  const CUtensorMap& of(const std::uint16_t* pool, int d_head) {
-    for (const auto& [known, matrix] : matrices_) {
-      if (known == pool) {
-        return matrix;
-      }
-    }
-    constexpr std::size_t kMost = 64;
-    if (matrices_.size() == kMost) {
-      matrices_.clear();
-    }
-    matrices_.emplace_back(pool, matrix_of(pool, d_head));
-    return matrices_.back().second;
-  }
-
- private:
-  std::vector<std::pair<const std::uint16_t*, CUtensorMap>> matrices_;
-};
-
-}  // namespace
-
 struct DecodeAttention::Buffers {
   float* partial = nullptr;
   unsigned* arrivals = nullptr;
@@ -323,7 +298,6 @@ struct DecodeAttention::Buffers {
   float* sum = nullptr;              // likewise
   DeviceFacts device;
   ChunkPlans plans;
-  PoolMatrices matrices;
 };
 
 struct DecodeAttention::Extras {
@@ -356,11 +330,11 @@ void DecodeAttention::prepare() {
   Buffers& b = *buffers_;
   b.device = DeviceFacts::of_current();
   prepare_selection(b.device);
-  for_head_size(d, [&]<int D>() { prepare_attend<D>(); });
+  for_head_size(d, [&]<int D>() { prepare_attend<D>(b.device); });
   const std::size_t units = largest_.query_heads();
   // Chunks of all units: at most what chunk_of() aims at, and one more of each unit.
   const std::size_t blocks =
-      static_cast<std::size_t>(b.device.multiprocessors) * kBlocks * kMostWaves + units;
+      static_cast<std::size_t>(b.device.multiprocessors) * kMostBlocks * kMostWaves + units;
   const std::size_t states = blocks * kMostQueriesAPass;
   if (!scores_fit(largest_.longest_context, b.device)) {
     const int cluster = cluster_of(largest_.longest_context, b.device);
@@ -444,14 +418,8 @@ void DecodeAttention::attend(const BatchShape& shape, const BatchTensors& tensor
     attend_kept(shape, tensors, *h2o, stream);
   } else if (const auto* dense = std::get_if<DenseOptions>(&method)) {
     require_range("first_token", dense->first_token, 0, shape.longest_context - 1);
-    const bool is_in_order =
-        dense->first_token % kTile == 0 && geometry_.tokens_per_group() % kTile == 0;
     run({shape, tensors, stream},
-        {.first_token = dense->first_token,
-         .sinks = 0,
-         .most = INT_MAX,
-         .is_whole = true,
-         .is_in_order = is_in_order},
+        {.first_token = dense->first_token, .sinks = 0, .most = INT_MAX, .is_whole = true},
         shape.longest_context - dense->first_token, {});
   } else {
     StreamingOptions options{};
@@ -471,28 +439,23 @@ void DecodeAttention::attend(const BatchShape& shape, const BatchTensors& tensor
 
 void DecodeAttention::run(const Batch& batch, const TokenSource& source, int most,
                           const Extras& extras) {
-  Launch launch{.k_matrix = {},
-                .v_matrix = {},
-                .t = batch.tensors,
-                .source = source,
-                .groups = TokenGroups(geometry_.tokens_per_group()),
-                .page_elements = geometry_.page_elements(),
-                .queries = batch.shape.queries_per_kv_head,
-                .first_query = 0,
-                .of_pass = 0,
-                .chunk = 0,
-                .scale = scale(),
-                .overlaps = false,
-                .alpha = extras.alpha,
-                .logits = extras.logits,
-                .logit_stride = extras.logit_stride,
-                .partial = buffers_->partial,
-                .arrivals = buffers_->arrivals};
-  if (source.is_in_order && buffers_->device.is_hopper) {
-    launch.k_matrix = buffers_->matrices.of(batch.tensors.kv.k_pages, geometry_.d_head());
-    launch.v_matrix = buffers_->matrices.of(batch.tensors.kv.v_pages, geometry_.d_head());
-  }
-  const Context context{buffers_->device, buffers_->plans, batch.stream};
+  const Launch launch{.t = batch.tensors,
+                      .source = source,
+                      .groups = TokenGroups(geometry_.tokens_per_group()),
+                      .page_elements = geometry_.page_elements(),
+                      .queries = batch.shape.queries_per_kv_head,
+                      .first_query = 0,
+                      .of_pass = 0,
+                      .chunk = 0,
+                      .scale = scale(),
+                      .overlaps = false,
+                      .alpha = extras.alpha,
+                      .logits = extras.logits,
+                      .logit_stride = extras.logit_stride,
+                      .partial = buffers_->partial,
+                      .arrivals = buffers_->arrivals};
+  const Context context{buffers_->device, buffers_->plans,
+                        2 * geometry_.d_head() * PageGeometry::element_bytes, batch.stream};
   for_head_size(geometry_.d_head(),
                 [&]<int D>() { launch_attend<D>(launch, batch.shape, most, context); });
 }

@@ -612,16 +612,16 @@ __host__ __device__ inline int part_of_block(int context, int cluster) {
 template <bool kInShared>
 __global__ void __launch_bounds__(kSelectThreads, kSelectBlocks)
     select_tokens(const __grid_constant__ SelectLaunch a) {
-  extern __shared__ __align__(16) float memory[];  // scores, masks
+  extern __shared__ __align__(16) float part_memory[];  // scores, masks
   __shared__ __align__(16) SelectShared shared;
   cluster_arrive();
   wait_for_previous_grid();
   let_next_grid_start();
-  float* scores = memory;
+  float* scores = part_memory;
   uint2* masks = nullptr;
   if constexpr (kInShared) {
     masks = reinterpret_cast<uint2*>(
-        memory + part_of_block(a.t.contexts[blockIdx.z], static_cast<int>(cluster_size())));
+        part_memory + part_of_block(a.t.contexts[blockIdx.z], static_cast<int>(cluster_size())));
   } else {
     const std::size_t head = static_cast<std::size_t>(blockIdx.z) * gridDim.y + blockIdx.y;
     const int stride =

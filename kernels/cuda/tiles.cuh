@@ -33,8 +33,7 @@ struct TokenSource {
   int first_token = 0;
   int sinks = 0;
   int most = 0;
-  bool is_whole = false;     // all of them: no sinks and no bound
-  bool is_in_order = false;  // and each tile is 16 rows of one page
+  bool is_whole = false;  // all of them: no sinks and no bound
   // A list, ascending: [query head] or [KV head][stride].
   const std::int32_t* list = nullptr;
   int stride = 0;
@@ -50,8 +49,6 @@ struct TokenSource {
 };
 
 struct Launch {
-  CUtensorMap k_matrix;  // the pools as matrices of rows, for tiles that the copy engine brings
-  CUtensorMap v_matrix;
   BatchTensors t;
   TokenSource source;
   TokenGroups groups;
@@ -90,7 +87,7 @@ __device__ inline Unit unit_of_block(const Launch& a) {
 
 /// The tiles of one warp: W warps of the block take the tiles of its tokens in turn. Lane r looks
 /// up row r of a tile ahead of its copy, so that no copy waits for list or table.
-template <int D, int W, bool kInOrder>
+template <int D, int W>
 class WarpTiles {
  public:
   using Layout = RowLayout<D>;
@@ -130,61 +127,11 @@ class WarpTiles {
   /// Position of its first token.
   [[nodiscard]] __device__ int position(int i) const { return first_ + i * W * kTile; }
 
-  /// Starts the copy of the i-th tile, K or V, to a shared address. In copies of lanes, rows that
-  /// do not exist become zeros (see clear_rows).
-  __device__ void fetch(int i, const std::uint16_t* pool, const CUtensorMap& matrix, unsigned to,
-                        TileBarrier& barrier) const {
-    const std::uint32_t place =
-        static_cast<std::uint32_t>(page_) * (a_.page_elements / Layout::vector) + row_in_page_;
-    if constexpr (kInOrder) {
-      if (lane_ == 0) {
-        barrier.expect(Layout::tile_bytes);
-#pragma unroll
-        for (int box = 0; box < Layout::boxes; ++box) {
-          barrier.copy_box(to + box * Layout::box_bytes, matrix, box * 64,
-                           static_cast<int>(place / Layout::vectors));
-        }
-      }
-    } else {
-      fetch_rows(rows(i), place, pool, to);
-    }
-  }
-  /// Waits for the copy of the i-th tile, K or V, that was started before the last one of them.
-  __device__ void wait(int i, TileBarrier& barrier) const {
-    if constexpr (kInOrder) {
-      barrier.wait(static_cast<unsigned>(i) % 2);
-    } else {
-      wait_for_copies<1>();
-    }
-    __syncwarp();
-  }
-  /// V rows that do not exist become zeros where whole boxes were copied: their weights are 0, but
-  /// 0 times what an unused row may hold is not.
-  __device__ void clear_rows(int i, unsigned tile) const {
+  /// Starts the copy of the i-th tile, K or V, to a shared address, by all lanes. Rows that do not
+  /// exist become zeros: their weights are 0, but 0 times anything is not.
+  __device__ void fetch(int i, const std::uint16_t* pool, unsigned to) const {
+    const std::uint32_t place = this->place();
     const int rows = this->rows(i);
-    if (!kInOrder || rows >= kTile) {
-      return;
-    }
-    for (int row = rows + lane_ / 8; row < kTile; row += kWarp / 8) {
-#pragma unroll
-      for (int box = 0; box < Layout::boxes; ++box) {
-        asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(
-                         tile + box * Layout::box_bytes + row * 128 + lane_ % 8 * 16),
-                     "r"(0)
-                     : "memory");
-      }
-    }
-    __syncwarp();
-  }
-  /// Both copies of the i-th tile have been started: looks up the next one.
-  __device__ void advance(int i) {
-    look_up();
-    read_token(i + 2);
-  }
-
- private:
-  __device__ void fetch_rows(int rows, std::uint32_t place, const std::uint16_t* pool,
-                             unsigned to) const {
     const int first_row = lane_ / Layout::vectors;
     const int column = lane_ % Layout::vectors;
     const auto* vectors = reinterpret_cast<const uint4*>(pool) + column;
@@ -199,7 +146,17 @@ class WarpTiles {
     }
     commit_copies();
   }
+  /// Where this lane's row of the next tile begins, in vectors of 16 bytes.
+  [[nodiscard]] __device__ std::uint32_t place() const {
+    return static_cast<std::uint32_t>(page_) * (a_.page_elements / Layout::vector) + row_in_page_;
+  }
+  /// Both copies of the i-th tile have been started: looks up the next one.
+  __device__ void advance(int i) {
+    look_up();
+    read_token(i + 2);
+  }
 
+ private:
   // What is read for rows that do not exist is that of the last one: a load that depends on a
   // condition would be waited for at once.
   __device__ void read_token(int i) {
