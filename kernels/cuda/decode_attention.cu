@@ -18,14 +18,11 @@
 namespace nearkv::kernels::cuda {
 namespace {
 
-// Bandwidth comes from tiles on their way: many warps with one tile each, whose K is fetched anew
-// while its V is at work.
-#ifndef NK_WARPS
-#define NK_WARPS 8
-#define NK_BLOCKS 2
-#endif
-constexpr int kWarps = NK_WARPS;    // of a block
-constexpr int kBlocks = NK_BLOCKS;  // of a multiprocessor
+// Of the kernel on tensor cores. Fewer warps than the other one's, as it needs the registers; 10
+// warps and 4 blocks of 5 were slower by 1 to 5 %, 3 blocks of 8, whose registers spill, by up to
+// 15 %.
+constexpr int kWarps = 8;   // of a block
+constexpr int kBlocks = 2;  // of a multiprocessor
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kMostBlocks = 6;  // of a multiprocessor, of any kernel
 constexpr int kMostWaves = 40;  // for which there is room for states of chunks
@@ -136,11 +133,6 @@ int chunk_of(int tokens, std::size_t units, int multiprocessors, const Occupancy
       break;
     }
   }
-#ifdef NK_TUNE
-  if (const char* text = getenv("NK_CHUNK")) {
-    return (atoi(text) + occupancy.tile - 1) / occupancy.tile * occupancy.tile;
-  }
-#endif
   return chosen * occupancy.tile;
 }
 
@@ -211,17 +203,27 @@ void launch_chunks(const KernelShape& shape, Launch launch, const BatchShape& ba
   launch_overlapping(shape.kernel, grid, context.device, context.stream, launch);
 }
 
-/// One query a KV head. Where the heads fill the device just once, blocks of 4 warps are faster (3
-/// % at batch 16), else those of 8 (1 % at batch 64, 8 % at batch 4 and 512 tokens).
+/// One query a KV head: blocks of 8 warps where there is little to read (8 % faster at batch 4 and
+/// 512 tokens), else of 4 (2 to 3 % faster at batch 16).
 template <int D>
-KernelShape one_query_shape(const BatchShape& batch, const DeviceFacts& device) {
+KernelShape one_query_shape(std::size_t units, int most, const Context& context) {
   constexpr int kTokens = OneQueryLayout<D>::tile;
-  const int units = batch.sequences * batch.kv_heads;
-  const int slots = 6 * device.multiprocessors;
-  if (units <= slots && 2 * units > slots) {
-    return {attend_one<D, 4>, {4, 6, kTokens}, kOneQueryShared<D, 4>};
+  constexpr double kLittle = 90e6;  // bytes of KV
+  if (static_cast<double>(units) * most * context.row_bytes < kLittle) {
+    return {attend_one<D, 8>, {8, 3, kTokens}, kOneQueryShared<D, 8>};
   }
-  return {attend_one<D, 8>, {8, 3, kTokens}, kOneQueryShared<D, 8>};
+  return {attend_one<D, 4>, {4, 6, kTokens}, kOneQueryShared<D, 4>};
+}
+
+/// Whether attend_one is the faster kernel, where it can be used: not where there are more heads
+/// than it has blocks at a time (2 % slower at batch 64).
+template <int D>
+bool takes_one_query(const Launch& launch, std::size_t units, const DeviceFacts& device) {
+  constexpr int kTokens = OneQueryLayout<D>::tile;
+  const bool is_in_order = launch.source.is_whole && launch.source.first_token % kTokens == 0 &&
+                           static_cast<int>(launch.groups.tokens) % kTokens == 0;
+  return launch.queries == 1 && is_in_order && device.is_hopper &&
+         units <= static_cast<std::size_t>(kMostBlocks) * device.multiprocessors;
 }
 
 /// All queries of each unit, in passes. `most`: tokens of a unit.
@@ -229,12 +231,11 @@ template <int D>
 void launch_attend(Launch launch, const BatchShape& shape, int most, const Context& context) {
   const int queries = launch.source.is_per_query ? 1 : launch.queries;
   if constexpr (D != 80) {  // whose pages are not whole tiles
-    constexpr int kTokens = OneQueryLayout<D>::tile;
-    const bool is_in_order = launch.source.is_whole && launch.source.first_token % kTokens == 0 &&
-                             static_cast<int>(launch.groups.tokens) % kTokens == 0;
-    if (queries == 1 && is_in_order && context.device.is_hopper) {
+    const std::size_t units =
+        static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(shape.kv_heads);
+    if (takes_one_query<D>(launch, units, context.device)) {
       launch.of_pass = 1;
-      return launch_chunks(one_query_shape<D>(shape, context.device), launch, shape, most, context);
+      return launch_chunks(one_query_shape<D>(units, most, context), launch, shape, most, context);
     }
   }
   for (launch.first_query = 0; launch.first_query < queries; launch.first_query += launch.of_pass) {

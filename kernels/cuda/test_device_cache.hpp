@@ -119,7 +119,8 @@ class DeviceBatch {
             .sum = sum_.data(),
             .state_out = state_out_.data(),
             .channels = selected_channels_.data(),
-            .alpha = alpha_.data()};
+            .alpha = alpha_.data(),
+            .h2o = {}};
   }
   /// The state of one query head; the memory is read anew.
   [[nodiscard]] AttentionState state(std::size_t head) const {
