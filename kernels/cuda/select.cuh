@@ -5,8 +5,11 @@
 // stay in shared memory. Each block finds the head's threshold for itself, from the counts and the
 // few candidates of all blocks.
 //
-// What guided it, at batch 1 and 32 K tokens on an H200: one block a head spends 30 us on the
-// scores of others; here instructions of a warp times their latency are what counts.
+// At batch 1, 40 heads, 32 K tokens on an H200 this kernel takes 29 us of SparF's 50. The first
+// version of it took 58: 7 us were instructions of each warp (marks of 32 tokens in a word instead
+// of a second look at all scores), 22 were loads that waited for each other: a load under a
+// condition is waited for where its value is merged, so all loads here are unconditional, of
+// clamped places. Blocks read counts of other blocks slowly: 512 bins, not 2048.
 #pragma once
 
 #include <algorithm>
