@@ -17,6 +17,7 @@
 
 #include "kernels/attention_state.hpp"
 #include "kernels/kv_pages.hpp"
+#include "kernels/kv_store.hpp"
 #include "kernels/methods.hpp"
 #include "kernels/page_geometry.hpp"
 

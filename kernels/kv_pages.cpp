@@ -133,26 +133,7 @@ std::vector<float> KvPages::v_bar(int context) const {
   return mean;
 }
 
-std::size_t KvPages::row_offset(int token) const {
-  const int per_group = geometry_.tokens_per_group();
-  return size(token / per_group) * size(geometry_.page_elements()) +
-         size(token % per_group) * size(geometry_.d_head());
-}
-
-std::size_t KvPages::channel_offset(int channel, int token_chunk) const {
-  const int per_group = geometry_.channels_per_group();
-  const std::size_t page =
-      size(token_chunk) * size(geometry_.channel_groups()) + size(channel / per_group);
-  return page * size(geometry_.page_elements()) +
-         size(channel % per_group) * size(geometry_.tokens_per_channel_page());
-}
-
-const std::uint16_t* KvPages::k_channel(int channel, int token_chunk) const {
-  return channel_pages_.data() + channel_offset(channel, token_chunk);
-}
-
-std::span<const std::byte> KvPages::token_page(const std::vector<std::uint16_t>& pages,
-                                               int token_group) const {
+std::span<const std::byte> KvPages::token_page(const Halves& pages, int token_group) const {
   const std::size_t page = size(geometry_.page_elements());
   if (token_group < 0 || size(token_group) * page >= pages.size()) {
     throw std::invalid_argument("KvPages: token group " + std::to_string(token_group) +

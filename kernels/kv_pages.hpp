@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/page_geometry.hpp"
+#include "kernels/page_memory.hpp"
 
 namespace nearkv::kernels {
 
@@ -50,28 +51,44 @@ class KvPages {
   [[nodiscard]] const std::uint16_t* k_row(int token) const { return row(k_pages_, token); }
   [[nodiscard]] const std::uint16_t* v_row(int token) const { return row(v_pages_, token); }
   /// One channel of K over the tokens of a chunk: tokens_per_channel_page halves.
-  [[nodiscard]] const std::uint16_t* k_channel(int channel, int token_chunk) const;
+  [[nodiscard]] const std::uint16_t* k_channel(int channel, int token_chunk) const {
+    return channel_pages_.data() + channel_offset(channel, token_chunk);
+  }
 
  private:
-  [[nodiscard]] std::size_t row_offset(int token) const;
-  [[nodiscard]] std::size_t channel_offset(int channel, int token_chunk) const;
-  [[nodiscard]] const std::uint16_t* row(const std::vector<std::uint16_t>& pages, int token) const {
+  using Halves = std::vector<std::uint16_t, PageMemory<std::uint16_t>>;
+
+  [[nodiscard]] static std::size_t product(int a, int b) {
+    return static_cast<std::size_t>(a) * static_cast<std::size_t>(b);
+  }
+  [[nodiscard]] std::size_t row_offset(int token) const {
+    const int per_group = geometry_.tokens_per_group();
+    return product(token / per_group, geometry_.page_elements()) +
+           product(token % per_group, geometry_.d_head());
+  }
+  [[nodiscard]] std::size_t channel_offset(int channel, int token_chunk) const {
+    const int per_group = geometry_.channels_per_group();
+    const std::size_t page =
+        product(token_chunk, geometry_.channel_groups()) + product(channel / per_group, 1);
+    return page * static_cast<std::size_t>(geometry_.page_elements()) +
+           product(channel % per_group, geometry_.tokens_per_channel_page());
+  }
+  [[nodiscard]] const std::uint16_t* row(const Halves& pages, int token) const {
     return pages.data() + row_offset(token);
   }
-  [[nodiscard]] std::span<const std::byte> token_page(const std::vector<std::uint16_t>& pages,
-                                                      int token_group) const;
+  [[nodiscard]] std::span<const std::byte> token_page(const Halves& pages, int token_group) const;
   void add_pages_for_next_token();
   void add_to_channel_copy();
 
   PageGeometry geometry_;
   KeyCopies copies_;
   int tokens_ = 0;
-  std::vector<std::uint16_t> k_pages_;        // token group after token group
-  std::vector<std::uint16_t> v_pages_;        // likewise
-  std::vector<std::uint16_t> channel_pages_;  // chunk after chunk, in it group after group
-  std::vector<double> v_sum_;                 // of all tokens
-  std::vector<double> v_sum_before_group_;    // token groups x d_head
-  std::vector<std::uint16_t> rounded_k_;      // scratch of append
+  Halves k_pages_;                          // token group after token group
+  Halves v_pages_;                          // likewise
+  Halves channel_pages_;                    // chunk after chunk, in it group after group
+  std::vector<double> v_sum_;               // of all tokens
+  std::vector<double> v_sum_before_group_;  // token groups x d_head
+  std::vector<std::uint16_t> rounded_k_;    // scratch of append
   std::vector<std::uint16_t> rounded_v_;
 };
 

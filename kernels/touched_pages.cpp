@@ -30,7 +30,8 @@ PageCollector::PageCollector(const PageGeometry& geometry, int context)
     : geometry_(geometry),
       context_(context),
       channels_(size(geometry.d_head()), 0),
-      tokens_(size(context), 0) {}
+      tokens_(size(context), 0),
+      token_groups_(size(context / geometry.tokens_per_group() + 1), 0) {}
 
 void PageCollector::add_channels(std::span<const int> channels) {
   for (const int channel : channels) {
@@ -39,8 +40,15 @@ void PageCollector::add_channels(std::span<const int> channels) {
 }
 
 void PageCollector::add_tokens(std::span<const int> tokens) {
+  const int group_tokens = geometry_.tokens_per_group();
+  int group_end = 0;
   for (const int token : tokens) {
+    distinct_tokens_ += tokens_[size(token)] == 0 ? 1 : 0;
     tokens_[size(token)] = 1;
+    if (token < group_end) continue;
+    const int group = token / group_tokens;
+    token_groups_[size(group)] = 1;
+    group_end = (group + 1) * group_tokens;
   }
 }
 
@@ -48,15 +56,13 @@ TouchedPages PageCollector::touched() const {
   TouchedPages touched;
   touched.context = context_;
   touched.distinct_channels = static_cast<int>(std::count(channels_.begin(), channels_.end(), 1));
-  touched.distinct_tokens = static_cast<int>(std::count(tokens_.begin(), tokens_.end(), 1));
+  touched.distinct_tokens = distinct_tokens_;
 
-  const auto has_any = [](const std::vector<char>& marks, int group, int of_group) {
-    const auto first = marks.begin() + std::ptrdiff_t{group} * of_group;
-    return std::find(first, first + of_group, 1) != first + of_group;
-  };
   std::vector<int> channel_groups;
   for (int group = 0; group < geometry_.channel_groups(); ++group) {
-    if (has_any(channels_, group, geometry_.channels_per_group())) channel_groups.push_back(group);
+    const auto first = channels_.begin() + group * geometry_.channels_per_group();
+    const auto end = first + geometry_.channels_per_group();
+    if (std::find(first, end, 1) != end) channel_groups.push_back(group);
   }
   for (int chunk = 0; chunk < geometry_.flushed_channel_chunks(context_); ++chunk) {
     for (const int group : channel_groups) {
@@ -69,7 +75,7 @@ TouchedPages PageCollector::touched() const {
 
   const int flushed = geometry_.flushed_token_groups(context_);
   for (int group = 0; group < flushed; ++group) {
-    if (has_any(tokens_, group, geometry_.tokens_per_group())) {
+    if (token_groups_[size(group)] != 0) {
       touched.token_k.push_back(static_cast<std::uint32_t>(group));
     }
   }

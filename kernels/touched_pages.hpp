@@ -14,7 +14,7 @@ class PageCollector {
   PageCollector(const PageGeometry& geometry, int context);
 
   void add_channels(std::span<const int> channels);
-  void add_tokens(std::span<const int> tokens);
+  void add_tokens(std::span<const int> tokens);  // ascending
 
   [[nodiscard]] TouchedPages touched() const;
 
@@ -23,6 +23,8 @@ class PageCollector {
   int context_;
   std::vector<char> channels_;
   std::vector<char> tokens_;
+  std::vector<char> token_groups_;
+  int distinct_tokens_ = 0;
 };
 
 }  // namespace nearkv::kernels

@@ -6,51 +6,10 @@
 
 #include "kernels/api.hpp"
 #include "kernels/cpu/selection.hpp"
-#include "kernels/half.hpp"
 #include "kernels/test_cache.hpp"
+#include "kernels/test_plain_attention.hpp"
 
 using namespace nearkv::kernels;
-
-namespace {
-
-/// Attention as anyone would first write it: FP16 input, every sum a float in plain order. The
-/// measure of what error is due to the precision and what to the kernel.
-std::vector<float> plain_attention(const KvPages& pages, const std::vector<float>& query,
-                                   const std::vector<int>& tokens) {
-  std::vector<float> weights;
-  const float root = std::sqrt(static_cast<float>(query.size()));
-  for (const int token : tokens) {
-    float logit = 0.0F;
-    for (std::size_t c = 0; c < query.size(); ++c) {
-      logit += query[c] * half_to_float(pages.k_row(token)[c]);
-    }
-    weights.push_back(logit / root);
-  }
-  const float max = *std::max_element(weights.begin(), weights.end());
-  float sum = 0.0F;
-  for (float& weight : weights) {
-    weight = std::exp(weight - max);
-    sum += weight;
-  }
-  std::vector<float> output(query.size(), 0.0F);
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    for (std::size_t c = 0; c < query.size(); ++c) {
-      output[c] += weights[i] / sum * half_to_float(pages.v_row(tokens[i])[c]);
-    }
-  }
-  return output;
-}
-
-double largest_error(const std::vector<float>& values, const std::vector<float>& exact) {
-  double largest = 0.0;
-  for (std::size_t i = 0; i < exact.size(); ++i) {
-    largest = std::max(largest,
-                       std::fabs(static_cast<double>(values[i]) - static_cast<double>(exact[i])));
-  }
-  return largest;
-}
-
-}  // namespace
 
 TEST_CASE("cpu attention: error against double at most twice that of the plain float kernel") {
   for (const int d_head : {64, 80, 128}) {
@@ -58,42 +17,17 @@ TEST_CASE("cpu attention: error against double at most twice that of the plain f
     for (const int context : {1, 2, 15, 16, 17, 255, 1024, 3000}) {
       CAPTURE(d_head);
       CAPTURE(context);
-      double dense_error = 0.0;
-      double plain_error = 0.0;
-      double sparf_error = 0.0;
-      double plain_sparf_error = 0.0;
-      float magnitude = 0.0F;
+      const SparfOptions options{d_head / 8, std::max(1, context / 8), 0};
+      testing::ErrorAccount dense;
+      testing::ErrorAccount sparf;
       for (unsigned seed = 0; seed < 8; ++seed) {
-        const std::vector<float> query = testing::random_queries(1, d_head, seed);
-        const AttentionRequest request{
-            .queries = query, .context = context, .want_selection = true};
-        const AttentionResult dense = cpu::attend(pages, request, DenseOptions{});
-        const AttentionResult exact = reference::attend(pages, request, DenseOptions{});
-        dense_error = std::max(dense_error, largest_error(dense.output, exact.output));
-        plain_error = std::max(
-            plain_error,
-            largest_error(plain_attention(pages, query, exact.heads[0].tokens), exact.output));
-        for (const float value : exact.output)
-          magnitude = std::max(magnitude, std::fabs(value));
-
-        const SparfOptions options{d_head / 8, std::max(1, context / 8), 0};
-        const AttentionResult sparf = cpu::attend(pages, request, options);
-        const AttentionResult exact_sparf = reference::attend(pages, request, options);
         // These seeds have no two scores within float rounding of the k-th.
-        REQUIRE(sparf.heads == exact_sparf.heads);
-        sparf_error = std::max(sparf_error, largest_error(sparf.output, exact_sparf.output));
-        std::vector<float> mixed = plain_attention(pages, query, exact_sparf.heads[0].tokens);
-        const std::vector<float> v_bar = pages.v_bar(context);
-        for (std::size_t c = 0; c < mixed.size(); ++c) {
-          const float alpha = exact_sparf.alpha[0];
-          mixed[c] = alpha * mixed[c] + (1.0F - alpha) * v_bar[c];
-        }
-        plain_sparf_error = std::max(plain_sparf_error, largest_error(mixed, exact_sparf.output));
+        const std::vector<float> query = testing::random_queries(1, d_head, seed);
+        dense.add(pages, query, context, DenseOptions{}, cpu::attend);
+        sparf.add(pages, query, context, options, cpu::attend);
       }
-      // Both are compared as floats: one rounding of the result is nobody's error.
-      const double rounding = static_cast<double>(magnitude) * 0x1.0p-24;
-      CHECK(dense_error <= 2.0 * plain_error + rounding);
-      CHECK(sparf_error <= 2.0 * plain_sparf_error + 4.0 * rounding);
+      CHECK(dense.is_within_twice());
+      CHECK(sparf.is_within_twice());
     }
   }
 }
@@ -142,4 +76,51 @@ TEST_CASE("cpu attention: LargestFinder equals a stable sort, with ties and sign
     finder.find(scores, count, found);
     REQUIRE(found == order);
   }
+}
+
+TEST_CASE("cpu attention: a context of 2^20 tokens") {
+  // Values of V are the token's number in base 1024, so that the output tells which were attended.
+  constexpr int context = 1 << 20;
+  constexpr int d_head = 64;
+  KvPages pages(PageGeometry({d_head, 4096, 4}));
+  pages.reserve(context);
+  std::vector<float> k(d_head);
+  std::vector<float> v(d_head, 0.0F);
+  nearkv::Rng stream = testing::test_stream(6);
+  const std::vector<float> noise = testing::random_row(stream, 4096);
+  const std::vector<int> needles{5, 524'288, 777'777, context - 2};
+  for (int token = 0; token < context; ++token) {
+    const bool is_needle = std::count(needles.begin(), needles.end(), token) > 0;
+    for (std::size_t c = 0; c < k.size(); ++c) {
+      const std::size_t at = (static_cast<std::size_t>(token) * 37 + c * 11) % noise.size();
+      k[c] = is_needle ? 16.0F : noise[at];
+    }
+    v[0] = static_cast<float>(token / 1024);
+    v[1] = static_cast<float>(token % 1024);
+    pages.append(k, v);
+  }
+  const std::vector<float> query(d_head, 1.0F);
+  const AttentionRequest request{.queries = query, .context = context, .want_selection = true};
+
+  // The needles' logits are 128, those of others below 40: they share the attention evenly.
+  double high = 0.0;
+  double low = 0.0;
+  for (const int token : needles) {
+    high += token / 1024 / 4.0;
+    low += token % 1024 / 4.0;
+  }
+  for (const Method& method : {Method{DenseOptions{}}, Method{SparfOptions{8, 1000, 4}}}) {
+    const AttentionResult result = cpu::attend(pages, request, method);
+    CHECK(result.output[0] == doctest::Approx(high).epsilon(1e-6));
+    CHECK(result.output[1] == doctest::Approx(low).epsilon(1e-6));
+    for (const int token : needles) {
+      CHECK(
+          std::binary_search(result.heads[0].tokens.begin(), result.heads[0].tokens.end(), token));
+      const auto page = static_cast<std::uint32_t>(token / 32);
+      CHECK(std::binary_search(result.touched.token_k.begin(), result.touched.token_k.end(), page));
+    }
+  }
+  const AttentionResult sparf = cpu::attend(pages, request, SparfOptions{8, 1000, 4});
+  CHECK(sparf.heads[0].tokens.size() == 1000);
+  CHECK(sparf.touched.channel_k.size() == 2U * context / 512);  // channels 0 to 7: two groups
 }

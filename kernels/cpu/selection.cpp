@@ -14,13 +14,10 @@ namespace {
 
 std::size_t size(int value) { return static_cast<std::size_t>(value); }
 
-/// Keys fall into bins by sign, exponent and 3 bits of the mantissa: few are left in one bin.
-constexpr int bin_shift = 20;
-constexpr std::size_t bins = std::size_t{1} << (32 - bin_shift);
+constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-std::size_t bin_of(std::int32_t key) {
-  return static_cast<std::size_t>((key >> bin_shift) + static_cast<std::int32_t>(bins / 2));
-}
+/// So many scores, evenly spread, tell about where the threshold lies.
+constexpr std::size_t samples = 512;
 
 /// Weights are summed in float over pieces of this size, and the pieces in double.
 constexpr std::size_t mass_piece = 1024;
@@ -46,42 +43,49 @@ float score_scale(std::span<const float> query, std::span<const int> channels) {
 
 }  // namespace
 
-/// The count-th largest key. count >= 1.
-std::int32_t LargestFinder::threshold(std::size_t count) {
-  histogram_.assign(bins, 0);
-  for (const std::int32_t key : keys_) {
-    ++histogram_[bin_of(key)];
+/// A score that most likely has at least `count` scores that are not smaller, but few more; the
+/// least of all if that cannot be said.
+float LargestFinder::likely_bound(std::span<const float> scores, std::size_t count) {
+  const double share = static_cast<double>(count) / static_cast<double>(scores.size());
+  const double rank = share * samples + 4.0 * std::sqrt(share * samples) + 1.0;
+  if (scores.size() < 2 * samples || rank >= samples) return minus_infinity;
+  values_.resize(samples);
+  const std::size_t stride = scores.size() / samples;
+  for (std::size_t i = 0; i < samples; ++i) {
+    values_[i] = scores[i * stride];
   }
-  std::size_t bin = bins - 1;
-  std::size_t left = count;
-  while (histogram_[bin] < left) {
-    left -= histogram_[bin--];
-  }
-  candidates_.clear();
-  candidates_.reserve(histogram_[bin]);
-  for (const std::int32_t key : keys_) {
-    if (bin_of(key) == bin) candidates_.push_back(key);
-  }
-  const auto at = candidates_.begin() + static_cast<std::ptrdiff_t>(left - 1);
-  std::nth_element(candidates_.begin(), at, candidates_.end(), std::greater<>());
+  return nth_value(static_cast<std::size_t>(rank));
+}
+
+/// Of the values at hand, the one with n - 1 larger or equal ones before it.
+float LargestFinder::nth_value(std::size_t n) {
+  const auto at = values_.begin() + static_cast<std::ptrdiff_t>(n - 1);
+  std::nth_element(values_.begin(), at, values_.end(), std::greater<>());
   return *at;
 }
 
 void LargestFinder::find(std::span<const float> scores, int count, std::vector<int>& indices) {
   indices.clear();
   if (count <= 0) return;
-  keys_.resize(scores.size());
-  ordered_keys(scores, keys_.data());
-  const std::int32_t least = threshold(size(count));
-  indices_above(keys_, least - 1, indices);
-  // Mostly the threshold is one key alone. Else its ties beyond the count go, from the end.
-  if (indices.size() == size(count)) return;
-  std::size_t surplus = indices.size() - size(count);
-  for (std::size_t i = indices.size(); surplus > 0; --i) {
-    if (keys_[size(indices[i - 1])] == least) {
-      indices.erase(indices.begin() + static_cast<std::ptrdiff_t>(i - 1));
-      --surplus;
-    }
+  if (found_.size() < scores.size()) found_.resize(scores.size());
+  std::size_t found = indices_from(scores, likely_bound(scores, size(count)), found_.data());
+  if (found < size(count)) found = indices_from(scores, minus_infinity, found_.data());
+  const auto candidates = std::span(found_).first(found);
+
+  values_.resize(found);
+  std::transform(candidates.begin(), candidates.end(), values_.begin(),
+                 [&](int i) { return scores[size(i)]; });
+  const float least = nth_value(size(count));
+  auto ties = size(count);
+  for (const int i : candidates) {
+    ties -= scores[size(i)] > least ? 1 : 0;
+  }
+  indices.reserve(size(count));
+  for (const int i : candidates) {
+    const float score = scores[size(i)];
+    const bool is_tie = score == least && ties > 0;
+    ties -= is_tie ? 1 : 0;
+    if (is_tie || score > least) indices.push_back(i);
   }
 }
 
@@ -90,9 +94,11 @@ Selector::Selector(const KvPages& pages, int context, const SelectOptions& optio
       context_(context),
       options_(options),
       magnitudes_(size(pages.geometry().d_head())),
-      scores_(padded(size(context)), -std::numeric_limits<float>::infinity()) {}
+      scores_(padded(size(context))) {}
 
 void Selector::select(std::span<const float> query) {
+  // What lies behind the last token weighs nothing.
+  std::fill(scores_.begin() + context_, scores_.end(), minus_infinity);
   std::transform(query.begin(), query.end(), magnitudes_.begin(),
                  [](float q) { return std::fabs(q); });
   largest_.find(magnitudes_, options_.r, selection_.channels);
@@ -107,11 +113,13 @@ void Selector::score_tokens(std::span<const float> query) {
   for (const int channel : selection_.channels) {
     queries.push_back(query[size(channel)]);
   }
+  const std::size_t next_chunk =
+      size(pages_.geometry().page_elements()) * size(pages_.geometry().channel_groups());
   for (int first = 0, chunk = 0; first < context_; first += chunk_tokens, ++chunk) {
     std::transform(selection_.channels.begin(), selection_.channels.end(), channels.begin(),
                    [&](int channel) { return pages_.k_channel(channel, chunk); });
     const std::size_t count = size(std::min(chunk_tokens, context_ - first));
-    score_channels({queries, channels.data(), count}, scores_.data() + first);
+    score_channels({queries, channels.data(), count, next_chunk}, scores_.data() + first);
   }
 }
 
@@ -134,23 +142,19 @@ float Selector::alpha(std::span<const float> query) {
   if (selection_.tokens.size() == size(context_)) return 1.0F;
   const float scale = score_scale(query, selection_.channels);
   const float max = largest_of(scores_);
-  // The selected scores are put aside and weighed again: cheaper than keeping all weights apart.
-  std::vector<float> selected(padded(selection_.tokens.size()),
-                              -std::numeric_limits<float>::infinity());
-  std::transform(selection_.tokens.begin(), selection_.tokens.end(), selected.begin(),
-                 [&](int token) { return scores_[size(token)]; });
-  const auto mass = [&](std::span<float> scores) {
+  const auto mass = [&](std::vector<float>& scores) {
     double sum = 0.0;
     for (std::size_t i = 0; i < scores.size(); i += mass_piece) {
       const std::size_t count = std::min(mass_piece, scores.size() - i);
-      sum += static_cast<double>(weigh(scores.subspan(i, count), max, scale));
+      sum += static_cast<double>(weigh(std::span(scores).subspan(i, count), max, scale));
     }
     return sum;
   };
-  const double kept = mass(selected);
-  const double all = mass(scores_);
-  std::fill(scores_.begin() + context_, scores_.end(), -std::numeric_limits<float>::infinity());
-  return static_cast<float>(kept / all);
+  // The selected scores are put aside and weighed apart: in place of a pass over all weights.
+  std::vector<float> selected(padded(selection_.tokens.size()), minus_infinity);
+  std::transform(selection_.tokens.begin(), selection_.tokens.end(), selected.begin(),
+                 [&](int token) { return scores_[size(token)]; });
+  return static_cast<float>(mass(selected) / mass(scores_));
 }
 
 }  // namespace nearkv::kernels::cpu

@@ -17,11 +17,11 @@ class LargestFinder {
   void find(std::span<const float> scores, int count, std::vector<int>& indices);
 
  private:
-  [[nodiscard]] std::int32_t threshold(std::size_t count);
+  [[nodiscard]] float likely_bound(std::span<const float> scores, std::size_t count);
+  [[nodiscard]] float nth_value(std::size_t n);
 
-  std::vector<std::int32_t> keys_;
-  std::vector<std::int32_t> candidates_;
-  std::vector<std::uint32_t> histogram_;
+  std::vector<std::int32_t> found_;
+  std::vector<float> values_;
 };
 
 /// Selects for one query head after another; keeps its buffers between heads.
@@ -33,7 +33,7 @@ class Selector {
   void select(std::span<const float> query);
 
   [[nodiscard]] const HeadSelection& selection() const { return selection_; }
-  /// The share of s_hat that the selected tokens hold, 1 if they are all tokens.
+  /// The share of s_hat that the selected tokens hold, 1 if they are all tokens; once a selection.
   [[nodiscard]] float alpha(std::span<const float> query);
 
  private:

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <limits>
+#include <cmath>
 #include <string_view>
+#include <type_traits>
 
 // Scalable vectors cannot be array elements, which the fixed order of sums needs: such machines run
-// the fixed-width set that they also have (NEON).
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+// the fixed-width set that they also have (NEON). Sets without a fused multiply-add would round
+// otherwise: machines that have no better one run the plain code.
+#define HWY_DISABLED_TARGETS \
+  (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV | HWY_SSSE3 | HWY_SSE4)
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/simd.cpp"
@@ -28,11 +31,6 @@ constexpr std::size_t lanes = hn::MaxLanes(F());
 constexpr std::size_t parts = sum_lanes / lanes;  // vectors that hold the partial sums
 using Vector = hn::Vec<F>;
 
-/// Rows whose sums run side by side, enough to hide the latency of an addition.
-constexpr std::size_t rows_at_once = lanes == sum_lanes ? 8 : 4;
-/// Vectors of `out` that stay in registers while rows pass.
-constexpr std::size_t out_at_once = 8;
-
 HWY_INLINE Vector load_halves(const std::uint16_t* at) {
   const hn::Rebind<std::uint16_t, F> bits;
   const hn::Rebind<hwy::float16_t, F> half;
@@ -41,6 +39,21 @@ HWY_INLINE Vector load_halves(const std::uint16_t* at) {
 
 HWY_INLINE Vector load(const float* at) { return hn::LoadU(F(), at); }
 HWY_INLINE Vector load(const std::uint16_t* at) { return load_halves(at); }
+
+/// a * b + c, rounded once.
+template <typename V>
+HWY_INLINE V multiply_add(V a, V b, V c) {
+#if HWY_TARGET == HWY_SCALAR
+  return V(std::fma(a.raw, b.raw, c.raw));
+#else
+  return hn::MulAdd(a, b, c);
+#endif
+}
+
+HWY_INLINE float multiply_add(float a, float b, float c) {
+  const hn::CappedTag<float, 1> d;
+  return hn::GetLane(multiply_add(hn::Set(d, a), hn::Set(d, b), hn::Set(d, c)));
+}
 
 /// Stores 4 sums of what were 16: i, i + 8, i + 4 and i + 12 have come together.
 template <std::size_t kParts>
@@ -79,57 +92,91 @@ HWY_INLINE void fold_to_1(const float* fours, std::size_t count, float scale, fl
   }
 }
 
-/// The dot products of `query` with rows_at_once rows.
-template <typename T>
-HWY_INLINE void dot_rows(const float* query, const T* const* rows, std::size_t d, float scale,
-                         float* logits) {
-  Vector sums[rows_at_once][parts];
-  for (std::size_t r = 0; r < rows_at_once; ++r) {
-    for (std::size_t p = 0; p < parts; ++p) {
-      sums[r][p] = hn::Zero(F());
-    }
+/// Calls work with d / 16 as a constant for the usual head sizes, so that its loops have no ends to
+/// look for; 0 stands for any other.
+template <typename Work>
+HWY_INLINE void with_blocks(std::size_t d, Work work) {
+  switch (d) {
+    case 64:
+      return work(std::integral_constant<std::size_t, 4>());
+    case 80:
+      return work(std::integral_constant<std::size_t, 5>());
+    case 128:
+      return work(std::integral_constant<std::size_t, 8>());
+    default:
+      return work(std::integral_constant<std::size_t, 0>());
   }
-  for (std::size_t c = 0; c < d; c += sum_lanes) {
-    for (std::size_t p = 0; p < parts; ++p) {
-      const Vector q = load(query + c + p * lanes);
-      for (std::size_t r = 0; r < rows_at_once; ++r) {
-        sums[r][p] = hn::Add(sums[r][p], hn::Mul(q, load(rows[r] + c + p * lanes)));
-      }
-    }
-  }
-  HWY_ALIGN float folded[rows_at_once * 4];
-  for (std::size_t r = 0; r < rows_at_once; ++r) {
-    fold_to_4(sums[r], folded + r * 4);
-  }
-  fold_to_1(folded, rows_at_once, scale, logits);
 }
 
-/// All rows of a tile for one query; the last rows may stand in for missing ones.
+/// Query heads that use a row while it is in registers.
+constexpr std::size_t heads_at_once = 4;
+
+/// Calls work(first head, constant number of heads) for all heads.
+template <typename Work>
+HWY_INLINE void for_head_blocks(std::size_t heads, Work work) {
+  std::size_t head = 0;
+  for (; head + heads_at_once <= heads; head += heads_at_once) {
+    work(head, std::integral_constant<std::size_t, heads_at_once>());
+  }
+  for (; head + 2 <= heads; head += 2) {
+    work(head, std::integral_constant<std::size_t, 2>());
+  }
+  if (head < heads) work(head, std::integral_constant<std::size_t, 1>());
+}
+
+/// The dot products of kHeads queries with the rows; d = kBlocks * 16 if kBlocks is not 0. Row
+/// after row: memory is read in order, and the processor overlaps the chains of sums by itself
+/// (several rows at a time took 1.5 times as long from DRAM).
+template <std::size_t kBlocks, std::size_t kHeads, typename T>
+HWY_INLINE void dot_rows(const float* queries, std::size_t width, const T* const* rows,
+                         std::size_t count, float scale, float* logits, std::size_t stride) {
+  HWY_ALIGN float fours[kHeads][most_rows * 4];
+  const std::size_t end = kBlocks != 0 ? kBlocks * sum_lanes : width;
+  for (std::size_t r = 0; r < count; ++r) {
+    const T* row = rows[r];
+    Vector sums[kHeads][parts];
+    for (auto& of_head : sums) {
+      for (Vector& sum : of_head) {
+        sum = hn::Zero(F());
+      }
+    }
+    for (std::size_t c = 0; c < end; c += sum_lanes) {
+      for (std::size_t p = 0; p < parts; ++p) {
+        const std::size_t at = c + p * lanes;
+        const Vector value = load(row + at);
+        for (std::size_t head = 0; head < kHeads; ++head) {
+          sums[head][p] = multiply_add(load(queries + head * width + at), value, sums[head][p]);
+        }
+      }
+    }
+    for (std::size_t head = 0; head < kHeads; ++head) {
+      fold_to_4(sums[head], fours[head] + r * 4);
+    }
+  }
+  for (std::size_t head = 0; head < kHeads; ++head) {
+    fold_to_1(fours[head], count, scale, logits + head * stride);
+  }
+}
+
 template <typename T>
-HWY_INLINE void dot_tile(const float* query, const T* const* rows, std::size_t count, std::size_t d,
-                         float scale, float* logits) {
-  std::size_t r = 0;
-  for (; r + rows_at_once <= count; r += rows_at_once) {
-    dot_rows(query, rows + r, d, scale, logits + r);
-  }
-  if (r == count) return;
-  std::array<const T*, rows_at_once> last;
-  std::array<float, rows_at_once> sums;
-  for (std::size_t i = 0; i < rows_at_once; ++i) {
-    last[i] = rows[std::min(r + i, count - 1)];
-  }
-  dot_rows(query, last.data(), d, scale, sums.data());
-  std::copy_n(sums.begin(), count - r, logits + r);
+HWY_INLINE void score_tile(const RowTile& tile, const T* const* rows, const float* queries,
+                           float scale, float* logits, std::size_t stride) {
+  const std::size_t width = padded(tile.d);
+  with_blocks(width, [&](auto blocks) {
+    for_head_blocks(tile.heads, [&](std::size_t head, auto heads) {
+      dot_rows<decltype(blocks)::value, decltype(heads)::value>(
+          queries + head * width, width, rows, tile.count, scale, logits + head * stride, stride);
+    });
+  });
 }
 
 /// The rows of a tile as floats, padded with zeros.
 class FloatRows {
  public:
-  FloatRows(const RowTile& tile, std::vector<float>& memory) {
+  explicit FloatRows(const RowTile& tile) : memory_(tile.count * padded(tile.d)) {
     const std::size_t width = padded(tile.d);
-    memory.resize(most_rows * width);
     for (std::size_t r = 0; r < tile.count; ++r) {
-      float* row = memory.data() + r * width;
+      float* row = memory_.data() + r * width;
       std::size_t c = 0;
       for (; c + lanes <= tile.d; c += lanes) {
         hn::StoreU(load_halves(tile.rows[r] + c), F(), row + c);
@@ -137,79 +184,86 @@ class FloatRows {
       for (; c < tile.d; ++c) {
         row[c] = finite_half_to_float(tile.rows[r][c]);
       }
-      std::fill(row + tile.d, row + width, 0.0F);
       rows_[r] = row;
     }
   }
   [[nodiscard]] const float* const* rows() const { return rows_.data(); }
 
  private:
-  std::array<const float*, most_rows> rows_;
+  std::vector<float> memory_;
+  std::array<const float*, most_rows> rows_{};
 };
 
-/// Rows are widened once for several queries; for one they are widened where they are used.
-bool needs_floats(const RowTile& tile) { return tile.heads > 1 || tile.d % sum_lanes != 0; }
-
-std::vector<float>& scratch() {
-  thread_local std::vector<float> memory;
-  return memory;
-}
+/// Rows that do not end with a vector are widened apart, with zeros behind them.
+bool needs_floats(const RowTile& tile) { return tile.d % sum_lanes != 0; }
 
 void score_rows(const RowTile& tile, const float* queries, float scale, float* logits,
                 std::size_t stride) {
-  if (!needs_floats(tile)) {
-    dot_tile(queries, tile.rows, tile.count, tile.d, scale, logits);
-    return;
-  }
-  const FloatRows floats(tile, scratch());
-  const std::size_t width = padded(tile.d);
-  for (std::size_t head = 0; head < tile.heads; ++head) {
-    dot_tile(queries + head * width, floats.rows(), tile.count, width, scale,
-             logits + head * stride);
+  if (needs_floats(tile)) {
+    const FloatRows floats(tile);
+    score_tile(tile, floats.rows(), queries, scale, logits, stride);
+  } else {
+    score_tile(tile, tile.rows, queries, scale, logits, stride);
   }
 }
 
-/// out[0 .. kVectors * lanes) += sum of weights[r] * row.
-template <std::size_t kVectors, typename T>
+/// out[first .. first + kVectors * lanes) of kHeads heads += sum of weights[r] * row.
+template <std::size_t kVectors, std::size_t kHeads, typename T>
 HWY_INLINE void accumulate_block(const T* const* rows, std::size_t count, std::size_t first,
-                                 const float* weights, float* out) {
-  Vector sums[kVectors];
-  for (std::size_t i = 0; i < kVectors; ++i) {
-    sums[i] = load(out + first + i * lanes);
-  }
-  for (std::size_t r = 0; r < count; ++r) {
-    const Vector weight = hn::Set(F(), weights[r]);
-    const T* row = rows[r] + first;
+                                 const float* weights, std::size_t stride, float* out,
+                                 std::size_t width) {
+  Vector sums[kHeads][kVectors];
+  for (std::size_t head = 0; head < kHeads; ++head) {
     for (std::size_t i = 0; i < kVectors; ++i) {
-      sums[i] = hn::Add(sums[i], hn::Mul(weight, load(row + i * lanes)));
+      sums[head][i] = load(out + head * width + first + i * lanes);
     }
   }
-  for (std::size_t i = 0; i < kVectors; ++i) {
-    hn::StoreU(sums[i], F(), out + first + i * lanes);
+  for (std::size_t r = 0; r < count; ++r) {
+    const T* row = rows[r] + first;
+    Vector values[kVectors];
+    for (std::size_t i = 0; i < kVectors; ++i) {
+      values[i] = load(row + i * lanes);
+    }
+    for (std::size_t head = 0; head < kHeads; ++head) {
+      const Vector weight = hn::Set(F(), weights[head * stride + r]);
+      for (std::size_t i = 0; i < kVectors; ++i) {
+        sums[head][i] = multiply_add(weight, values[i], sums[head][i]);
+      }
+    }
+  }
+  for (std::size_t head = 0; head < kHeads; ++head) {
+    for (std::size_t i = 0; i < kVectors; ++i) {
+      hn::StoreU(sums[head][i], F(), out + head * width + first + i * lanes);
+    }
   }
 }
 
 template <typename T>
-HWY_INLINE void accumulate_tile(const T* const* rows, std::size_t count, std::size_t d,
-                                const float* weights, float* out) {
-  std::size_t c = 0;
-  for (; c + out_at_once * lanes <= d; c += out_at_once * lanes) {
-    accumulate_block<out_at_once>(rows, count, c, weights, out);
-  }
-  for (; c < d; c += lanes) {
-    accumulate_block<1>(rows, count, c, weights, out);
-  }
+HWY_INLINE void accumulate_tile(const RowTile& tile, const T* const* rows, const float* weights,
+                                std::size_t stride, float* out) {
+  const std::size_t width = padded(tile.d);
+  for_head_blocks(tile.heads, [&](std::size_t head, auto heads) {
+    constexpr std::size_t kHeads = decltype(heads)::value;
+    constexpr std::size_t kVectors = kHeads == 1 ? 8 : kHeads == 2 ? 4 : lanes == 16 ? 4 : 2;
+    const float* of_heads = weights + head * stride;
+    float* out_of_heads = out + head * width;
+    std::size_t c = 0;
+    for (; c + kVectors * lanes <= width; c += kVectors * lanes) {
+      accumulate_block<kVectors, kHeads>(rows, tile.count, c, of_heads, stride, out_of_heads,
+                                         width);
+    }
+    for (; c < width; c += lanes) {
+      accumulate_block<1, kHeads>(rows, tile.count, c, of_heads, stride, out_of_heads, width);
+    }
+  });
 }
 
 void accumulate_rows(const RowTile& tile, const float* weights, std::size_t stride, float* out) {
-  if (!needs_floats(tile)) {
-    accumulate_tile(tile.rows, tile.count, tile.d, weights, out);
-    return;
-  }
-  const FloatRows floats(tile, scratch());
-  const std::size_t width = padded(tile.d);
-  for (std::size_t head = 0; head < tile.heads; ++head) {
-    accumulate_tile(floats.rows(), tile.count, width, weights + head * stride, out + head * width);
+  if (needs_floats(tile)) {
+    const FloatRows floats(tile);
+    accumulate_tile(tile, floats.rows(), weights, stride, out);
+  } else {
+    accumulate_tile(tile, tile.rows, weights, stride, out);
   }
 }
 
@@ -245,8 +299,8 @@ HWY_INLINE Vector exp_of(Vector x) {
 float weigh(std::span<float> logits, float max, float scale) {
   const F d;
   Vector sums[parts];
-  for (std::size_t p = 0; p < parts; ++p) {
-    sums[p] = hn::Zero(d);
+  for (Vector& sum : sums) {
+    sum = hn::Zero(d);
   }
   for (std::size_t i = 0; i < logits.size(); i += sum_lanes) {
     for (std::size_t p = 0; p < parts; ++p) {
@@ -267,15 +321,19 @@ float weigh(std::span<float> logits, float max, float scale) {
 /// kVectors vectors of scores from token `t` on.
 template <std::size_t kVectors>
 HWY_INLINE void score_tokens(const ChannelTile& tile, std::size_t t, float* scores) {
+  constexpr std::size_t line = 64 / sizeof(std::uint16_t);
   Vector sums[kVectors];
-  for (std::size_t i = 0; i < kVectors; ++i) {
-    sums[i] = hn::Zero(F());
+  for (Vector& sum : sums) {
+    sum = hn::Zero(F());
   }
   for (std::size_t channel = 0; channel < tile.queries.size(); ++channel) {
     const Vector q = hn::Set(F(), tile.queries[channel]);
     const std::uint16_t* k = tile.channels[channel] + t;
     for (std::size_t i = 0; i < kVectors; ++i) {
-      sums[i] = hn::Add(sums[i], hn::Mul(q, load_halves(k + i * lanes)));
+      sums[i] = multiply_add(q, load_halves(k + i * lanes), sums[i]);
+    }
+    for (std::size_t i = 0; i < kVectors * lanes; i += line) {
+      __builtin_prefetch(k + tile.next_tile + i, /*rw=*/0, /*locality=*/2);
     }
   }
   for (std::size_t i = 0; i < kVectors; ++i) {
@@ -284,7 +342,7 @@ HWY_INLINE void score_tokens(const ChannelTile& tile, std::size_t t, float* scor
 }
 
 void score_channels(const ChannelTile& tile, float* scores) {
-  constexpr std::size_t at_once = 4;
+  constexpr std::size_t at_once = lanes == sum_lanes ? 16 : 8;  // so many sums fit in registers
   std::size_t t = 0;
   for (; t + at_once * lanes <= tile.tokens; t += at_once * lanes) {
     score_tokens<at_once>(tile, t, scores);
@@ -295,47 +353,29 @@ void score_channels(const ChannelTile& tile, float* scores) {
   for (; t < tile.tokens; ++t) {
     float sum = 0.0F;
     for (std::size_t channel = 0; channel < tile.queries.size(); ++channel) {
-      sum += tile.queries[channel] * finite_half_to_float(tile.channels[channel][t]);
+      const float k = finite_half_to_float(tile.channels[channel][t]);
+      sum = multiply_add(tile.queries[channel], k, sum);
     }
     scores[t] = sum;
   }
 }
 
-std::int32_t ordered_key(float score) {
-  const auto bits = std::bit_cast<std::int32_t>(score + 0.0F);  // -0 becomes +0
-  return bits ^ ((bits >> 31) & std::numeric_limits<std::int32_t>::max());
-}
-
-void ordered_keys(std::span<const float> scores, std::int32_t* keys) {
+/// Few scores pass: their bits are taken one by one. (Compressing stores took twice as long.)
+std::size_t indices_from(std::span<const float> scores, float bound, std::int32_t* out) {
   const F d;
-  const hn::RebindToSigned<F> di;
-  const auto magnitude = hn::Set(di, std::numeric_limits<std::int32_t>::max());
-  std::size_t i = 0;
-  for (; i + lanes <= scores.size(); i += lanes) {
-    const auto bits = hn::BitCast(di, hn::Add(load(scores.data() + i), hn::Zero(d)));
-    hn::StoreU(hn::Xor(bits, hn::And(hn::ShiftRight<31>(bits), magnitude)), di, keys + i);
-  }
-  for (; i < scores.size(); ++i) {
-    keys[i] = ordered_key(scores[i]);
-  }
-}
-
-void indices_above(std::span<const std::int32_t> keys, std::int32_t bound,
-                   std::vector<int>& indices) {
-  const hn::RebindToSigned<F> di;
-  const std::size_t before = indices.size();
-  indices.resize(before + keys.size() + lanes);  // stores may run over the end
-  int* out = indices.data() + before;
   std::size_t found = 0;
   std::size_t i = 0;
-  for (; i + lanes <= keys.size(); i += lanes) {
-    const auto is_above = hn::Gt(hn::LoadU(di, keys.data() + i), hn::Set(di, bound));
-    found += hn::CompressStore(hn::Iota(di, static_cast<int>(i)), is_above, di, out + found);
+  for (; i + lanes <= scores.size(); i += lanes) {
+    std::array<std::uint8_t, 8> bytes{};
+    hn::StoreMaskBits(d, hn::Ge(load(scores.data() + i), hn::Set(d, bound)), bytes.data());
+    for (auto bits = std::bit_cast<std::uint64_t>(bytes); bits != 0; bits &= bits - 1) {
+      out[found++] = static_cast<std::int32_t>(i) + std::countr_zero(bits);
+    }
   }
-  for (; i < keys.size(); ++i) {
-    if (keys[i] > bound) out[found++] = static_cast<int>(i);
+  for (; i < scores.size(); ++i) {
+    if (scores[i] >= bound) out[found++] = static_cast<std::int32_t>(i);
   }
-  indices.resize(before + found);
+  return found;
 }
 
 std::uint64_t read_words(std::span<const std::uint64_t> words) {
@@ -375,8 +415,7 @@ HWY_EXPORT(accumulate_rows);
 HWY_EXPORT(largest_of);
 HWY_EXPORT(weigh);
 HWY_EXPORT(score_channels);
-HWY_EXPORT(ordered_keys);
-HWY_EXPORT(indices_above);
+HWY_EXPORT(indices_from);
 HWY_EXPORT(read_words);
 
 void score_rows(const RowTile& tile, const float* queries, float scale, float* logits,
@@ -393,12 +432,8 @@ float weigh(std::span<float> logits, float max, float scale) {
 void score_channels(const ChannelTile& tile, float* scores) {
   HWY_DYNAMIC_DISPATCH(score_channels)(tile, scores);
 }
-void ordered_keys(std::span<const float> scores, std::int32_t* keys) {
-  HWY_DYNAMIC_DISPATCH(ordered_keys)(scores, keys);
-}
-void indices_above(std::span<const std::int32_t> keys, std::int32_t bound,
-                   std::vector<int>& indices) {
-  HWY_DYNAMIC_DISPATCH(indices_above)(keys, bound, indices);
+std::size_t indices_from(std::span<const float> scores, float bound, std::int32_t* out) {
+  return HWY_DYNAMIC_DISPATCH(indices_from)(scores, bound, out);
 }
 std::uint64_t read_words(std::span<const std::uint64_t> words) {
   return HWY_DYNAMIC_DISPATCH(read_words)(words);

@@ -2,8 +2,8 @@
 // here and chosen at run time. Internal to kernels/cpu.
 //
 // Every sum has one order on all instruction sets: 16 partial sums, element i in sum i mod 16,
-// added up as a tree (i and i + 8, then + 4, + 2, + 1), with products and sums rounded one by one.
-// Results are therefore equal to the bit on every machine.
+// added up as a tree (i and i + 8, then + 4, + 2, + 1), and every product of K or V is added with
+// one rounding (fused). Results are therefore equal to the bit on every machine.
 //
 // Sizes in elements. `d` is a head's channels; float rows of a head (queries, out) have padded(d)
 // elements, the last ones zero. Logits and weights have padded(count) elements.
@@ -51,15 +51,13 @@ struct ChannelTile {
   std::span<const float> queries;        // of the selected channels
   const std::uint16_t* const* channels;  // as many; FP16 values of `tokens` tokens each
   std::size_t tokens;
+  std::size_t next_tile;  // halves from here to what is scored next: fetched meanwhile
 };
 void score_channels(const ChannelTile& tile, float* scores);
 
-/// Integers with the order of the scores; -0 equals +0. None is the least integer.
-void ordered_keys(std::span<const float> scores, std::int32_t* keys);
-
-/// Appends the indices of all keys above `bound`, ascending.
-void indices_above(std::span<const std::int32_t> keys, std::int32_t bound,
-                   std::vector<int>& indices);
+/// The indices of all scores of at least `bound`, ascending; `out` has room for scores.size() of
+/// them. Returns how many there are.
+std::size_t indices_from(std::span<const float> scores, float bound, std::int32_t* out);
 
 /// Plain sum of 8-byte words, to measure what the memory delivers.
 [[nodiscard]] std::uint64_t read_words(std::span<const std::uint64_t> words);

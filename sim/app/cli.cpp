@@ -114,6 +114,8 @@ const std::vector<Command>& commands() {
        add_replay_command},
       {"figure", "Reproduce a figure of the paper: points, table, claims, picture",
        add_figure_command},
+      {"calibrate", "Measure this machine and write configs with its constants",
+       add_calibrate_command},
       {"describe", "Explain the fields of a design point, the systems, models or metrics",
        add_describe_command},
       {"schema", "Print the JSON schema of a design point", add_schema_command},

@@ -1,0 +1,57 @@
+// The CPU kernels on tensors of a real model, traces/fixtures/smollm2_135m.safetensors.
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "kernels/api.hpp"
+#include "kernels/cpu/simd.hpp"
+#include "kernels/test_plain_attention.hpp"
+#include "traces/captured_kv.hpp"
+
+using namespace nearkv;
+
+namespace {
+
+const std::string kFixture =
+    std::string(NEARKV_SOURCE_DIR) + "/traces/fixtures/smollm2_135m.safetensors";
+
+kernels::KvPages pages_of(const traces::CapturedKv& captured, const traces::CapturedHead& head) {
+  kernels::KvPages pages{kernels::PageGeometry({captured.info().d_head, 4096, 4})};
+  for (int token = 0; token < captured.info().tokens(); ++token) {
+    pages.append(head.k(token), head.v(token));
+  }
+  return pages;
+}
+
+}  // namespace
+
+TEST_CASE("captured attention: error against double at most twice that of the plain float kernel") {
+  const traces::CapturedKv captured(kFixture);
+  const traces::CaptureInfo& info = captured.info();
+  const auto d_head = static_cast<std::size_t>(info.d_head);
+  for (const char* instruction_set : kernels::cpu::instruction_sets()) {
+    kernels::cpu::use_instruction_set(instruction_set);
+    CAPTURE(instruction_set);
+    for (const int layer : info.layers) {
+      CAPTURE(layer);
+      const traces::CapturedHead head = captured.head(layer, info.kv_heads.front());
+      const kernels::KvPages pages = pages_of(captured, head);
+      kernels::testing::ErrorAccount dense;
+      kernels::testing::ErrorAccount sparf;
+      for (int step = 0; step < info.steps; step += 16) {
+        const int context = info.context(step);
+        for (int query = 0; query < info.queries_per_kv_head(); ++query) {
+          const auto row = head.queries(step).subspan(query * d_head, d_head);
+          CHECK(dense.add(pages, row, context, kernels::DenseOptions{}, kernels::cpu::attend));
+          sparf.add(pages, row, context, kernels::SparfOptions{8, context / 16, context / 64},
+                    kernels::cpu::attend);
+        }
+      }
+      CHECK(dense.is_within_twice());
+      CHECK(sparf.is_within_twice());
+      CHECK(sparf.calls() >= 3 * dense.calls() / 4);
+    }
+  }
+  kernels::cpu::use_instruction_set("");
+}
