@@ -11,6 +11,9 @@
 #include <doctest/doctest.h>
 
 #include "kernels/api.hpp"
+#ifdef NEARKV_CUDA
+#include "kernels/cuda/attend.hpp"
+#endif
 #include "kernels/half.hpp"
 #include "kernels/test_cache.hpp"
 
@@ -43,6 +46,13 @@ void for_each_implementation(Body body) {
     CAPTURE(implementation.name);
     body(implementation);
   }
+#ifdef NEARKV_CUDA
+  if (cuda::is_available()) {
+    const Implementation implementation{"cuda", cuda::attend};
+    CAPTURE(implementation.name);
+    body(implementation);
+  }
+#endif
 }
 
 float largest_difference(const std::vector<float>& a, const std::vector<float>& b) {

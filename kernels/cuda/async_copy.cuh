@@ -1,61 +1,80 @@
-// A warp's ring of tiles in shared memory, filled by asynchronous copies: the bulk copy engine
-// where there is one (sm_90), else 16-byte copies a lane (sm_80).
+// Copies into shared memory that go on while the warp computes.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/cuda/attend.cuh"
+#include "kernels/cuda/device_launch.cuh"
 
 namespace nearkv::kernels::cuda {
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#define NEARKV_CUDA_BULK_COPY 1
-#else
-#define NEARKV_CUDA_BULK_COPY 0
-#endif
-
-__device__ inline unsigned shared_address(const void* pointer) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+/// 16 bytes, or zeros if `exists` is not set.
+__device__ inline void copy_16_bytes(unsigned to, const void* from, bool exists) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(exists ? 16 : 0)
+               : "memory");
 }
-
-__device__ inline void copy_16_bytes(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from));
+__device__ inline void copy_16_bytes(unsigned to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;"); }
+/// Ends a group of the lane's copies.
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits until all groups of the lane but the youngest `kLeft` have arrived.
 template <int kLeft>
 __device__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft));
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
-#if NEARKV_CUDA_BULK_COPY
-__device__ inline void init_barrier(std::uint64_t* barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)));
-}
-__device__ inline void expect_bytes(std::uint64_t* barrier, unsigned bytes) {
-  asm volatile(
-      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
-      "r"(bytes)
-      : "memory");
-}
-__device__ inline void copy_bulk(void* to, const void* from, unsigned bytes,
-                                 std::uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(barrier))
-      : "memory");
-}
-__device__ inline void wait_for_phase(std::uint64_t* barrier, unsigned phase) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}" ::"r"(shared_address(barrier)),
-      "r"(phase)
-      : "memory");
-}
+/// Counts the bytes of a tile that the copy engine brings (sm_90).
+class TileBarrier {
+ public:
+  /// By one lane; ready() before the first use.
+  __device__ void init() {
+#if NEARKV_CUDA_HOPPER
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&state_)));
 #endif
+  }
+  static __device__ void ready() {
+#if NEARKV_CUDA_HOPPER
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+  }
+  /// By one lane, before the copies.
+  __device__ void expect(unsigned bytes) {
+#if NEARKV_CUDA_HOPPER
+    asm volatile(
+        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&state_)),
+        "r"(bytes)
+        : "memory");
+#endif
+  }
+  __device__ void copy(unsigned to, const void* from, unsigned bytes) {
+#if NEARKV_CUDA_HOPPER
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(to),
+        "l"(from), "r"(bytes), "r"(shared_address(&state_))
+        : "memory");
+#endif
+  }
+  /// Phases alternate between 0 and 1.
+  __device__ void wait(unsigned phase) {
+#if NEARKV_CUDA_HOPPER
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}" ::"r"(shared_address(&state_)),
+        "r"(phase)
+        : "memory");
+#endif
+  }
+
+ private:
+  std::uint64_t state_;
+};
 
 }  // namespace nearkv::kernels::cuda

@@ -1,439 +1,125 @@
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attend.cuh"
+#include "kernels/cuda/attend_one.cuh"
 #include "kernels/cuda/decode_attention.hpp"
+#include "kernels/cuda/device_launch.cuh"
+#include "kernels/cuda/h2o.cuh"
+#include "kernels/cuda/merge.cuh"
 #include "kernels/cuda/select.cuh"
+#include "kernels/cuda/tiles.cuh"
 
 namespace nearkv::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 4;  // of a block
+// Of the kernel on tensor cores. Fewer warps than the other one's, as it needs the registers; 10
+// warps and 4 blocks of 5 were slower by 1 to 5 %, 3 blocks of 8, whose registers spill, by up to
+// 15 %.
+constexpr int kWarps = 8;   // of a block
+constexpr int kBlocks = 2;  // of a multiprocessor
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kMostBlocks = 6;  // of a multiprocessor
+constexpr int kMostBlocks = 6;  // of a multiprocessor, of any kernel
 constexpr int kMostWaves = 40;  // for which there is room for states of chunks
-
-/// Bandwidth comes from tiles on their way. For one query many warps with one tile each were the
-/// fastest on an H200 (6 blocks of 4 warps; 3 blocks with 2 tiles or 2 with 3 read up to 6 % less);
-/// several queries need the registers of fewer warps.
-template <int G>
-constexpr int kBlocks = G == 1 ? kMostBlocks : 3;
-template <int G>
-constexpr int kStages = G == 1 ? 1 : 2;  // tiles of a warp that are on their way or at work
-constexpr float kLog2e = 1.44269504088896340736F;
-constexpr int kMostQueriesAPass = 4;
-
-void require(cudaError_t status, const char* call) {
-  if (status != cudaSuccess) {
-    throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(status));
-  }
-}
-
-/// Token groups and rows in them, by multiplication instead of division.
-struct TokenGroups {
-  std::uint32_t tokens;  // of a group
-  std::uint32_t magic;   // ceil(2^32 / tokens): exact for tokens x group below 2^32 / tokens
-
-  explicit TokenGroups(int tokens_per_group)
-      : tokens(static_cast<std::uint32_t>(tokens_per_group)),
-        magic(static_cast<std::uint32_t>(((std::uint64_t{1} << 32) + tokens - 1) / tokens)) {}
-  [[nodiscard]] __device__ std::uint32_t group_of(std::uint32_t token) const {
-    if (tokens == 1) {
-      return token;
-    }
-    // One too large at most for the largest tokens: mended.
-    std::uint32_t group = __umulhi(token, magic);
-    return group * tokens > token ? group - 1 : group;
-  }
-};
-
-struct Launch {
-  BatchTensors t;
-  int kv_heads;
-  int queries;      // of a KV head
-  int chunk;        // tokens of a block
-  int first_query;  // of this pass over the queries of a KV head
-  int page_elements;
-  TokenGroups groups;
-  // Listed tokens: [query head][token_stride], of each min(most_tokens, context).
-  const std::int32_t* tokens;
-  int token_stride;
-  int most_tokens;
-  const float* alpha;
-  float* partial;      // [unit][chunk][query][d_head + 2]
-  unsigned* arrivals;  // [unit], zero between launches
-};
-
-/// The tokens of a block, in tiles; its warps take them in turn, so that tile i of a warp is tile
-/// warp + i x kWarps of the block. Tiles do not straddle pages.
-template <int D, bool kListed>
-class BlockTiles {
- public:
-  using Layout = RowLayout<D>;
-  static constexpr int kTileHalves = Layout::tile * D;
-
-  /// Tokens [first, end) of the context or of the list; `first` begins a page, or a tile.
-  __device__ BlockTiles(const Launch& a, std::size_t kv_head, std::size_t query_head, int first)
-      : a_(a),
-        table_(a.t.kv.token_table + kv_head * a.t.kv.token_groups),
-        list_(kListed ? a.tokens + query_head * a.token_stride : nullptr),
-        first_(first) {
-    const int group_tokens = static_cast<int>(a.groups.tokens);
-    tiles_a_group_ = kListed ? 1 : (group_tokens + Layout::tile - 1) / Layout::tile;
-    warp_ = static_cast<int>(threadIdx.x) / kWarp;
-    if constexpr (!kListed) {
-      first_group_ = static_cast<int>(a.groups.group_of(static_cast<std::uint32_t>(first)));
-      read_pages(0);  // while the context is still on its way
-    }
-  }
-  __device__ void set_end(int end) {
-    end_ = end;
-    const int each = kListed ? Layout::tile : static_cast<int>(a_.groups.tokens);
-    const int tiles = (end - first_ + each - 1) / each * tiles_a_group_;
-    count_ = warp_ < tiles ? (tiles - warp_ + kWarps - 1) / kWarps : 0;
-  }
-
-  /// Tiles of this warp.
-  [[nodiscard]] __device__ int count() const { return count_; }
-
-  /// Rows of the warp's i-th tile; none where a page's last tile lies behind the end.
-  [[nodiscard]] __device__ int rows(int i) const {
-    const int tile = warp_ + i * kWarps;
-    if constexpr (kListed) {
-      return min(Layout::tile, end_ - first_ - tile * Layout::tile);
-    }
-    const int group_tokens = static_cast<int>(a_.groups.tokens);
-    const int group = tiles_a_group_ == 1 ? tile : tile / tiles_a_group_;
-    const int first_row = (tile - group * tiles_a_group_) * Layout::tile;
-    const int left = end_ - first_ - group * group_tokens - first_row;
-    return max(0, min(Layout::tile, min(group_tokens - first_row, left)));
-  }
-
-  /// Starts the copies of the warp's i-th tile.
-  __device__ void fetch(int i, std::uint16_t* k, std::uint16_t* v, std::uint64_t* barrier) {
-    if constexpr (kListed) {
-      fetch_listed(i, k, v);
-    } else {
-      fetch_page(i, k, v, barrier);
-    }
-  }
-
- private:
-  /// Each lane reads the page of one of the warp's next tiles: fetches need not wait for the table.
-  __device__ void read_pages(int from) {
-    pages_begin_ = from;
-    const int tile = warp_ + (from + static_cast<int>(threadIdx.x) % kWarp) * kWarps;
-    const int group = first_group_ + (tiles_a_group_ == 1 ? tile : tile / tiles_a_group_);
-    page_ = group < a_.t.kv.token_groups ? table_[group] : 0;
-  }
-
-  __device__ void fetch_page(int i, std::uint16_t* k, std::uint16_t* v, std::uint64_t* barrier) {
-    if (i - pages_begin_ == kWarp) {
-      read_pages(i);
-    }
-    const int tile = warp_ + i * kWarps;
-    const int sub = tiles_a_group_ == 1 ? 0 : tile % tiles_a_group_;
-    const int rows = this->rows(i);
-    const std::size_t page =
-        static_cast<std::size_t>(__shfl_sync(kAllLanes, page_, i - pages_begin_));
-    const std::size_t first = page * a_.page_elements + static_cast<std::size_t>(sub) * kTileHalves;
-#if NEARKV_CUDA_BULK_COPY
-    if (threadIdx.x % kWarp == 0) {
-      const unsigned bytes = static_cast<unsigned>(rows) * D * sizeof(std::uint16_t);
-      expect_bytes(barrier, 2 * bytes);
-      if (bytes > 0) {
-        copy_bulk(k, a_.t.kv.k_pages + first, bytes, barrier);
-        copy_bulk(v, a_.t.kv.v_pages + first, bytes, barrier);
-      }
-    }
-#else
-    using Warp = WarpAttention<D, 1>;
-#pragma unroll
-    for (int step = 0; step < Layout::steps; ++step) {
-      if (Warp::row(step) < rows && Warp::is_used()) {
-        const int at = Warp::row(step) * D + Warp::column();
-        copy_16_bytes(k + at, a_.t.kv.k_pages + first + at);
-        copy_16_bytes(v + at, a_.t.kv.v_pages + first + at);
-      }
-    }
-    commit_copies();
-#endif
-  }
-
-  __device__ void fetch_listed(int i, std::uint16_t* k, std::uint16_t* v) {
-    using Warp = WarpAttention<D, 1>;
-    const std::int32_t* list = list_ + first_ + (warp_ + i * kWarps) * Layout::tile;
-    const int rows = this->rows(i);
-#pragma unroll
-    for (int step = 0; step < Layout::steps; ++step) {
-      if (Warp::row(step) < rows && Warp::is_used()) {
-        const auto token = static_cast<std::uint32_t>(list[Warp::row(step)]);
-        const std::uint32_t group = a_.groups.group_of(token);
-        const std::size_t from = static_cast<std::size_t>(table_[group]) * a_.page_elements +
-                                 (token - group * a_.groups.tokens) * D + Warp::column();
-        const int to = Warp::row(step) * D + Warp::column();
-        copy_16_bytes(k + to, a_.t.kv.k_pages + from);
-        copy_16_bytes(v + to, a_.t.kv.v_pages + from);
-      }
-    }
-    commit_copies();
-  }
-
-  const Launch& a_;
-  const std::int32_t* table_;
-  const std::int32_t* list_;
-  int first_;
-  int end_ = 0;
-  int tiles_a_group_;
-  int warp_;
-  int count_ = 0;
-  int first_group_ = 0;
-  int pages_begin_ = 0;
-  std::int32_t page_ = 0;
-};
-
-/// Max, sum and out of each warp's queries, in shared memory.
-template <int D, int G>
-struct WarpStates {
-  float of[kWarps][G][D + 2];
-};
-
-template <int D, int G>
-__device__ void store_warp(WarpAttention<D, G>& attention, WarpStates<D, G>& states) {
-  using Layout = RowLayout<D>;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  attention.finish();
-#pragma unroll
-  for (int g = 0; g < G; ++g) {
-    float* mine = states.of[warp][g];
-    if (lane < Layout::lanes) {
-#pragma unroll
-      for (int c = 0; c < Layout::vector; ++c) {
-        mine[2 + lane * Layout::vector + c] = attention.out(g, c);
-      }
-    }
-    if (lane == 0) {
-      mine[0] = attention.max(g);
-      mine[1] = attention.sum(g);
-    }
-  }
-}
-
-struct Merged {
-  float max;
-  float sum;
-  float out;
-};
-
-/// Element c of the merged states of a block's warps for query g.
-template <int D, int G>
-__device__ Merged merge_warps(const WarpStates<D, G>& states, int g, int c) {
-  Merged merged{-INFINITY, 0.0F, 0.0F};
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    merged.max = fmaxf(merged.max, states.of[w][g][0]);
-  }
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    const float max = states.of[w][g][0];
-    const float factor = max == -INFINITY ? 0.0F : exp2f(max - merged.max);
-    merged.sum += factor * states.of[w][g][1];
-    merged.out += factor * states.of[w][g][2 + c];
-  }
-  return merged;
-}
-
-template <int D>
-__device__ void write_output(const Launch& a, std::size_t query_head, int c, const Merged& state) {
-  float value = state.out / state.sum;
-  if (a.alpha != nullptr) {
-    const float alpha = a.alpha[query_head];
-    value = alpha * value + (1.0F - alpha) * a.t.kv.v_bar[query_head / a.queries * D + c];
-  }
-  a.t.output[query_head * D + c] = value;
-  if (c == 0 && a.t.max != nullptr) {
-    a.t.max[query_head] = state.max / kLog2e;
-    a.t.sum[query_head] = state.sum;
-  }
-}
-
-/// Merges the warps of the block; then the last block of a unit (a KV head, or a query head with
-/// its list) merges all of its chunks and writes the output.
-template <int D, int G>
-__device__ void merge_block(const Launch& a, const WarpStates<D, G>& states, float* scratch,
-                            std::size_t unit, std::size_t first_query_head, int chunks) {
-  constexpr int kState = D + 2;
-  constexpr int kOfBlock = G * kState;
-  float* partial = a.partial + unit * gridDim.x * kOfBlock;
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < G * D; i += kThreads) {
-    const int g = i / D;
-    const int c = i % D;
-    const Merged merged = merge_warps(states, g, c);
-    if (chunks == 1) {
-      write_output<D>(a, first_query_head + g, c, merged);
-      continue;
-    }
-    float* mine = partial + blockIdx.x * kOfBlock + g * kState;
-    mine[2 + c] = merged.out;
-    if (c == 0) {
-      mine[0] = merged.max;
-      mine[1] = merged.sum;
-    }
-  }
-  if (chunks == 1) {
-    return;
-  }
-  __shared__ bool is_last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    is_last = atomicAdd(&a.arrivals[unit], 1U) + 1 == static_cast<unsigned>(chunks);
-    if (is_last) {
-      a.arrivals[unit] = 0;  // for the next launch
-    }
-  }
-  __syncthreads();
-  if (!is_last) {
-    return;
-  }
-  __threadfence();
-  // A warp a query finds the maximum and what each chunk's state counts for.
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (int g = static_cast<int>(threadIdx.x) / kWarp; g < G; g += kWarps) {
-    Merged merged{-INFINITY, 0.0F, 0.0F};
-    for (int i = lane; i < chunks; i += kWarp) {
-      merged.max = fmaxf(merged.max, __ldcg(partial + i * kOfBlock + g * kState));
-    }
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-      merged.max = fmaxf(merged.max, __shfl_xor_sync(kAllLanes, merged.max, mask));
-    }
-    for (int i = lane; i < chunks; i += kWarp) {
-      const float* state = partial + i * kOfBlock + g * kState;
-      const float factor = exp2f(__ldcg(state) - merged.max);
-      scratch[2 * G + i * G + g] = factor;
-      merged.sum += factor * __ldcg(state + 1);
-    }
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-      merged.sum += __shfl_xor_sync(kAllLanes, merged.sum, mask);
-    }
-    if (lane == 0) {
-      scratch[g] = merged.max;
-      scratch[G + g] = merged.sum;
-    }
-  }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < G * D; i += kThreads) {
-    const int g = i / D;
-    const int c = i % D;
-    Merged merged{scratch[g], scratch[G + g], 0.0F};
-#pragma unroll 8
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      merged.out +=
-          scratch[2 * G + chunk * G + g] * __ldcg(partial + chunk * kOfBlock + g * kState + 2 + c);
-    }
-    write_output<D>(a, first_query_head + g, c, merged);
-  }
-}
+constexpr int kMostQueriesAPass = 8;
 
 /// Block (chunk of tokens, unit, sequence).
-template <int D, int G, bool kListed>
-__global__ void __launch_bounds__(kThreads, kBlocks<G>) attend(const Launch a) {
-  static_assert(!kListed || G == 1, "each query head has its own list");
-  using Tiles = BlockTiles<D, kListed>;
-  constexpr bool kBulk = NEARKV_CUDA_BULK_COPY != 0 && !kListed;
-  constexpr int kRing = kStages<G>;
-  extern __shared__ __align__(128) std::uint16_t memory[];
-  __shared__ std::uint64_t barriers[kWarps][kRing];
-  const int context = a.t.contexts[blockIdx.z];
+template <int D, int G>
+__global__ void __launch_bounds__(kThreads, kBlocks) attend(const __grid_constant__ Launch a) {
+  constexpr unsigned kTileBytes = RowLayout<D>::tile_bytes;
+  extern __shared__ __align__(1024) std::byte memory[];
+  __shared__ QueryFragments<D> queries;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-#if NEARKV_CUDA_BULK_COPY
-  if constexpr (kBulk) {
-    if (threadIdx.x % kWarp == 0) {
-      for (int stage = 0; stage < kRing; ++stage) {
-        init_barrier(&barriers[warp][stage]);
-      }
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    }
-    __syncwarp();
-  }
-#endif
-  const std::size_t unit = static_cast<std::size_t>(blockIdx.z) * gridDim.y + blockIdx.y;
-  const std::size_t kv_head = kListed ? unit / a.queries : unit;
-  const std::size_t query_head = kListed ? unit : unit * a.queries + a.first_query;
   const int chunk = static_cast<int>(blockIdx.x);
-  Tiles tiles(a, kv_head, query_head, chunk * a.chunk);
-  const int tokens = kListed ? min(context, a.most_tokens) : context;
-  const int chunks = (tokens + a.chunk - 1) / a.chunk;
+  wait_for_previous_grid();
+  Unit unit = unit_of_block(a);
+  WarpTiles<D, kWarps> tiles(a, unit, chunk * a.chunk);
+  unit.total = a.source.total(unit.context, unit.index);
+  const int chunks = (unit.total + a.chunk - 1) / a.chunk;
   if (chunk >= chunks) {
     return;
   }
-  tiles.set_end(min(tokens, (chunk + 1) * a.chunk));
-  std::uint16_t* ring = memory + warp * kRing * 2 * Tiles::kTileHalves;
-  const auto k_of = [&](int stage) { return ring + stage * 2 * Tiles::kTileHalves; };
-  const auto v_of = [&](int stage) { return k_of(stage) + Tiles::kTileHalves; };
-#pragma unroll
-  for (int stage = 0; stage < kRing; ++stage) {
-    if (stage < tiles.count()) {
-      tiles.fetch(stage, k_of(stage), v_of(stage), &barriers[warp][stage]);
-    } else if (!kBulk) {
-      commit_copies();
-    }
+  tiles.begin(unit, min(unit.total, (chunk + 1) * a.chunk));
+  const unsigned k = shared_address(memory) + static_cast<unsigned>(warp) * 2 * kTileBytes;
+  const unsigned v = k + kTileBytes;
+  const int count = tiles.count();
+  const auto fetch_k = [&](int i) { tiles.fetch(i, a.t.kv.k_pages, k); };
+  const auto fetch_v = [&](int i) { tiles.fetch(i, a.t.kv.v_pages, v); };
+  if (count > 0) {
+    fetch_k(0);
+    fetch_v(0);
+    tiles.advance(0);
   }
-  WarpAttention<D, G> attention;
-  attention.begin(a.t.queries + query_head * D, kLog2e * rsqrtf(static_cast<float>(D)));
-  int stage = 0;
-  unsigned phase = 0;
-  for (int i = 0; i < tiles.count(); ++i) {
-#if NEARKV_CUDA_BULK_COPY
-    if constexpr (kBulk) {
-      wait_for_phase(&barriers[warp][stage], phase);
-    } else
-#endif
-    {
-      wait_for_copies<kRing - 1>();
-      __syncwarp();
-    }
-    attention.attend(k_of(stage), v_of(stage), tiles.rows(i));
+  prepare_queries<D, G>(a.t.queries + unit.first_query_head * D, a.of_pass, a.scale, kWarps,
+                        queries);
+  WarpAttention<D, G> attention(queries);
+  for (int i = 0; i < count; ++i) {
+    const int rows = tiles.rows(i);
+    wait_for_copies<1>();  // K is there
     __syncwarp();
-    if (i + kRing < tiles.count()) {
-      tiles.fetch(i + kRing, k_of(stage), v_of(stage), &barriers[warp][stage]);
-    } else if (!kBulk) {
-      commit_copies();
+    attention.score(k, rows);
+    if (a.logits != nullptr) {
+      attention.write_logits(rows, [&](int g, int token, float logit) {
+        if (g < a.of_pass) {
+          a.logits[(unit.first_query_head + g) * a.logit_stride + tiles.position(i) + token] =
+              logit;
+        }
+      });
     }
-    stage = stage + 1 == kRing ? 0 : stage + 1;
-    phase ^= stage == 0 ? 1U : 0U;
+    __syncwarp();
+    if (i + 1 < count) {
+      fetch_k(i + 1);
+    } else {
+      commit_copies();  // an empty group, so that the one before the last is V
+    }
+    wait_for_copies<1>();  // V is there
+    __syncwarp();
+    attention.accumulate(v);
+    __syncwarp();
+    if (i + 1 < count) {
+      fetch_v(i + 1);
+      tiles.advance(i + 1);
+    }
   }
-  __syncthreads();  // the ring is free for the states
-  auto& states = *reinterpret_cast<WarpStates<D, G>*>(memory);
-  static_assert(sizeof(states) <= kWarps * kRing * 2 * Tiles::kTileHalves * 2);
-  store_warp(attention, states);
-  merge_block(a, states, reinterpret_cast<float*>(memory) + sizeof(states) / sizeof(float), unit,
-              query_head, chunks);
+  if (a.overlaps) {
+    let_next_grid_start();
+  }
+  __syncthreads();  // the tiles' memory is free for the states
+  auto* states = reinterpret_cast<WarpState<D>*>(memory);
+  attention.store(a.of_pass, states[warp]);
+  __syncthreads();
+  merge_block<D, G, kWarps>(a, states, unit, chunks);
 }
 
 // -- Launches -----------------------------------------------------------------------------------
 
-/// Tokens of a block: whole pages, or tiles of a list. All blocks at once, or several waves of
-/// them, cost about: waves x (what a block takes from its launch to its last store + its tiles).
-template <int D, int G>
-int chunk_of(int tokens, std::size_t units, int multiprocessors, int multiple) {
+/// How a kernel fills the device.
+struct Occupancy {
+  int warps;   // of a block
+  int blocks;  // of a multiprocessor
+  int tile;    // tokens
+};
+
+/// Tokens of a block. All blocks at once, or several waves of them, cost about: waves x (what a
+/// block takes from its launch to its last store + its tiles).
+int chunk_of(int tokens, std::size_t units, int multiprocessors, const Occupancy& occupancy) {
   // In units of the time in which the device reads one tile a resident warp, measured on an H200.
   constexpr double kLatency = 2.5;
   constexpr double kLeastTile = 0.3;  // a tile that has the memory for itself
-  const double slots = static_cast<double>(kBlocks<G>) * multiprocessors;
-  const int tiles = (tokens + RowLayout<D>::tile - 1) / RowLayout<D>::tile;
+  constexpr double kMostWavesTried = 32.0;
+  const int warps = occupancy.warps;
+  const double slots = static_cast<double>(occupancy.blocks) * multiprocessors;
+  const int tiles = (tokens + occupancy.tile - 1) / occupancy.tile;
   double least = INFINITY;
-  int chosen = tokens;
+  int chosen = tiles;
   for (int chunks = 1; chunks <= tiles; ++chunks) {
-    const int of_warp = ((tiles + chunks - 1) / chunks + kWarps - 1) / kWarps;
-    const double blocks = static_cast<double>(units) * chunks;
-    const double waves = blocks / slots;
+    const int of_warp = ((tiles + chunks - 1) / chunks + warps - 1) / warps;
+    const double waves = static_cast<double>(units) * chunks / slots;
     const double share = std::min(1.0, waves);
     const double rounds = waves <= 2.0 ? std::ceil(waves) : waves + 0.5;
     const double merging = chunks > 1 ? 0.5 : 0.0;
@@ -441,55 +127,153 @@ int chunk_of(int tokens, std::size_t units, int multiprocessors, int multiple) {
         rounds * (kLatency + of_warp * std::max(share, kLeastTile)) + merging + chunks * 0.005;
     if (cost < least) {
       least = cost;
-      chosen = (tokens + chunks - 1) / chunks;
+      chosen = (tiles + chunks - 1) / chunks;
     }
-    if (waves > 32) {
+    if (waves > kMostWavesTried) {
       break;
     }
   }
-  return (chosen + multiple - 1) / multiple * multiple;
+  return chosen * occupancy.tile;
 }
 
-template <int D, int G, bool kListed>
-void launch_attend(Launch launch, const BatchShape& shape, int multiprocessors,
-                   cudaStream_t stream) {
-  const int heads = kListed ? shape.kv_heads * shape.queries_per_kv_head : shape.kv_heads;
-  const int tokens =
-      kListed ? std::min(launch.most_tokens, shape.longest_context) : shape.longest_context;
-  const std::size_t units =
-      static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(heads);
-  launch.chunk =
-      chunk_of<D, G>(tokens, units, multiprocessors,
-                     kListed ? RowLayout<D>::tile : static_cast<int>(launch.groups.tokens));
-  const dim3 grid(static_cast<unsigned>((tokens + launch.chunk - 1) / launch.chunk),
-                  static_cast<unsigned>(heads), static_cast<unsigned>(shape.sequences));
-  constexpr int kShared = kWarps * kStages<G> * 2 * BlockTiles<D, kListed>::kTileHalves *
-                          static_cast<int>(sizeof(std::uint16_t));
-  require(cudaFuncSetAttribute(attend<D, G, kListed>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               kShared),
-          "cudaFuncSetAttribute");
-  attend<D, G, kListed><<<grid, kThreads, kShared, stream>>>(launch);
-}
-
-/// All queries of a KV head, in passes of 4, 3, 2 or 1.
-template <int D>
-void launch_dense(Launch launch, const BatchShape& shape, int multiprocessors,
-                  cudaStream_t stream) {
-  while (launch.first_query < launch.queries) {
-    const int left = launch.queries - launch.first_query;
-    if (left >= 4) {
-      launch_attend<D, 4, false>(launch, shape, multiprocessors, stream);
-      launch.first_query += 4;
-    } else if (left == 3) {
-      launch_attend<D, 3, false>(launch, shape, multiprocessors, stream);
-      launch.first_query += 3;
-    } else if (left == 2) {
-      launch_attend<D, 2, false>(launch, shape, multiprocessors, stream);
-      launch.first_query += 2;
-    } else {
-      launch_attend<D, 1, false>(launch, shape, multiprocessors, stream);
-      launch.first_query += 1;
+/// Chunks that were worked out for earlier launches: a decode step costs no search.
+class ChunkPlans {
+ public:
+  int chunk(int tokens, std::size_t units, int multiprocessors, const Occupancy& occupancy) {
+    for (const Plan& plan : plans_) {
+      if (plan.tokens == tokens && plan.units == units && plan.warps == occupancy.warps &&
+          plan.tile == occupancy.tile) {
+        return plan.chunk;
+      }
     }
+    constexpr std::size_t kMostPlans = 64;
+    if (plans_.size() == kMostPlans) {
+      plans_.clear();
+    }
+    plans_.push_back({tokens, units, occupancy.warps, occupancy.tile,
+                      chunk_of(tokens, units, multiprocessors, occupancy)});
+    return plans_.back().chunk;
+  }
+
+ private:
+  struct Plan {
+    int tokens;
+    std::size_t units;
+    int warps;
+    int tile;
+    int chunk;
+  };
+  std::vector<Plan> plans_;
+};
+
+struct Context {
+  const DeviceFacts& device;
+  ChunkPlans& plans;
+  int row_bytes;  // K and V of a token
+  cudaStream_t stream;
+};
+
+template <int D>
+constexpr int kAttendShared = kWarps* std::max(2 * RowLayout<D>::tile_bytes,
+                                               static_cast<int>(sizeof(WarpState<D>)));
+
+/// Of KV that one launch reads. Above it a grid's early blocks take the room of the last grid's
+/// late ones unevenly, which costs more (up to 8 % on an H200) than it gains (1 us).
+constexpr double kMostBytesOfOverlap = 190e6;
+
+struct KernelShape {
+  void (*kernel)(Launch);
+  Occupancy occupancy;
+  int shared;
+};
+
+void launch_chunks(const KernelShape& shape, Launch launch, const BatchShape& batch, int most,
+                   const Context& context) {
+  const int heads =
+      launch.source.is_per_query ? batch.kv_heads * batch.queries_per_kv_head : batch.kv_heads;
+  const std::size_t units =
+      static_cast<std::size_t>(batch.sequences) * static_cast<std::size_t>(heads);
+  launch.chunk = context.plans.chunk(most, units, context.device.multiprocessors, shape.occupancy);
+  launch.overlaps = static_cast<double>(units) * most * context.row_bytes < kMostBytesOfOverlap;
+  const GridShape grid{
+      .grid = dim3(static_cast<unsigned>((most + launch.chunk - 1) / launch.chunk),
+                   static_cast<unsigned>(heads), static_cast<unsigned>(batch.sequences)),
+      .threads = shape.occupancy.warps * kWarp,
+      .shared = static_cast<std::size_t>(shape.shared)};
+  launch_overlapping(shape.kernel, grid, context.device, context.stream, launch);
+}
+
+/// One query a KV head: blocks of 8 warps where there is little to read (8 % faster at batch 4 and
+/// 512 tokens), else of 4 (2 to 3 % faster at batch 16).
+template <int D>
+KernelShape one_query_shape(std::size_t units, int most, const Context& context) {
+  constexpr int kTokens = OneQueryLayout<D>::tile;
+  constexpr double kLittle = 90e6;  // bytes of KV
+  if (static_cast<double>(units) * most * context.row_bytes < kLittle) {
+    return {attend_one<D, 8>, {8, 3, kTokens}, kOneQueryShared<D, 8>};
+  }
+  return {attend_one<D, 4>, {4, 6, kTokens}, kOneQueryShared<D, 4>};
+}
+
+/// Whether attend_one is the faster kernel, where it can be used: not where there are more heads
+/// than it has blocks at a time (2 % slower at batch 64).
+template <int D>
+bool takes_one_query(const Launch& launch, std::size_t units, const DeviceFacts& device) {
+  constexpr int kTokens = OneQueryLayout<D>::tile;
+  const bool is_in_order = launch.source.is_whole && launch.source.first_token % kTokens == 0 &&
+                           static_cast<int>(launch.groups.tokens) % kTokens == 0;
+  return launch.queries == 1 && is_in_order && device.is_hopper &&
+         units <= static_cast<std::size_t>(kMostBlocks) * device.multiprocessors;
+}
+
+/// All queries of each unit, in passes. `most`: tokens of a unit.
+template <int D>
+void launch_attend(Launch launch, const BatchShape& shape, int most, const Context& context) {
+  const int queries = launch.source.is_per_query ? 1 : launch.queries;
+  if constexpr (D != 80) {  // whose pages are not whole tiles
+    const std::size_t units =
+        static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(shape.kv_heads);
+    if (takes_one_query<D>(launch, units, context.device)) {
+      launch.of_pass = 1;
+      return launch_chunks(one_query_shape<D>(units, most, context), launch, shape, most, context);
+    }
+  }
+  for (launch.first_query = 0; launch.first_query < queries; launch.first_query += launch.of_pass) {
+    launch.of_pass = std::min(queries - launch.first_query, kMostQueriesAPass);
+    const auto kernel = launch.of_pass <= 4 ? attend<D, 4> : attend<D, 8>;
+    launch_chunks({kernel, {kWarps, kBlocks, kTile}, kAttendShared<D>}, launch, shape, most,
+                  context);
+  }
+}
+
+void permit_shared(void (*kernel)(Launch), int bytes) {
+  require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+          "cudaFuncSetAttribute");
+}
+
+/// Once: what would cost each launch a call of the driver.
+template <int D>
+void prepare_attend(const DeviceFacts& device) {
+  permit_shared(attend<D, 4>, kAttendShared<D>);
+  permit_shared(attend<D, 8>, kAttendShared<D>);
+  if constexpr (D != 80) {
+    if (device.is_hopper) {
+      permit_shared(attend_one<D, 4>, kOneQueryShared<D, 4>);
+      permit_shared(attend_one<D, 8>, kOneQueryShared<D, 8>);
+    }
+  }
+}
+
+/// Calls body.template operator()<D>() for the head size.
+template <typename Body>
+void for_head_size(int d_head, Body body) {
+  switch (d_head) {
+    case 64:
+      return body.template operator()<64>();
+    case 80:
+      return body.template operator()<80>();
+    default:
+      return body.template operator()<128>();
   }
 }
 
@@ -505,57 +289,100 @@ void allocate(T*& memory, std::size_t count) {
 struct DecodeAttention::Buffers {
   float* partial = nullptr;
   unsigned* arrivals = nullptr;
-  float* scores = nullptr;           // [query head][longest context]
-  std::int32_t* tokens = nullptr;    // likewise
-  float* alpha = nullptr;            // [query head]
+  float* scores = nullptr;  // [query head][score_stride], if shared memory is too small
+  int score_stride = 0;
+  std::int32_t* tokens = nullptr;    // [query head][longest context]
   std::int32_t* channels = nullptr;  // [query head][d_head]
+  float* alpha = nullptr;            // [query head]
+  float* logits = nullptr;           // [query head][logit_stride], for H2O
+  float* max = nullptr;              // [query head]
+  float* sum = nullptr;              // likewise
+  DeviceFacts device;
+  ChunkPlans plans;
 };
 
-DecodeAttention::DecodeAttention(const PageGeometry& geometry, const BatchShape& largest)
-    : geometry_(geometry), largest_(largest), multiprocessors_(0), buffers_(new Buffers) {
-  const int d = geometry.d_head();
+struct DecodeAttention::Extras {
+  const float* alpha = nullptr;
+  float* logits = nullptr;
+  int logit_stride = 0;
+};
+
+DecodeAttention::DecodeAttention(const PageGeometry& geometry, const BatchShape& largest,
+                                 const KernelOptions& options)
+    : geometry_(geometry), largest_(largest), options_(options), buffers_(new Buffers) {
+  try {
+    prepare();
+  } catch (...) {
+    release();
+    throw;
+  }
+}
+
+void DecodeAttention::prepare() {
+  const int d = geometry_.d_head();
   if (d != 64 && d != 80 && d != 128) {
     throw std::invalid_argument("d_head: must be 64, 80 or 128, is " + std::to_string(d));
   }
-  if (geometry.page_bytes() % 16 != 0) {
+  if (geometry_.page_bytes() % 16 != 0) {
     throw std::invalid_argument("page_bytes: must be a multiple of 16, is " +
-                                std::to_string(geometry.page_bytes()));
+                                std::to_string(geometry_.page_bytes()));
   }
-  int device = 0;
-  require(cudaGetDevice(&device), "cudaGetDevice");
-  require(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device),
-          "cudaDeviceGetAttribute");
-  const std::size_t units = largest.query_heads();
+  check_sizes(largest_);
+  Buffers& b = *buffers_;
+  b.device = DeviceFacts::of_current();
+  prepare_selection(b.device);
+  for_head_size(d, [&]<int D>() { prepare_attend<D>(b.device); });
+  const std::size_t units = largest_.query_heads();
   // Chunks of all units: at most what chunk_of() aims at, and one more of each unit.
   const std::size_t blocks =
-      static_cast<std::size_t>(multiprocessors_) * kMostBlocks * kMostWaves + units;
+      static_cast<std::size_t>(b.device.multiprocessors) * kMostBlocks * kMostWaves + units;
   const std::size_t states = blocks * kMostQueriesAPass;
-  const std::size_t scores = units * static_cast<std::size_t>(largest.longest_context);
-  allocate(buffers_->partial, states * static_cast<std::size_t>(d + 2));
-  allocate(buffers_->arrivals, units);
-  allocate(buffers_->scores, scores);
-  allocate(buffers_->tokens, scores);
-  allocate(buffers_->alpha, units);
-  allocate(buffers_->channels, units * static_cast<std::size_t>(d));
-  require(cudaMemset(buffers_->arrivals, 0, units * sizeof(unsigned)), "cudaMemset");
+  if (!scores_fit(largest_.longest_context, b.device)) {
+    const int cluster = cluster_of(largest_.longest_context, b.device);
+    b.score_stride = floats_of_block(largest_.longest_context, cluster) * cluster;
+  }
+  allocate(b.partial, states * static_cast<std::size_t>(d + 2));
+  allocate(b.arrivals, units);
+  allocate(b.scores, units * static_cast<std::size_t>(b.score_stride));
+  if (options_.selects) {
+    allocate(b.tokens, units * static_cast<std::size_t>(largest_.longest_context));
+    allocate(b.channels, units * static_cast<std::size_t>(d));
+    allocate(b.alpha, units);
+  }
+  allocate(b.logits, units * static_cast<std::size_t>(options_.most_kept));
+  allocate(b.max, units);
+  allocate(b.sum, units);
+  require(cudaMemset(b.arrivals, 0, units * sizeof(unsigned)), "cudaMemset");
   require(cudaDeviceSynchronize(), "cudaMemset");  // the first launch may be in any stream
 }
 
-DecodeAttention::~DecodeAttention() {
-  for (void* memory :
-       {static_cast<void*>(buffers_->partial), static_cast<void*>(buffers_->arrivals),
-        static_cast<void*>(buffers_->scores), static_cast<void*>(buffers_->tokens),
-        static_cast<void*>(buffers_->alpha), static_cast<void*>(buffers_->channels)}) {
+void DecodeAttention::release() {
+  for (void* memory : {static_cast<void*>(buffers_->partial),
+                       static_cast<void*>(buffers_->arrivals), static_cast<void*>(buffers_->scores),
+                       static_cast<void*>(buffers_->tokens), static_cast<void*>(buffers_->channels),
+                       static_cast<void*>(buffers_->alpha), static_cast<void*>(buffers_->logits),
+                       static_cast<void*>(buffers_->max), static_cast<void*>(buffers_->sum)}) {
     cudaFree(memory);
   }
   delete buffers_;
 }
 
-void DecodeAttention::check_shape(const BatchShape& shape, const BatchTensors& tensors) const {
+DecodeAttention::~DecodeAttention() { release(); }
+
+void DecodeAttention::check_sizes(const BatchShape& shape) {
   if (shape.sequences < 1 || shape.kv_heads < 1 || shape.queries_per_kv_head < 1 ||
       shape.longest_context < 1) {
     throw std::invalid_argument("shape: all sizes must be at least 1");
   }
+  constexpr int kMostGrid = 65535;
+  if (shape.sequences > kMostGrid || shape.kv_heads > kMostGrid / shape.queries_per_kv_head) {
+    throw std::invalid_argument("shape: sequences and query heads of a sequence must be at most " +
+                                std::to_string(kMostGrid));
+  }
+}
+
+void DecodeAttention::check_shape(const BatchShape& shape, const BatchTensors& tensors) const {
+  check_sizes(shape);
   if (shape.query_heads() > largest_.query_heads() ||
       shape.longest_context > largest_.longest_context) {
     throw std::invalid_argument("shape: larger than the one that memory was taken for");
@@ -565,94 +392,154 @@ void DecodeAttention::check_shape(const BatchShape& shape, const BatchTensors& t
       tensors.queries == nullptr || tensors.output == nullptr) {
     throw std::invalid_argument("tensors: a pointer is null");
   }
+  if ((tensors.max == nullptr) != (tensors.sum == nullptr)) {
+    throw std::invalid_argument("tensors: max and sum go together");
+  }
 }
 
-void DecodeAttention::dense(const BatchShape& shape, const BatchTensors& tensors,
-                            cudaStream_t stream) {
+namespace {
+
+void require_range(const char* name, int value, int least, int most) {
+  if (value < least || value > most) {
+    throw std::invalid_argument(std::string(name) + ": must be in " + std::to_string(least) +
+                                " .. " + std::to_string(most) + ", is " + std::to_string(value));
+  }
+}
+
+}  // namespace
+
+void DecodeAttention::attend(const BatchShape& shape, const BatchTensors& tensors,
+                             const Method& method, cudaStream_t stream) {
   check_shape(shape, tensors);
-  const Launch launch{.t = tensors,
-                      .kv_heads = shape.kv_heads,
-                      .queries = shape.queries_per_kv_head,
-                      .chunk = 0,
-                      .first_query = 0,
-                      .page_elements = geometry_.page_elements(),
+  if (const auto* sparq = std::get_if<SparqOptions>(&method)) {
+    attend_selected(shape, tensors, *sparq, stream);
+  } else if (const auto* sparf = std::get_if<SparfOptions>(&method)) {
+    attend_selected(shape, tensors, *sparf, stream);  // they differ in what a drive reads
+  } else if (const auto* h2o = std::get_if<H2oOptions>(&method)) {
+    attend_kept(shape, tensors, *h2o, stream);
+  } else if (const auto* dense = std::get_if<DenseOptions>(&method)) {
+    require_range("first_token", dense->first_token, 0, shape.longest_context - 1);
+    run({shape, tensors, stream},
+        {.first_token = dense->first_token, .sinks = 0, .most = INT_MAX, .is_whole = true},
+        shape.longest_context - dense->first_token, {});
+  } else {
+    StreamingOptions options{};
+    if (const auto* streaming = std::get_if<StreamingOptions>(&method)) {
+      options = *streaming;
+    } else {
+      options.window = std::get<WindowOptions>(method).window;
+    }
+    require_range("sinks", options.sinks, 0, INT_MAX);
+    require_range("window", options.window, 1, INT_MAX);
+    const int most = static_cast<int>(std::min<std::int64_t>(
+        std::int64_t{options.sinks} + options.window, shape.longest_context));
+    run({shape, tensors, stream}, {.first_token = 0, .sinks = options.sinks, .most = most}, most,
+        {});
+  }
+}
+
+void DecodeAttention::run(const Batch& batch, const TokenSource& source, int most,
+                          const Extras& extras) {
+  const Launch launch{.t = batch.tensors,
+                      .source = source,
                       .groups = TokenGroups(geometry_.tokens_per_group()),
-                      .tokens = nullptr,
-                      .token_stride = 0,
-                      .most_tokens = 0,
-                      .alpha = nullptr,
+                      .page_elements = geometry_.page_elements(),
+                      .queries = batch.shape.queries_per_kv_head,
+                      .first_query = 0,
+                      .of_pass = 0,
+                      .chunk = 0,
+                      .scale = scale(),
+                      .overlaps = false,
+                      .alpha = extras.alpha,
+                      .logits = extras.logits,
+                      .logit_stride = extras.logit_stride,
                       .partial = buffers_->partial,
                       .arrivals = buffers_->arrivals};
-  switch (geometry_.d_head()) {
-    case 64:
-      launch_dense<64>(launch, shape, multiprocessors_, stream);
-      break;
-    case 80:
-      launch_dense<80>(launch, shape, multiprocessors_, stream);
-      break;
-    default:
-      launch_dense<128>(launch, shape, multiprocessors_, stream);
-  }
-  require(cudaGetLastError(), "dense attention");
+  const Context context{buffers_->device, buffers_->plans,
+                        2 * geometry_.d_head() * PageGeometry::element_bytes, batch.stream};
+  for_head_size(geometry_.d_head(),
+                [&]<int D>() { launch_attend<D>(launch, batch.shape, most, context); });
 }
 
-void DecodeAttention::sparf(const BatchShape& shape, const BatchTensors& tensors,
-                            const SparfOptions& options, std::int32_t* selected,
-                            cudaStream_t stream) {
-  check_shape(shape, tensors);
+float DecodeAttention::scale() const {
+  const int channels = options_.channels == 0 ? geometry_.d_head() : options_.channels;
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
+}
+
+void DecodeAttention::attend_selected(const BatchShape& shape, const BatchTensors& tensors,
+                                      const SelectOptions& options, cudaStream_t stream) {
   const int d = geometry_.d_head();
+  if (!options_.selects) {
+    throw std::invalid_argument("method: no memory was taken for SparQ and SparF (selects)");
+  }
   if (tensors.kv.channel_pages == nullptr || tensors.kv.channel_table == nullptr ||
       tensors.kv.v_bar == nullptr) {
-    throw std::invalid_argument("tensors: SparF needs channel pages and v_bar");
+    throw std::invalid_argument("tensors: SparQ and SparF need channel pages and v_bar");
   }
-  if (options.r < 1 || options.r > d) {
-    throw std::invalid_argument("r: must be in 1 .. " + std::to_string(d) + ", is " +
-                                std::to_string(options.r));
+  require_range("r", options.r, 1, d);
+  require_range("k", options.k, 1, INT_MAX);
+  require_range("local_window", options.local_window, 0, options.k);
+  const int most = std::min(options.k, shape.longest_context);
+  SelectLaunch select{};
+  select.t = tensors;
+  select.kv_heads = shape.kv_heads;
+  select.queries = shape.queries_per_kv_head;
+  select.d_head = d;
+  select.page_elements = geometry_.page_elements();
+  select.channels_per_group = geometry_.channels_per_group();
+  select.chunk_tokens = geometry_.tokens_per_channel_page();
+  select.r = options.r;
+  select.k = options.k;
+  select.local_window = options.local_window;
+  select.scale = scale();
+  select.scores = buffers_->scores;
+  select.score_stride = buffers_->score_stride;
+  select.channels = tensors.channels == nullptr ? buffers_->channels : tensors.channels;
+  select.tokens = tensors.tokens == nullptr ? buffers_->tokens : tensors.tokens;
+  select.channel_stride = d;
+  select.token_stride = most;
+  select.alpha = tensors.alpha == nullptr ? buffers_->alpha : tensors.alpha;
+  launch_selection(select, shape, buffers_->device, stream);
+  run({shape, tensors, stream},
+      {.first_token = 0,
+       .sinks = 0,
+       .most = options.k,
+       .list = select.tokens,
+       .stride = most,
+       .is_per_query = true},
+      most, {.alpha = select.alpha});
+}
+
+void DecodeAttention::attend_kept(const BatchShape& shape, const BatchTensors& tensors,
+                                  const H2oOptions& options, cudaStream_t stream) {
+  require_range("heavy", options.heavy, 0, INT_MAX / 2);
+  require_range("recent", options.recent, 1, INT_MAX / 2);
+  const H2oState& state = tensors.h2o;
+  if (state.tokens == nullptr || state.mass == nullptr || state.counts == nullptr) {
+    throw std::invalid_argument("tensors: H2O needs tokens, mass and counts");
   }
-  if (options.k < 1 || options.local_window < 0 || options.local_window > options.k) {
-    throw std::invalid_argument("k, local_window: must satisfy 0 <= local_window <= k, 1 <= k");
+  require_range("h2o.stride", state.stride, options.heavy + options.recent + 1, options_.most_kept);
+  BatchTensors with_state = tensors;
+  if (tensors.max == nullptr) {
+    with_state.max = buffers_->max;
+    with_state.sum = buffers_->sum;
   }
-  const SelectLaunch select{.t = tensors,
-                            .kv_heads = shape.kv_heads,
-                            .queries = shape.queries_per_kv_head,
-                            .d_head = d,
-                            .page_elements = geometry_.page_elements(),
-                            .channels_per_group = geometry_.channels_per_group(),
-                            .chunk_tokens = geometry_.tokens_per_channel_page(),
-                            .stride = shape.longest_context,
-                            .r = options.r,
-                            .k = options.k,
-                            .local_window = options.local_window,
-                            .scores = buffers_->scores,
-                            .channels = buffers_->channels,
-                            .tokens = selected == nullptr ? buffers_->tokens : selected,
-                            .token_stride = std::min(options.k, shape.longest_context),
-                            .alpha = buffers_->alpha};
-  launch_selection(select, shape, stream);
-  const Launch launch{.t = tensors,
-                      .kv_heads = shape.kv_heads,
-                      .queries = shape.queries_per_kv_head,
-                      .chunk = 0,
-                      .first_query = 0,
-                      .page_elements = geometry_.page_elements(),
-                      .groups = TokenGroups(geometry_.tokens_per_group()),
-                      .tokens = select.tokens,
-                      .token_stride = select.token_stride,
-                      .most_tokens = options.k,
-                      .alpha = buffers_->alpha,
-                      .partial = buffers_->partial,
-                      .arrivals = buffers_->arrivals};
-  switch (d) {
-    case 64:
-      launch_attend<64, 1, true>(launch, shape, multiprocessors_, stream);
-      break;
-    case 80:
-      launch_attend<80, 1, true>(launch, shape, multiprocessors_, stream);
-      break;
-    default:
-      launch_attend<128, 1, true>(launch, shape, multiprocessors_, stream);
-  }
-  require(cudaGetLastError(), "SparF attention");
+  const int most = std::min(options.heavy + options.recent + 1, shape.longest_context);
+  run({shape, with_state, stream},
+      {.first_token = 0,
+       .sinks = 0,
+       .most = most,
+       .list = state.tokens,
+       .stride = state.stride,
+       .counts = state.counts},
+      most, {.logits = buffers_->logits, .logit_stride = options_.most_kept});
+  const H2oLaunch step{.t = with_state,
+                       .queries = shape.queries_per_kv_head,
+                       .heavy = options.heavy,
+                       .recent = options.recent,
+                       .logits = buffers_->logits,
+                       .logit_stride = options_.most_kept};
+  launch_h2o(step, shape, buffers_->device, stream);
 }
 
 }  // namespace nearkv::kernels::cuda

@@ -531,7 +531,7 @@ class DecodeOperation : public DeviceOperation {
     tensors.queries = queries_.data();
     tensors.output = output_.data();
     if (spec_.r == 0) {
-      attention_.dense(shape_, tensors, handles_.stream);
+      attention_.attend(shape_, tensors, DenseOptions{}, handles_.stream);
       return;
     }
     tensors.kv.channel_pages = bits(pools.channels);
@@ -539,8 +539,7 @@ class DecodeOperation : public DeviceOperation {
     tensors.kv.v_bar = v_bar_.data();
     tensors.kv.channel_chunks =
         static_cast<int>(up(spec_.context, geometry.tokens_per_channel_page()));
-    attention_.sparf(shape_, tensors, SparfOptions{{spec_.r, spec_.k, 0}}, nullptr,
-                     handles_.stream);
+    attention_.attend(shape_, tensors, SparfOptions{{spec_.r, spec_.k, 0}}, handles_.stream);
   }
   [[nodiscard]] int copies() const override { return static_cast<int>(pools_.size()); }
 

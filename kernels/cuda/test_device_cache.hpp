@@ -9,43 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include <cuda_runtime_api.h>
-
 #include "kernels/cuda/decode_attention.hpp"
+#include "kernels/cuda/device_array.hpp"
 #include "kernels/test_cache.hpp"
 
 namespace nearkv::kernels::testing {
 
-inline void cuda_check(cudaError_t status) {
-  if (status != cudaSuccess) {
-    throw std::runtime_error(cudaGetErrorString(status));
-  }
-}
-
-template <typename T>
-class DeviceArray {
- public:
-  explicit DeviceArray(const std::vector<T>& values) : size_(values.size()) {
-    void* memory = nullptr;
-    cuda_check(cudaMalloc(&memory, std::max<std::size_t>(size_, 1) * sizeof(T)));
-    data_ = static_cast<T*>(memory);
-    cuda_check(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-
-  [[nodiscard]] T* data() const { return data_; }
-  [[nodiscard]] std::vector<T> values() const {
-    std::vector<T> values(size_);
-    cuda_check(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return values;
-  }
-
- private:
-  T* data_;
-  std::size_t size_;
-};
+using cuda::DeviceArray;
 
 /// Page images of all heads, each page at a random place of its pool.
 class HostPools {
@@ -127,8 +97,11 @@ class DeviceBatch {
         contexts_(std::vector<std::int32_t>(contexts.begin(), contexts.end())),
         queries_(queries),
         output_(std::vector<float>(queries.size(), -1.0F)),
+        state_out_(std::vector<float>(queries.size(), -1.0F)),
         max_(std::vector<float>(shape.query_heads())),
-        sum_(std::vector<float>(shape.query_heads())) {}
+        sum_(std::vector<float>(shape.query_heads())),
+        alpha_(std::vector<float>(shape.query_heads())),
+        selected_channels_(std::vector<std::int32_t>(queries.size(), -1)) {}
 
   [[nodiscard]] cuda::BatchTensors tensors() const {
     return {.kv = {.k_pages = k_.data(),
@@ -143,11 +116,26 @@ class DeviceBatch {
             .queries = queries_.data(),
             .output = output_.data(),
             .max = max_.data(),
-            .sum = sum_.data()};
+            .sum = sum_.data(),
+            .state_out = state_out_.data(),
+            .channels = selected_channels_.data(),
+            .alpha = alpha_.data(),
+            .h2o = {}};
   }
+  /// The state of one query head; the memory is read anew.
+  [[nodiscard]] AttentionState state(std::size_t head) const {
+    const auto d = static_cast<std::ptrdiff_t>(queries.size() / shape.query_heads());
+    const std::vector<float> out = state_out_.values();
+    const auto first = out.begin() + static_cast<std::ptrdiff_t>(head) * d;
+    return {max_.values()[head], sum_.values()[head], {first, first + d}};
+  }
+  [[nodiscard]] std::vector<float> alpha() const { return alpha_.values(); }
+  [[nodiscard]] std::vector<std::int32_t> channels() const { return selected_channels_.values(); }
   [[nodiscard]] std::vector<float> output() const { return output_.values(); }
-  [[nodiscard]] std::vector<float> max() const { return max_.values(); }
-  [[nodiscard]] std::vector<float> sum() const { return sum_.values(); }
+
+  [[nodiscard]] std::vector<std::uint16_t> k_pool() const { return k_.values(); }
+  [[nodiscard]] std::vector<std::uint16_t> v_pool() const { return v_.values(); }
+  [[nodiscard]] std::vector<std::int32_t> token_table() const { return token_table_.values(); }
 
   cuda::BatchShape shape;
   std::vector<float> queries;
@@ -158,7 +146,8 @@ class DeviceBatch {
   DeviceArray<std::int32_t> token_table_, channel_table_;
   DeviceArray<float> v_bar_;
   DeviceArray<std::int32_t> contexts_;
-  DeviceArray<float> queries_, output_, max_, sum_;
+  DeviceArray<float> queries_, output_, state_out_, max_, sum_, alpha_;
+  DeviceArray<std::int32_t> selected_channels_;
 };
 
 }  // namespace nearkv::kernels::testing
