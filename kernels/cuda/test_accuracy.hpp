@@ -2,46 +2,16 @@
 // against double (FlashAttention's rule). Takes any cache and queries, captured ones too.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <span>
 #include <vector>
 
 #include "kernels/api.hpp"
-#include "kernels/half.hpp"
+#include "kernels/test_plain_attention.hpp"
 
 namespace nearkv::kernels::testing {
-
-/// Dense attention of one query head as anyone would write it first: FP16 rows, floats, one pass
-/// for the largest logit and one for the sums, in token order.
-inline std::vector<float> plain_attention(const KvPages& pages, std::span<const float> query,
-                                          int context) {
-  const std::size_t d = query.size();
-  const float scale = 1.0F / std::sqrt(static_cast<float>(d));
-  std::vector<float> logits(static_cast<std::size_t>(context));
-  for (int token = 0; token < context; ++token) {
-    float sum = 0.0F;
-    for (std::size_t c = 0; c < d; ++c) {
-      sum += query[c] * half_to_float(pages.k_row(token)[c]);
-    }
-    logits[static_cast<std::size_t>(token)] = sum * scale;
-  }
-  const float max = *std::max_element(logits.begin(), logits.end());
-  float sum = 0.0F;
-  std::vector<float> out(d);
-  for (int token = 0; token < context; ++token) {
-    const float weight = std::exp(logits[static_cast<std::size_t>(token)] - max);
-    sum += weight;
-    for (std::size_t c = 0; c < d; ++c) {
-      out[c] += weight * half_to_float(pages.v_row(token)[c]);
-    }
-  }
-  for (float& x : out) {
-    x /= sum;
-  }
-  return out;
-}
 
 /// Squared errors and values, summed over all heads of a case.
 struct Errors {
@@ -53,7 +23,9 @@ struct Errors {
            int context) {
     const std::vector<float> exact =
         reference::attend(pages, {query, context}, DenseOptions{}).output;
-    const std::vector<float> naive = plain_attention(pages, query, context);
+    std::vector<int> tokens(static_cast<std::size_t>(context));
+    std::iota(tokens.begin(), tokens.end(), 0);
+    const std::vector<float> naive = plain_attention(pages, query, tokens);
     for (std::size_t c = 0; c < exact.size(); ++c) {
       const auto squared = [&](float x) {
         const double difference = static_cast<double>(x) - static_cast<double>(exact[c]);
