@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -17,5 +18,22 @@ namespace nearkv {
 
 /// XXH3 with 128 bits as 32 hexadecimal digits: names configs and results.
 [[nodiscard]] std::string content_hash(std::string_view text);
+
+/// The content_hash of text that comes in pieces.
+class ContentHasher {
+ public:
+  ContentHasher();
+  ~ContentHasher();
+  ContentHasher(const ContentHasher&) = delete;
+  ContentHasher& operator=(const ContentHasher&) = delete;
+
+  void add(std::string_view text);
+  /// Of all that was added so far.
+  [[nodiscard]] std::string hash() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace nearkv
