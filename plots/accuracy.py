@@ -28,6 +28,7 @@ METHODS = {
 }
 WIDE_AXIS = 30  # a range with a larger ratio is marked at powers of ten only
 MARKS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
+EDGE = 1.2  # beyond the first and the last ratio
 MARK_DISTANCE = 0.07  # of an axis' height, so that their labels do not touch
 
 
@@ -70,7 +71,6 @@ def draw_methods(axes, results, value, error=None, offset=0.0):
 def shape_axes(axes, label):
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.invert_xaxis()
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(fraction))
     axes.yaxis.set_major_formatter(FuncFormatter(plain))
@@ -96,8 +96,8 @@ def draw_perplexity(axes, results):
     axes.set_ylim(low, high)
     axes.yaxis.set_major_locator(FixedLocator(spaced_marks(low, high)))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.annotate("dense", (1, 1), xycoords=("axes fraction", "data"), xytext=(-1, 2),
-                  textcoords="offset points", ha="right", va="bottom", fontsize=6, color="#555555")
+    axes.annotate("dense", (1, 1), xycoords=("axes fraction", "data"), xytext=(2, 0),
+                  textcoords="offset points", ha="left", va="center", fontsize=6, color="#555555")
 
 
 def draw_error(axes, results):
@@ -119,6 +119,7 @@ def draw(perplexity, tensors):
     ratios = sorted({row["ratio"] for results in (perplexity, tensors)
                      for row in results["configurations"] if row["ratio"] < 1})
     lower.xaxis.set_major_locator(FixedLocator(ratios))
+    lower.set_xlim(max(ratios) * EDGE, min(ratios) / EDGE)  # more compression to the right
     figure.align_ylabels()
     figure.subplots_adjust(hspace=0.1)
     handles, labels = upper.get_legend_handles_labels()

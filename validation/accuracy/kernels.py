@@ -142,8 +142,8 @@ class Kernels:
         """k and v: [caches, tokens, d_head]."""
         k, v = floats(k), floats(v)
         if k.shape != v.shape or k.ndim != 3 or k.shape[0] != len(caches):
-            raise KernelError(f"k and v are {k.shape} and {v.shape}; must be [{len(caches)} caches, "
-                              "tokens, d_head]")
+            raise KernelError(f"k and v are {k.shape} and {v.shape}; must be "
+                              f"[{len(caches)} caches, tokens, d_head]")
         places = pointers(caches)
         self.call("nearkv_caches_append", address(places), len(caches), k.shape[1], address(k),
                   address(v))

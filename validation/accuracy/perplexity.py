@@ -154,16 +154,11 @@ class Progress:
 
 
 class Runner:
-    """The model and the kernels in one process."""
+    """A model whose attention is `attention`, a KernelAttention."""
 
-    def __init__(self, options):
-        # One thread a process: with several, PyTorch's threads spin while they wait.
-        torch.set_num_threads(1)
-        self.options = options
-        self.attention = KernelAttention(kernels.Kernels(options.library))
-        folder, gguf_file = capture.find_model(options.model)
-        self.model, _ = capture.load_model(options, folder, gguf_file, self.attention)
-        self.layers = self.model.config.get_text_config().num_hidden_layers
+    def __init__(self, options, model, attention):
+        self.options, self.model, self.attention = options, model, attention
+        self.layers = model.config.get_text_config().num_hidden_layers
 
     @torch.inference_mode()
     def own_loss(self, tokens):
@@ -192,6 +187,7 @@ class Runner:
         first decode step, so that every prediction that counts rests on the kernels."""
         started = time.perf_counter()
         prompt, attention = self.options.prompt_tokens, self.attention
+        print(f"{name}: prefill", file=sys.stderr, flush=True)
         own = self.own_loss(tokens)
         prefill = self.prefill(tokens[:prompt - 1])
         contexts = numpy.arange(prompt, len(tokens))
@@ -226,23 +222,26 @@ class Segment:
     kernel_seconds: float
 
 
-PROCESS = {}  # of a worker: its Runner
+RUNNERS = []  # of a worker process: none or one
 
 
-def start_worker(options):
-    PROCESS["runner"] = Runner(options)
-
-
-def run_in_worker(name, tokens):
-    return PROCESS["runner"].run(name, torch.tensor(tokens))
+def run_in_worker(options, name, tokens):
+    if not RUNNERS:
+        # One thread a process: with several, PyTorch's threads spin while they wait.
+        torch.set_num_threads(1)
+        attention = KernelAttention(kernels.Kernels(options.library))
+        folder, gguf_file = capture.find_model(options.model)
+        model, _ = capture.load_model(options, folder, gguf_file, attention)
+        RUNNERS.append(Runner(options, model, attention))
+    return RUNNERS[0].run(name, torch.tensor(tokens))
 
 
 def run_all(options, segments):
     """The segments' results in order, worked on by options.jobs processes."""
     results = []
     with concurrent.futures.ProcessPoolExecutor(
-            options.jobs, multiprocessing.get_context("spawn"), start_worker, (options,)) as pool:
-        for done in [pool.submit(run_in_worker, *each) for each in segments]:
+            options.jobs, multiprocessing.get_context("spawn")) as pool:
+        for done in [pool.submit(run_in_worker, options, *each) for each in segments]:
             segment = done.result()
             print(f"{segment.name}: perplexity {math.exp(segment.own_loss):.5g} with the model's "
                   f"own attention, {math.exp(segment.losses[0]):.5g} with our dense attention; "
@@ -256,8 +255,8 @@ def run_all(options, segments):
 
 
 def text_parts(options, tokenizer):
-    """(texts with their provenance, segments as (name, list of tokens)): the segments of a text lie evenly
-    in it, away from its beginning."""
+    """(texts with their provenance, segments as (name, list of tokens)). The segments of a text lie
+    evenly in it, away from its beginning."""
     texts, segments = [], []
     length = options.prompt_tokens + options.steps
     for path in options.text:
