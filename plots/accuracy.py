@@ -102,7 +102,7 @@ def draw_perplexity(axes, results):
 
 def draw_error(axes, results):
     low, high = draw_methods(axes, results, "error_mean")
-    shape_axes(axes, "output error")
+    shape_axes(axes, "output error (mean)")
     axes.set_ylim(low / 1.4, high * 1.4)
     if high < low * WIDE_AXIS:
         axes.yaxis.set_minor_formatter(FuncFormatter(plain))

@@ -46,7 +46,7 @@ def small_model():
 def run(ratios):
     model, attention = small_model()
     options = argparse.Namespace(prompt_tokens=PROMPT, steps=STEPS,
-                                 methods=configurations.METHODS, ratios=ratios)
+                                 methods=configurations.METHODS, ratios=ratios, count="traffic")
     tokens = torch.randint(0, 50, (PROMPT + STEPS,), generator=torch.Generator().manual_seed(4))
     segment = perplexity.Runner(options, model, attention).run("random", tokens)
     return segment, {str(each): loss for each, loss in zip(segment.chosen, segment.losses)}

@@ -11,6 +11,9 @@ the channels of a head:
   them for their mass and half as the youngest, StreamingLLM 4 sinks (Xiao et al., ICLR 2024) and
   for the rest the youngest.
 
+"Counted by tokens" is the other reading of the same words, for comparison: SparQ and SparF attend to
+as many tokens as the others, k = S ratio, which is 1.5 times the traffic.
+
 A budget stays what it is for a whole text, as a cache's size does; S is the mean context of the
 decode steps, so that the ratio is that of the traffic of all steps together.
 """
@@ -21,6 +24,7 @@ import kernels
 
 METHODS = ("dense", "sparq", "sparf", "h2o", "streaming", "window")
 RATIOS = (1.0, 0.5, 0.25, 0.125, 0.0625)
+COUNTS = ("traffic", "tokens")
 SINKS = 4
 NO_TOKEN_LEFT_OUT = 2**30  # a number of tokens above every context
 
@@ -42,13 +46,13 @@ def at_least_one(value):
     return max(1, round(value))
 
 
-def options_of(method, ratio, d_head, mean_context):
+def options_of(method, ratio, d_head, mean_context, count):
     if method == "dense":
         return {}
     if method in ("sparq", "sparf"):
         if ratio == 1:
             return {"r": d_head, "k": NO_TOKEN_LEFT_OUT}
-        k = at_least_one(mean_context * ratio / 2)
+        k = at_least_one(mean_context * ratio / (2 if count == "traffic" else 1))
         return {"r": at_least_one(d_head * ratio), "k": k, "local_window": k // 4}
     budget = NO_TOKEN_LEFT_OUT if ratio == 1 else at_least_one(mean_context * ratio)
     if method == "h2o":
@@ -60,9 +64,9 @@ def options_of(method, ratio, d_head, mean_context):
     return {"window": budget}
 
 
-def configurations(d_head, mean_context, methods=METHODS, ratios=RATIOS):
-    """In the order of the arguments; dense comes once, at ratio 1."""
-    return [Configuration(method, ratio, options_of(method, ratio, d_head, mean_context))
+def configurations(d_head, mean_context, methods=METHODS, ratios=RATIOS, count="traffic"):
+    """In the order of the arguments; dense comes once, at ratio 1. `count` is one of COUNTS."""
+    return [Configuration(method, ratio, options_of(method, ratio, d_head, mean_context, count))
             for method in methods for ratio in ((1.0,) if method == "dense" else ratios)]
 
 

@@ -192,7 +192,8 @@ class Runner:
         prefill = self.prefill(tokens[:prompt - 1])
         contexts = numpy.arange(prompt, len(tokens))
         chosen = configurations.configurations(attention.d_head, contexts.mean(),
-                                               self.options.methods, self.options.ratios)
+                                               self.options.methods, self.options.ratios,
+                                               self.options.count)
         attention.start(chosen, prefill)
         total = torch.zeros(len(chosen), dtype=torch.float64)
         progress = Progress(name, len(contexts))
@@ -325,6 +326,8 @@ def parse_options(arguments):
     add("--steps", type=int, default=512, metavar="N", help="decode steps (default 512)")
     add("--methods", default=",".join(configurations.METHODS[1:]), help="besides dense")
     add("--ratios", default="1/2,1/4,1/8,1/16")
+    add("--count", choices=configurations.COUNTS, default="traffic",
+        help="what a ratio of SparQ and SparF is of: configurations.py (default traffic)")
     add("--library", help="libnearkv_kernels.so (default: that of the build)")
     add("--jobs", type=int, default=2, help="processes, each with the model (default 2)")
     add("--out", type=Path, metavar="FILE.json")
@@ -367,6 +370,7 @@ def main(arguments):
             "texts": texts, "text_source": options.text_source,
             "prompt_tokens": options.prompt_tokens, "steps": options.steps,
             "segments": len(segments), "rule": "configurations.py",
+            "count": options.count,
             **provenance.of_run("perplexity.py", arguments, **{
                 name: importlib.metadata.version(name) for name in packages}),
             "own_perplexity_by_segment": [math.exp(one.own_loss) for one in segments],

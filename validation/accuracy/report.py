@@ -45,8 +45,10 @@ def of_tokens(row):
 
 
 def tables(folder):
-    perplexity, tensors = read(folder, "perplexity"), read(folder, "tensors")
-    return {"perplexity": by_ratio(perplexity, of_perplexity),
+    tensors = read(folder, "tensors")
+    return {"perplexity": by_ratio(read(folder, "perplexity"), of_perplexity),
+            "perplexity, counted by tokens": by_ratio(read(folder, "perplexity_tokens"),
+                                                      of_perplexity),
             "output error, mean / median": by_ratio(tensors, of_error),
             "kept mass / recall": by_ratio(tensors, of_tokens)}
 
