@@ -1,4 +1,4 @@
-"""validation/accuracy/perplexity.py on a small random model: the kernels stand in for its attention.
+"""validation/accuracy/perplexity.py on a small random model: the kernels compute its attention.
 
 Needs NEARKV_BUILD and the packages of traces/requirements.txt; skipped without them.
 """

@@ -11,8 +11,8 @@ the channels of a head:
   them for their mass and half as the youngest, StreamingLLM 4 sinks (Xiao et al., ICLR 2024) and
   for the rest the youngest.
 
-"Counted by tokens" is the other reading of the same words, for comparison: SparQ and SparF attend to
-as many tokens as the others, k = S ratio, which is 1.5 times the traffic.
+"Counted by tokens" is another reading of a ratio, for comparison: SparQ and SparF attend to as many
+tokens as the others, k = S ratio, which is 1.5 times the traffic.
 
 A budget stays what it is for a whole text, as a cache's size does; S is the mean context of the
 decode steps, so that the ratio is that of the traffic of all steps together.
