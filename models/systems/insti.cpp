@@ -115,9 +115,8 @@ class InstiSystem final : public System {
     if (is_recorded()) {
       return {fmt::format(
           "SparF's pages come from the real selection on {}. Its layers and KV heads stand for "
-          "those "
-          "of the run in turn; a step takes the records of the nearest context with equally many "
-          "full pages",
+          "those of the run in turn; a step takes the records of the nearest context with equally "
+          "many full pages",
           origin_of(kv_source_.trace))};
     }
     return {fmt::format(
