@@ -1,13 +1,17 @@
 // Dense attention for heads with one query each (MHA), on FP32 instructions, where the device has
 // the bulk copy engine (sm_90) and a tile is a piece of one page.
 //
-// This case lives by bandwidth alone. Measured on an H200, 40 heads of 128: with 4 warps a block at
-// batch 16 and 2048 tokens (671 MB; a plain read of so much takes 146 us) 158 us, on tensor cores
-// 162 us; at batch 64 161 us for 512 tokens by either, and for 2048 620 against 608 us. What was
-// tried there for the tensor core kernel, in us: 16 warps of a multiprocessor and copies of lanes
-// 608; 20 warps 653; 12 warps 614 to 618; rows by the bulk engine 649, as each lane's copy is
-// issued for itself; swizzled boxes of a tensor map 640. This kernel without any arithmetic takes
-// 602 us.
+// This case lives by bandwidth alone. Measured on an H200, 40 heads of 128, in a graph, in us:
+//     batch, tokens                            4, 2K   1, 8K   4, 8K  1, 32K  16, 2K
+//     a plain read of so much                   36.4    36.4   145.7   145.7   145.7
+//     24 warps, K and V of a tile together      48.0    48.6   163.1   163.3   158.5
+//     24 warps, K and V fetched apart           49.4    49.7   164.9   167.7   158.2
+//     20 warps (no spills), apart               48.6    48.4   164.5   165.5   157.4
+//     the same, all blocks in one full wave     45.3    46.0   160.4   159.6   157.0
+//     PyTorch's scaled_dot_product_attention    44.5    47.0   160.3   164.4   162.3
+// On tensor cores, which serve the other cases, batch 64 and 2,048 tokens took 607 (16 warps of a
+// multiprocessor, copies of lanes; 20 warps 653, 12 warps 614, rows by the bulk engine 649,
+// swizzled boxes of a tensor map 640), this kernel 610, PyTorch 597, a plain read 582.
 #pragma once
 
 #include <cstdint>
@@ -44,8 +48,10 @@ class OneQueryAttention {
     }
   }
 
-  /// `k` and `v` are [rows][D]; what lies behind may be anything.
-  __device__ void attend(const std::uint16_t* k, const std::uint16_t* v, int rows) {
+  using Weights = float[Layout::steps];
+
+  /// Of the next rows. `k` is [rows][D]; what lies behind may be anything.
+  __device__ void score(const std::uint16_t* k, int rows, Weights& weights) {
     float s[Layout::steps];
 #pragma unroll
     for (int i = 0; i < Layout::steps; ++i) {
@@ -57,8 +63,11 @@ class OneQueryAttention {
         s[i] = fmaf(query_[c], values[c], s[i]);
       }
     }
-    float weights[Layout::steps];
     weigh(s, rows, weights);
+  }
+
+  /// Likewise; for the weights of the same rows.
+  __device__ void accumulate(const std::uint16_t* v, int rows, const Weights& weights) {
 #pragma unroll
     for (int i = 0; i < Layout::steps; ++i) {
       if (row(i) < rows) {
@@ -234,18 +243,27 @@ constexpr int kOneQueryShared = W*(2 * OneQueryLayout<D>::bytes >
                                        ? 2 * OneQueryLayout<D>::bytes
                                        : static_cast<int>(sizeof(WarpState<D>)));
 
-/// Block (chunk of tokens, unit, sequence). 24 warps of a multiprocessor with one tile each.
+/// Blocks of a multiprocessor. 4 warps: with the registers of 20 nothing is spilled (24 were 2 to
+/// 5 % slower); 8 warps read little, where more tiles on their way count.
+template <int W>
+constexpr int kOneQueryBlocks = W == 4 ? 5 : 3;
+
+/// Block (chunk of tokens, unit, sequence). Each warp has one tile of K and one of V on their way
+/// or at work; the next K is fetched while V is at work.
 template <int D, int W>
-__global__ void __launch_bounds__(W* kWarp, 24 / W) attend_one(const __grid_constant__ Launch a) {
+__global__ void __launch_bounds__(W* kWarp, kOneQueryBlocks<W>)
+    attend_one(const __grid_constant__ Launch a) {
   using Layout = OneQueryLayout<D>;
   extern __shared__ __align__(128) std::byte tile_memory[];
-  __shared__ TileBarrier barriers[W];
+  __shared__ TileBarrier barriers[W][2];  // of K, of V
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int chunk = static_cast<int>(blockIdx.x);
-  TileBarrier& barrier = barriers[warp];
+  TileBarrier& k_barrier = barriers[warp][0];
+  TileBarrier& v_barrier = barriers[warp][1];
   const bool is_first_lane = threadIdx.x % kWarp == 0;
   if (is_first_lane) {
-    barrier.init();
+    k_barrier.init();
+    v_barrier.init();
     TileBarrier::ready();
   }
   __syncwarp();
@@ -260,26 +278,38 @@ __global__ void __launch_bounds__(W* kWarp, 24 / W) attend_one(const __grid_cons
   tiles.set_end(min(unit.total, (chunk + 1) * a.chunk));
   auto* k = reinterpret_cast<std::uint16_t*>(tile_memory + warp * 2 * Layout::bytes);
   auto* v = k + Layout::bytes / 2;
-  const auto fetch = [&](int i) {
-    const std::size_t from = tiles.place(a, i);
+  const auto fetch = [&](TileBarrier& barrier, std::uint16_t* to, const std::uint16_t* from,
+                         int i) {
     if (is_first_lane) {
       const unsigned bytes = static_cast<unsigned>(tiles.rows(i)) * D * 2;
-      barrier.expect(2 * bytes);
-      barrier.copy(shared_address(k), a.t.kv.k_pages + from, bytes);
-      barrier.copy(shared_address(v), a.t.kv.v_pages + from, bytes);
+      barrier.expect(bytes);
+      barrier.copy(shared_address(to), from, bytes);
     }
   };
   const int count = tiles.count();
+  std::size_t place = 0;
   if (count > 0) {
-    fetch(0);
+    place = tiles.place(a, 0);
+    fetch(k_barrier, k, a.t.kv.k_pages + place, 0);
+    fetch(v_barrier, v, a.t.kv.v_pages + place, 0);
   }
   OneQueryAttention<D> attention(a.t.queries + unit.first_query_head * D, a.scale);
   for (int i = 0; i < count; ++i) {
-    barrier.wait(static_cast<unsigned>(i) % 2);
-    attention.attend(k, v, tiles.rows(i));
+    const bool is_last = i + 1 == count;
+    const auto phase = static_cast<unsigned>(i) % 2;
+    typename OneQueryAttention<D>::Weights weights;
+    k_barrier.wait(phase);
+    attention.score(k, tiles.rows(i), weights);
     __syncwarp();
-    if (i + 1 < count) {
-      fetch(i + 1);
+    if (!is_last) {
+      place = tiles.place(a, i + 1);
+      fetch(k_barrier, k, a.t.kv.k_pages + place, i + 1);
+    }
+    v_barrier.wait(phase);
+    attention.accumulate(v, tiles.rows(i), weights);
+    __syncwarp();
+    if (!is_last) {
+      fetch(v_barrier, v, a.t.kv.v_pages + place, i + 1);
     }
   }
   if (a.overlaps) {

@@ -103,10 +103,12 @@ struct Occupancy {
   int warps;   // of a block
   int blocks;  // of a multiprocessor
   int tile;    // tokens
+  bool takes_one_wave = false;
 };
 
-/// Tokens of a block. All blocks at once, or several waves of them, cost about: waves x (what a
-/// block takes from its launch to its last store + its tiles).
+/// Tokens of a block. Where all blocks shall run at once: as many chunks as there is room for. Else
+/// all blocks at once, or several waves of them, cost about: waves x (what a block takes from its
+/// launch to its last store + its tiles).
 int chunk_of(int tokens, std::size_t units, int multiprocessors, const Occupancy& occupancy) {
   // In units of the time in which the device reads one tile a resident warp, measured on an H200.
   constexpr double kLatency = 2.5;
@@ -115,6 +117,10 @@ int chunk_of(int tokens, std::size_t units, int multiprocessors, const Occupancy
   const int warps = occupancy.warps;
   const double slots = static_cast<double>(occupancy.blocks) * multiprocessors;
   const int tiles = (tokens + occupancy.tile - 1) / occupancy.tile;
+  if (occupancy.takes_one_wave) {
+    const int chunks = std::max(1, static_cast<int>(slots / static_cast<double>(units)));
+    return (tiles + chunks - 1) / chunks * occupancy.tile;
+  }
   double least = INFINITY;
   int chosen = tiles;
   for (int chunks = 1; chunks <= tiles; ++chunks) {
@@ -210,20 +216,18 @@ KernelShape one_query_shape(std::size_t units, int most, const Context& context)
   constexpr int kTokens = OneQueryLayout<D>::tile;
   constexpr double kLittle = 90e6;  // bytes of KV
   if (static_cast<double>(units) * most * context.row_bytes < kLittle) {
-    return {attend_one<D, 8>, {8, 3, kTokens}, kOneQueryShared<D, 8>};
+    return {attend_one<D, 8>, {8, kOneQueryBlocks<8>, kTokens}, kOneQueryShared<D, 8>};
   }
-  return {attend_one<D, 4>, {4, 6, kTokens}, kOneQueryShared<D, 4>};
+  return {attend_one<D, 4>, {4, kOneQueryBlocks<4>, kTokens, true}, kOneQueryShared<D, 4>};
 }
 
-/// Whether attend_one is the faster kernel, where it can be used: not where there are more heads
-/// than it has blocks at a time (2 % slower at batch 64).
+/// Whether attend_one can be used; it is the faster kernel then, or as fast.
 template <int D>
-bool takes_one_query(const Launch& launch, std::size_t units, const DeviceFacts& device) {
+bool takes_one_query(const Launch& launch, const DeviceFacts& device) {
   constexpr int kTokens = OneQueryLayout<D>::tile;
   const bool is_in_order = launch.source.is_whole && launch.source.first_token % kTokens == 0 &&
                            static_cast<int>(launch.groups.tokens) % kTokens == 0;
-  return launch.queries == 1 && is_in_order && device.is_hopper &&
-         units <= static_cast<std::size_t>(kMostBlocks) * device.multiprocessors;
+  return launch.queries == 1 && is_in_order && device.is_hopper;
 }
 
 /// All queries of each unit, in passes. `most`: tokens of a unit.
@@ -233,7 +237,7 @@ void launch_attend(Launch launch, const BatchShape& shape, int most, const Conte
   if constexpr (D != 80) {  // whose pages are not whole tiles
     const std::size_t units =
         static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(shape.kv_heads);
-    if (takes_one_query<D>(launch, units, context.device)) {
+    if (takes_one_query<D>(launch, context.device)) {
       launch.of_pass = 1;
       return launch_chunks(one_query_shape<D>(units, most, context), launch, shape, most, context);
     }
