@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Speed of the CPU kernels against PyTorch's scaled_dot_product_attention, in one run.
 
-    sdpa_bench.py [--library FILE] [--threads N] [--out FILE.json]
+    sdpa_bench.py [--shared-object FILE] [--threads N] [--out FILE.json]
 
 Needs PyTorch (PyPI) and libnearkv_kernels.so (cmake target nearkv_kernels_shared). Both get the
 same K, V and queries, and the same threads; PyTorch is timed with FP16, which is what the kernels
@@ -90,12 +90,12 @@ def measure(kernels, context, queries):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--library")
+    parser.add_argument("--shared-object", metavar="FILE", help="libnearkv_kernels.so")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    kernels = Kernels(arguments.library, arguments.threads)
+    kernels = Kernels(arguments.shared_object, arguments.threads)
     result = {"torch": torch.__version__, "machine": platform.machine(),
               "threads": arguments.threads, "rows": []}
     print(f"PyTorch {torch.__version__}, {arguments.threads} threads, d_head {D_HEAD}; "

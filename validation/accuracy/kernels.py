@@ -101,7 +101,7 @@ class Kernels:
     def __init__(self, path=None, threads=1):
         self.path = find_library(path)
         self.threads = threads
-        self.library = ctypes.CDLL(str(self.path))
+        self.functions = ctypes.CDLL(str(self.path))
         pointer, count, error = ctypes.c_void_p, ctypes.c_int32, [ctypes.c_char_p, ctypes.c_uint64]
         for name, result, arguments in (
                 ("nearkv_cache_create", pointer, [ctypes.POINTER(Shape), *error]),
@@ -114,13 +114,13 @@ class Kernels:
                 ("nearkv_h2o_free", None, [pointer]),
                 ("nearkv_attend", ctypes.c_int,
                  [ctypes.POINTER(Attention), ctypes.POINTER(CMethod), count, *error])):
-            function = getattr(self.library, name)
+            function = getattr(self.functions, name)
             function.restype, function.argtypes = result, arguments
 
     def call(self, name, *arguments):
         """Calls a function that takes an error buffer; returns a pointer or None."""
         error = ctypes.create_string_buffer(ERROR_BYTES)
-        result = getattr(self.library, name)(*arguments, error, ERROR_BYTES)
+        result = getattr(self.functions, name)(*arguments, error, ERROR_BYTES)
         if result in (None, -1):
             raise KernelError(error.value.decode())
         return result
@@ -129,14 +129,14 @@ class Kernels:
         """An empty KV cache of one KV head, in both layouts. The page geometry has no influence on
         any result here; the defaults are those of the CSD in configs/."""
         shape = Shape(d_head, page_bytes, channels_per_group, 1)
-        return Owned(self.call("nearkv_cache_create", shape), self.library.nearkv_cache_free)
+        return Owned(self.call("nearkv_cache_create", shape), self.functions.nearkv_cache_free)
 
     def clone(self, cache):
         return Owned(self.call("nearkv_cache_clone", cache.pointer),
-                     self.library.nearkv_cache_free)
+                     self.functions.nearkv_cache_free)
 
     def tokens(self, cache):
-        return self.library.nearkv_cache_tokens(cache.pointer)
+        return self.functions.nearkv_cache_tokens(cache.pointer)
 
     def append(self, caches, k, v):
         """k and v: [caches, tokens, d_head]."""
@@ -152,7 +152,7 @@ class Kernels:
         """`of`: the method; mass: [tokens of the prefill]."""
         mass = floats(mass)
         return Owned(self.call("nearkv_h2o_create", of.heavy, of.recent, address(mass), len(mass)),
-                     self.library.nearkv_h2o_free)
+                     self.functions.nearkv_h2o_free)
 
     def attend(self, caches, queries, of, contexts=None, histories=None, wanted=()):
         """queries: [caches, heads, d_head]; `of`: the method; `contexts`: one a cache, else all
