@@ -74,7 +74,7 @@ class KernelAttention:
     `prefill`; a decode step (sequences) appends to each sequence's caches and asks the kernels."""
 
     def __init__(self, library):
-        self.library = library
+        self.kernels = library
         self.prompt = 0
         self.prefill = None
         self.sequences = []
@@ -84,7 +84,7 @@ class KernelAttention:
 
     def start(self, chosen, prefill):
         """Decode steps of these configurations follow, all after this prefill."""
-        self.sequences = [SequenceCaches(self.library, each, prefill) for each in chosen]
+        self.sequences = [SequenceCaches(self.kernels, each, prefill) for each in chosen]
         self.attended = numpy.zeros(len(chosen))
         self.kernel_seconds = 0.0
 
@@ -107,8 +107,8 @@ class KernelAttention:
                                        "only full causal attention can be replaced")
         output, mass = capture.attend(query, key, value, mask, scale, self.prompt)
         self.d_head = key.shape[3]
-        caches = [self.library.cache(self.d_head) for _ in range(key.shape[1])]
-        self.library.append(caches, key[0].numpy(), value[0].numpy())
+        caches = [self.kernels.cache(self.d_head) for _ in range(key.shape[1])]
+        self.kernels.append(caches, key[0].numpy(), value[0].numpy())
         self.prefill.caches[layer] = caches
         self.prefill.mass[layer] = mass.numpy()
         return output, None
@@ -119,11 +119,11 @@ class KernelAttention:
         query = query * (scale * math.sqrt(d_head))
         query = query.reshape(count, kv_heads, -1, d_head).numpy()
         every = [cache for sequence in self.sequences for cache in sequence.caches[layer]]
-        self.library.append(every, key.reshape(-1, 1, d_head).numpy(),
+        self.kernels.append(every, key.reshape(-1, 1, d_head).numpy(),
                             value.reshape(-1, 1, d_head).numpy())
         output = numpy.empty_like(query)
         for i, sequence in enumerate(self.sequences):
-            results = self.library.attend(
+            results = self.kernels.attend(
                 sequence.caches[layer], query[i], sequence.method,
                 histories=sequence.histories_of(layer), wanted=("token_counts",))
             output[i] = results.output
@@ -230,7 +230,7 @@ def run_in_worker(options, name, tokens):
     if not RUNNERS:
         # One thread a process: with several, PyTorch's threads spin while they wait.
         torch.set_num_threads(1)
-        attention = KernelAttention(kernels.Kernels(options.library))
+        attention = KernelAttention(kernels.Kernels(options.shared_object))
         folder, gguf_file = capture.find_model(options.model)
         model, _ = capture.load_model(options, folder, gguf_file, attention)
         RUNNERS.append(Runner(options, model, attention))
@@ -328,7 +328,7 @@ def parse_options(arguments):
     add("--ratios", default="1/2,1/4,1/8,1/16")
     add("--count", choices=configurations.COUNTS, default="traffic",
         help="what a ratio of SparQ and SparF is of: configurations.py (default traffic)")
-    add("--library", help="libnearkv_kernels.so (default: that of the build)")
+    add("--shared-object", help="libnearkv_kernels.so (default: that of the build)")
     add("--jobs", type=int, default=2, help="processes, each with the model (default 2)")
     add("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args(arguments)
@@ -351,7 +351,7 @@ def parse_options(arguments):
 def main(arguments):
     options = parse_options(arguments)
     started = time.perf_counter()
-    kernels.find_library(options.library)  # before the long part
+    kernels.find_library(options.shared_object)  # before the long part
     folder, gguf_file = capture.find_model(options.model)
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         folder, **({"gguf_file": gguf_file} if gguf_file else {}))

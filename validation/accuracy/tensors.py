@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How near each method comes to dense attention on captured tensors of a real model.
 
-    tensors.py [CAPTURE.safetensors...] [--library FILE] [--out FILE.json]
+    tensors.py [CAPTURE.safetensors...] [--shared-object FILE] [--out FILE.json]
 
 For each method and ratio (configurations.py), over all query heads and decode steps:
 
@@ -131,12 +131,12 @@ def table(summaries):
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("capture", nargs="?", help="default: the fixture")
-    parser.add_argument("--library", help="libnearkv_kernels.so (default: that of the build)")
+    parser.add_argument("--shared-object", help="libnearkv_kernels.so (default: that of the build)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args(arguments)
     path = options.capture or default_capture()
-    library = kernels.Kernels(options.library, options.threads)
+    library = kernels.Kernels(options.shared_object, options.threads)
     capture = captured.Capture(path)
 
     def progress(text):
