@@ -69,23 +69,54 @@ std::vector<std::pair<KvStream, int>> pages_of(const kernels::AttentionResult& r
   return {pages.begin(), pages.end()};
 }
 
-kernels::AttentionResult attention(int pair, const kernels::PageGeometry& geometry,
-                                   const kernels::Method& method) {
-  const traces::SyntheticKv kv(traces::measured_synthetic_kv(kChannels, kContext, kQueries),
-                               Rng(4, "head/" + std::to_string(pair)));
-  const std::vector<float> values = kv.values();
-  kernels::KvPages cache(geometry);
-  for (int token = 0; token < kContext; ++token) {
-    cache.append(kv.key(token),
-                 std::span(values).subspan(static_cast<std::size_t>(token) * kChannels, kChannels));
+/// Where the drive's task has a pair: of layer 1.
+kernels::HeadPlace place_of(int pair) { return {pair / (kPairs / 2), 1, pair % (kPairs / 2)}; }
+
+traces::SyntheticKv head_of(int pair) {
+  return {traces::measured_synthetic_kv(kChannels, kContext, kQueries),
+          Rng(4, "head/" + std::to_string(pair))};
+}
+
+/// The KV cache of the task as the drive stores it.
+kernels::KvStore filled_store(const kernels::PageGeometry& geometry) {
+  kernels::KvStore store(geometry, {.sequences = 2, .layers = 2, .kv_heads = kPairs / 2});
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const traces::SyntheticKv kv = head_of(pair);
+    const std::vector<float> values = kv.values();
+    for (int token = 0; token < kContext; ++token) {
+      const auto row = static_cast<std::size_t>(token) * kChannels;
+      store.append(place_of(pair), kv.key(token), std::span(values).subspan(row, kChannels));
+    }
   }
-  const std::vector<float> queries = kv.query(kContext - 1);
+  return store;
+}
+
+kernels::AttentionResult attention(int pair, const kernels::KvStore& store,
+                                   const kernels::Method& method) {
+  const std::vector<float> queries = head_of(pair).query(kContext - 1);
   const std::vector<float> mass(kContext - 1, 1.0F);
   const auto* h2o = std::get_if<kernels::H2oOptions>(&method);
   kernels::H2oHistory history(h2o != nullptr ? *h2o : kernels::H2oOptions{1, 1}, mass);
   return kernels::cpu::attend(
-      cache, {.queries = queries, .context = kContext, .want_selection = true, .history = &history},
+      store.head(place_of(pair)),
+      {.queries = queries, .context = kContext, .want_selection = true, .history = &history},
       method);
+}
+
+/// The store's places of what a kernel touched, all of them full pages.
+std::vector<std::pair<KvStream, int>> pages_in_store(int pair, const kernels::KvStore& store,
+                                                     const kernels::TouchedPages& touched) {
+  std::vector<std::pair<KvStream, int>> pages;
+  for (const kernels::PagePlace& place : kernels::KvStore::places(place_of(pair), touched)) {
+    REQUIRE(store.is_on_flash(place));
+    const KvStream stream = place.stream == kernels::PageStream::key_tokens ? KvStream::key_tokens
+                            : place.stream == kernels::PageStream::value_tokens
+                                ? KvStream::value_tokens
+                                : KvStream::key_channels;
+    pages.emplace_back(stream, place.page);
+  }
+  std::sort(pages.begin(), pages.end());
+  return pages;
 }
 
 HeadReads reads_of(const kernels::TouchedPages& touched, bool has_first_step) {
@@ -107,6 +138,7 @@ HeadReads reads_of(const kernels::TouchedPages& touched, bool has_first_step) {
 TEST_CASE("csd reads: flash is told to read the pages that the kernels touch, and no other") {
   const kernels::PageGeometry geometry(
       {.d_head = kChannels, .page_bytes = 2048, .channels_per_group = kChannelsAGroup});
+  const kernels::KvStore store = filled_store(geometry);
   const std::vector<kernels::Method> methods{
       kernels::DenseOptions{},
       kernels::SparqOptions{{8, 37, 9}},
@@ -144,9 +176,11 @@ TEST_CASE("csd reads: flash is told to read the pages that the kernels touch, an
       std::vector<HeadReads> patterns;
       std::vector<ReadPage> expected;
       for (int pair = 0; pair < kPairs; ++pair) {
-        const kernels::AttentionResult result = attention(pair, geometry, method);
+        const kernels::AttentionResult result = attention(pair, store, method);
         patterns.push_back(reads_of(result.touched, has_first_step));
-        for (const auto& [stream, page] : pages_of(result)) {
+        const std::vector<std::pair<KvStream, int>> pages = pages_of(result);
+        REQUIRE(pages_in_store(pair, store, result.touched) == pages);
+        for (const auto& [stream, page] : pages) {
           const PhysicalPage* table =
               drive.csd.ftl().stream_table(layer.task, layer.layer, pair, stream);
           REQUIRE((table != nullptr) == drive_case.has_tables);
