@@ -177,9 +177,9 @@ TEST_CASE("request trace: each mistake in JSON lines has its message") {
   CHECK(refusal(good + "{\"timestamp\": 4, \"input_length\": 3, \"output_length\": 1}\n") ==
         "FILE:2: timestamp: is \"4\", before the \"5\" of an earlier request; must be in order of "
         "arrival");
-  CHECK(
-      refusal("{\"timestamp\": 4, \"timestamp\": 4, \"input_length\": 3, \"output_length\": 1}") ==
-      "FILE:1: timestamp: is there twice; keep one of the two");
+  CHECK(refusal(
+            "{\"timestamp\": 4, \"timestamp\": 4, \"input_length\": 3, \"output_length\": 1}\n") ==
+        "FILE:1: timestamp: is there twice; keep one of the two");
   for (const std::string bad : {"[1]", "{\"timestamp\": 5", "6,1,1", "{\"timestamp\": 1e999}"}) {
     CAPTURE(bad);
     CHECK(refusal(good + bad).starts_with("FILE:2: is \""));
