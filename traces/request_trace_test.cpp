@@ -235,6 +235,27 @@ TEST_CASE("request trace: an unfinished file leaves nothing, a folder is no file
         "that is writable");
 }
 
+TEST_CASE("request trace: the fixtures hold the same requests in every format") {
+  const std::string folder = NEARKV_SOURCE_DIR "/traces/fixtures/small.";
+  const Records azure = records_of(folder + "azure.csv");
+  REQUIRE(azure.size() == 64);
+  CHECK(azure.front() == RequestRecord{0s, 254, 123});
+  CHECK(records_of(folder + "azure_original.csv") == azure);
+  std::int64_t failed = 0;
+  const Records burstgpt = records_of(folder + "burstgpt.csv", {}, nullptr, &failed);
+  CHECK(failed == 4);
+  const Records mooncake = records_of(folder + "mooncake.jsonl");
+  const Records arxiv = records_of(folder + "arxiv.csv");
+  REQUIRE((burstgpt.size() == 64 && mooncake.size() == 64 && arxiv.size() == 64));
+  const auto cut = [](SimDuration at, SimDuration unit) { return at / unit * unit; };
+  for (std::size_t i = 0; i < azure.size(); ++i) {
+    const auto& [at, prompt, output] = azure[i];
+    CHECK(arxiv[i] == RequestRecord{0s, prompt, output});
+    CHECK(mooncake[i] == RequestRecord{cut(at, 1ms), prompt, output});
+    CHECK(burstgpt[i] == RequestRecord{cut(at, 1s), prompt, output});
+  }
+}
+
 // Counts and percentiles as published beside the files, which round them.
 TEST_CASE("request trace: the real traces have the published lengths") {
   struct Known {
