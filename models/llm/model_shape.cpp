@@ -55,9 +55,10 @@ void ModelShape::fields(FieldVisitor& v) {
   v.parameter(
       "norm_biases", norm_biases,
       "Whether norms have a bias vector besides their scale (LayerNorm; RMSNorm has none).");
-  v.one_of("biases", biases, {"none", "qkv", "ffn", "all"},
-           "Linear layers with bias vectors: none (Llama), those of q, k and v (Qwen2), those of "
-           "the feed-forward network (GPT-J) or all (OPT).");
+  v.one_of("biases", biases, {"none", "qkv", "attention", "ffn", "all"},
+           "Linear layers with bias vectors: none (Llama), those of q, k and v (Qwen2), those and "
+           "the output projection of attention, those of the feed-forward network (GPT-J) or all "
+           "(OPT).");
   v.parameter("vocab", vocab, "Tokens of the vocabulary, rows of the embedding table.",
               one_to(kMost.tokens));
   v.parameter("embedding_width", embedding_width,
@@ -138,8 +139,10 @@ std::int64_t ModelShape::network_parameters(std::int64_t inner) const {
 
 std::int64_t ModelShape::parameters_per_layer() const {
   const std::int64_t attention = hidden * (qkv_width() + attention_width);
-  const std::int64_t qkv_biases = biases == Biases::qkv || biases == Biases::all ? qkv_width() : 0;
-  const std::int64_t output_biases = biases == Biases::all ? hidden : 0;
+  const bool has_output_bias = biases == Biases::attention || biases == Biases::all;
+  const bool has_qkv_biases = biases == Biases::qkv || has_output_bias;
+  const std::int64_t attention_biases =
+      (has_qkv_biases ? qkv_width() : 0) + (has_output_bias ? hidden : 0);
   const std::int64_t head_norms = qk_norms ? 2 * head_dim : 0;  // one scale for all heads
   const std::int64_t norms = norms_per_layer * hidden * (norm_biases ? 2 : 1);
   std::int64_t network = parameters_per_expert();
@@ -149,7 +152,7 @@ std::int64_t ModelShape::parameters_per_layer() const {
   if (shared_ffn > 0) {
     network += network_parameters(shared_ffn) + hidden;  // and its gate
   }
-  return attention + qkv_biases + output_biases + head_norms + norms + network;
+  return attention + attention_biases + head_norms + norms + network;
 }
 
 std::int64_t ModelShape::projected_table_parameters() const {

@@ -12,9 +12,9 @@
 
 namespace nearkv {
 
-/// Which linear layers have bias vectors: those before attention (Qwen2), those of the feed-forward
-/// network (GPT-J), or all (OPT).
-enum class Biases { none, qkv, ffn, all };
+/// Which linear layers have bias vectors: those of q, k and v (Qwen2), also the output projection
+/// of attention, those of the feed-forward network (GPT-J), or all (OPT).
+enum class Biases { none, qkv, attention, ffn, all };
 
 /// Members start as the plainest decoder: dense, full attention, two norms, no biases.
 struct ModelShape {

@@ -143,6 +143,8 @@ TEST_CASE("model shapes: biases, norms and narrow embeddings by hand") {
   shape.norms_per_layer = 4;
   CHECK(shape.parameters_per_layer() == qwen.parameters_per_layer() + 2 * 128 + 2 * 3584);
   shape = qwen;
+  shape.biases = Biases::attention;
+  CHECK(shape.parameters_per_layer() == qwen.parameters_per_layer() + 3584);
   shape.biases = Biases::ffn;
   CHECK(shape.parameters_per_layer() == qwen.parameters_per_layer() - 4608 + 2 * 18'944 + 3584);
   const ModelShape narrow = shipped("opt-350m");
