@@ -62,6 +62,16 @@ class Keys {
   }
   [[nodiscard]] bool has(const Names& names) const { return find(names) != nullptr; }
 
+  /// That name, or the commonest.
+  [[nodiscard]] std::string_view name_of(const Names& names) const {
+    for (const std::string_view name : names) {
+      if (node_.contains(name) && !node_.at(std::string(name)).is_null()) {
+        return name;
+      }
+    }
+    return *names.begin();
+  }
+
   /// A number of at least `lowest`, or 0 when none of `names` is there or it is wrong.
   std::int64_t number(const Names& names, std::int64_t lowest = 1) {
     const json* found = find(names);
@@ -109,7 +119,7 @@ class Keys {
                             : fmt::format(", also known as {}",
                                           fmt::join(names.begin() + 1, names.end(), ", "))));
   }
-  void problem(std::string_view key, const std::string& message) {
+  void problem(std::string_view key, std::string_view message) {
     problems_.push_back(fmt::format("{}/{}: {}", path_, key, message));
   }
   void assume(std::string assumption) { assumptions_.push_back(std::move(assumption)); }
@@ -119,15 +129,6 @@ class Keys {
 
  private:
   static constexpr std::int64_t kMost = 1 << 30;  // not a constant: a limit of the input
-
-  [[nodiscard]] std::string_view name_of(const Names& names) const {
-    for (const std::string_view name : names) {
-      if (node_.contains(name) && !node_.at(std::string(name)).is_null()) {
-        return name;
-      }
-    }
-    return *names.begin();
-  }
 
   const json& node_;
   std::string path_;
@@ -293,8 +294,9 @@ Family unknown_family(Keys& keys, const std::string& type) {
   std::string activation = keys.text(kActivation);
   if (activation.empty()) {
     keys.missing(kActivation,
-                 "the activation, which tells whether the network has a gate; "
-                 "\"silu\" has");
+                 fmt::format("the activation; the model type {} is not known here, and \"silu\" "
+                             "would tell that the network has a gate",
+                             in_quotes(type)));
   }
   family.gated = activation.find("silu") != std::string::npos ||
                  activation.find("swi") != std::string::npos ||
@@ -338,12 +340,16 @@ void refuse_other_architectures(Keys& keys) {
       }
     }
   }
-  if (keys.number({"first_k_dense_replace"}, 0) > 0 ||
-      keys.number({"decoder_sparse_step"}, 0) > 1 ||
-      (keys.has({"mlp_only_layers"}) && !keys.find({"mlp_only_layers"})->empty())) {
-    keys.problem("num_experts",
-                 "some layers have experts and others none; only models whose "
-                 "layers are alike are simulated");
+  constexpr std::string_view kUnequal =
+      "some layers have experts and others none; only models whose layers are alike are simulated";
+  if (keys.number({"first_k_dense_replace"}, 0) > 0) {
+    keys.problem("first_k_dense_replace", kUnequal);
+  }
+  if (keys.number({"decoder_sparse_step"}, 0) > 1) {
+    keys.problem("decoder_sparse_step", kUnequal);
+  }
+  if (const json* dense = keys.find({"mlp_only_layers"}); dense != nullptr && !dense->empty()) {
+    keys.problem("mlp_only_layers", kUnequal);
   }
 }
 
@@ -352,6 +358,11 @@ void read_attention(Keys& keys, ModelShape& shape) {
   shape.kv_heads = keys.number(kKvHeads);
   if (shape.kv_heads == 0) {
     shape.kv_heads = shape.heads;
+  }
+  if (shape.kv_heads > 0 && shape.heads % shape.kv_heads != 0) {
+    keys.problem(
+        keys.name_of(kKvHeads),
+        fmt::format("{} KV heads cannot serve {} query heads evenly", shape.kv_heads, shape.heads));
   }
   shape.head_dim = keys.number({"head_dim"});
   if (shape.head_dim == 0 && shape.heads > 0) {
@@ -369,6 +380,10 @@ void read_network(Keys& keys, const Family& family, ModelShape& shape) {
   shape.experts = keys.number(kExperts, 0);
   if (shape.experts > 0) {
     shape.experts_per_token = keys.needed(kPicked, "experts that the router picks for a token");
+    if (shape.experts_per_token > shape.experts) {
+      keys.problem(keys.name_of(kPicked), fmt::format("{} experts cannot be picked of {}",
+                                                      shape.experts_per_token, shape.experts));
+    }
   }
   if (shape.experts > 0 && keys.has({"moe_intermediate_size"})) {
     shape.ffn = keys.number({"moe_intermediate_size"});

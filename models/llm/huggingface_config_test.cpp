@@ -353,9 +353,10 @@ TEST_CASE("Hugging Face configs: an unknown type is read by the common keys, and
   CHECK(!old.shape.gated_ffn);
   CHECK(old.shape.norm_biases);
   CHECK(old.assumptions[0].ends_with("an LM head tied to the embedding"));
-  CHECK(problem_with("Llama-3.2-1B", {{"model_type", "novel"}, {"hidden_act", nullptr}})
-            .starts_with("some-model/config.json: /hidden_act: missing; add it (the activation, "
-                         "which tells whether the network has a gate; \"silu\" has)"));
+  CHECK(problem_with("Llama-3.2-1B", {{"model_type", "novel"}, {"hidden_act", nullptr}}) ==
+        "some-model/config.json: /hidden_act: missing; add it (the activation; the model type "
+        "\"novel\" is not known here, and \"silu\" would tell that the network has a gate), also "
+        "known as hidden_activation, activation_function, activation");
 }
 
 TEST_CASE("Hugging Face configs: missing and wrong keys are named with the file, all at once") {
@@ -372,9 +373,14 @@ TEST_CASE("Hugging Face configs: missing and wrong keys are named with the file,
         "picks for a token), also known as num_experts_per_token, moe_top_k");
   CHECK(problem_with("Llama-3.2-1B", {{"tie_word_embeddings", "no"}}) ==
         "some-model/config.json: /tie_word_embeddings: is \"no\"; must be true or false");
-  CHECK(problem_with("Qwen2.5-0.5B", {{"num_attention_heads", 13}}) ==
-        "some-model/config.json: /head_dim: missing; add it (width of a head; 13 heads do not "
+  CHECK(problem_with("Qwen2.5-0.5B", {{"num_attention_heads", 26}}) ==
+        "some-model/config.json: /head_dim: missing; add it (width of a head; 26 heads do not "
         "divide 896)");
+  CHECK(problem_with("Llama-3.2-1B", {{"num_key_value_heads", 7}}) ==
+        "some-model/config.json: /num_key_value_heads: 7 KV heads cannot serve 32 query heads "
+        "evenly");
+  CHECK(problem_with("Mixtral-8x7B-v0.1", {{"num_experts_per_tok", 9}}) ==
+        "some-model/config.json: /num_experts_per_tok: 9 experts cannot be picked of 8");
   CHECK(problem_with("Llama-3.2-1B", {{"n_head", nullptr}, {"num_attention_heads", {8, 16}}}) ==
         "some-model/config.json: /num_attention_heads: is [8,16]; must be a whole number of 1 to "
         "1073741824");
@@ -387,9 +393,10 @@ TEST_CASE("Hugging Face configs: what is no decoder of equal layers is refused")
         "some-model/config.json: /kv_lora_rank: latent attention (MLA) keeps no K and V heads; it "
         "is not simulated");
   CHECK(problem_with("Qwen3-30B-A3B", {{"mlp_only_layers", {0, 1}}}) ==
-        "some-model/config.json: /num_experts: some layers have experts and others none; only "
-        "models whose layers are alike are simulated");
-  CHECK(problem_with("Qwen3-30B-A3B", {{"decoder_sparse_step", 2}}) != "");
+        "some-model/config.json: /mlp_only_layers: some layers have experts and others none; "
+        "only models whose layers are alike are simulated");
+  CHECK(problem_with("Qwen3-30B-A3B", {{"decoder_sparse_step", 2}})
+            .starts_with("some-model/config.json: /decoder_sparse_step: some layers have"));
   CHECK(problem_with("Llama-3.2-1B", {{"layer_types", {"full_attention", "linear_attention"}}}) ==
         "some-model/config.json: /layer_types: has \"linear_attention\"; only layers of "
         "full_attention and sliding_attention are simulated");

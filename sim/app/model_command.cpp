@@ -53,6 +53,12 @@ Model load_model(const fs::path& file) {
     const std::string origin = origin_of(read, file);
     return {checked_shape(shape_as_json(read.shape, origin), file.string()), origin};
   }
+  if (!document.contains("layers") && !document.contains("extends")) {
+    throw ConfigError(fmt::format(
+        "{}: is neither a Hugging Face config.json (no \"model_type\") nor a model of this program "
+        "(no \"layers\")",
+        printable(file.string())));
+  }
   const bool has_comment = document.contains("comment") && document["comment"].is_string();
   return {checked_shape(load_config(file, translate_huggingface), file.string()),
           has_comment ? document["comment"].get<std::string>()
@@ -79,7 +85,7 @@ std::string summary(const Model& model) {
   const std::int64_t longest = shape.attended_tokens(shape.max_positions);
   table.row({fmt::format("KV of {} tokens", longest),
              format_short(shape.kv_bytes_per_token() * longest)});
-  table.row({"read from", model.origin});
+  table.row({"source", model.origin});
   return table.text();
 }
 
