@@ -63,8 +63,8 @@ void CsdPowerConfig::fields(FieldVisitor& v) {
              at_least(0));
   v.constant("flash_read", flash_read, "energy to read a flash page and bring it to the controller",
              at_least(0));
-  v.constant("flash_program", flash_program,
-             "energy to bring a page to the flash and program it", at_least(0));
+  v.constant("flash_program", flash_program, "energy to bring a page to the flash and program it",
+             at_least(0));
 }
 
 void CsdConfig::fields(FieldVisitor& v) {

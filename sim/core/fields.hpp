@@ -24,8 +24,8 @@ namespace nearkv {
 /// a source in the config: {"value": "50us", "source": "datasheet", "citation": "..."}.
 enum class FieldKind { parameter, constant };
 
-/// Inclusive limits of a number, in the field's base unit (picoseconds, bytes, bytes a second, microwatts),
-/// or of the length of a list of objects.
+/// Inclusive limits of a number, in the field's base unit (picoseconds, bytes, bytes a second,
+/// microwatts), or of the length of a list of objects.
 struct Range {
   double lowest = std::numeric_limits<double>::lowest();
   double highest = std::numeric_limits<double>::max();

@@ -1,7 +1,8 @@
 // Simulated time, sizes, rates, power and energy as types: a bare number converts to none of them.
 //
 // Time is integer picoseconds, sizes are integer bytes, rates are integer bytes (or FLOP) a
-// second, power is integer microwatts, energy integer picojoules. Every division rounds up to the next picosecond: late, never early.
+// second, power is integer microwatts, energy integer picojoules. Every division rounds up to the
+// next picosecond: late, never early.
 #pragma once
 
 #include <chrono>

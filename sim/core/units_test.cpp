@@ -149,9 +149,10 @@ TEST_CASE("units: each refusal says what would have been right") {
       refusal(parse_bytes, "4kB").starts_with("\"4kB\" has the unknown unit \"kB\"; write a size"));
   CHECK(refusal(parse_power, "300") ==
         "\"300\" has no unit; write a power such as \"300W\" (units: uW, mW, W, kW)");
-  CHECK(refusal(parse_energy, "1kWh") ==
-        "\"1kWh\" has the unknown unit \"kWh\"; write an energy such as \"60uJ\" (units: pJ, nJ, uJ, "
-        "mJ, J)");
+  CHECK(
+      refusal(parse_energy, "1kWh") ==
+      "\"1kWh\" has the unknown unit \"kWh\"; write an energy such as \"60uJ\" (units: pJ, nJ, uJ, "
+      "mJ, J)");
 }
 
 TEST_CASE("units: the shortest exact text reads back to the same value") {
