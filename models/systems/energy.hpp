@@ -22,11 +22,12 @@
 // csd/flash                               flash_read x pages read, flash_program x pages programmed
 // pcie_switches  economics/pcie_switch/power
 //
-// Where these are less than the truth:
-// - A GPU has two states. While it works its power depends on the operator: an H200 was measured
-//   at 0.80 of its limit for GEMMs of 8 rows, 0.85 for copies, and 0.99 for both decode attention
-//   and large GEMMs. Clocks that fall with the load are not in it.
-// - Memory and links draw the same whatever they carry; erases and the CSD's filters draw nothing.
+// Limits:
+// - A GPU has two states. At work its power depends on the operator: an H200 drew 0.80 of its limit
+//   in GEMMs of 8 rows, 0.85 in copies, and 0.99 both in decode attention and in large GEMMs.
+//   A GPU whose active power is its limit is thus taken to draw up to a quarter too much.
+// - Host memory, links and switches draw the same whatever they carry; flash erases and the CSD's
+//   filters draw nothing of their own. The host thread that drives the GPU is not a busy core.
 // - Electricity is that of the run. What a server draws in the share of its lifetime in which it is
 //   not used, and staff, network and building, are not in it.
 #pragma once
@@ -77,8 +78,8 @@ struct PartUse {
   std::string doc;
   int count = 0;  // equal parts
   Power idle{};   // of each
-  std::vector<Activity> activities;
-  std::vector<Events> events;
+  std::vector<Activity> activities{};
+  std::vector<Events> events{};
 
   /// Joules over `time` seconds.
   [[nodiscard]] double joules(double time) const;
