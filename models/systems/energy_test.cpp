@@ -1,7 +1,7 @@
 #include "models/systems/energy.hpp"
 
+#include <cmath>
 #include <functional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -35,7 +35,7 @@ DesignPoint round_point() {
                              .controller_core = 1_W,
                              .flash_read = 10_uJ,
                              .flash_program = 100_uJ};
-  point.pcie.switches = {{.name = "a"}, {.name = "b"}};
+  point.pcie.switches.resize(2);
   point.economics.pcie_switch = {.power = 30_W, .price_usd = 600};
   point.gpu.front().price_usd = 4000;
   point.host.price = {.cpu_usd = 1500, .dram_usd_per_gib = 4, .chassis_usd = 2000};

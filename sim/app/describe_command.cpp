@@ -108,7 +108,8 @@ constexpr std::array kMetricFamilies{
     MetricFamily{"average_power", "W", "energy over the time of the run"},
     MetricFamily{"system_price", "USD", "purchase price of all parts"},
     MetricFamily{"cost_per_million_tokens", "USD", "capital and electricity of output tokens"},
-    MetricFamily{"cost/SHARE", "USD", "the same, divided into capital and electricity"},
+    MetricFamily{"cost/capital", "USD", "the share of the purchase price in it"},
+    MetricFamily{"cost/electricity", "USD", "the electricity in it"},
 };
 
 std::string describe_metrics() {
