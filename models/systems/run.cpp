@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "models/systems/energy.hpp"
 #include "models/systems/machine.hpp"
 #include "models/systems/parallel_model.hpp"
 #include "models/systems/step_sampler.hpp"
@@ -185,10 +186,12 @@ void report(const DesignPoint& point, const Machine& machine, const Gauges& gaug
   metrics.add("ttft", found.prefill_time, "s", "time to first token");
   metrics.add("tpot", decode_time / work.decode_steps(), "s",
               "mean time of a further token of each sequence");
+  RunTotals totals{.time = total, .output_tokens = tokens};
   for (std::size_t i = 0; i < gauges.all().size(); ++i) {
     const Gauge& gauge = gauges.all()[i];
     const double prefill = found.prefill[i];
     const double decode = found.decode[i + 1];
+    totals.gauges[gauge.name] = prefill + decode;
     if (gauge.name == Machine::kExtrapolationBound) {
       continue;
     }
@@ -209,6 +212,7 @@ void report(const DesignPoint& point, const Machine& machine, const Gauges& gaug
   }
   machine.report_memories(metrics);
   machine.report_kv_storage(metrics);
+  report_energy(point, totals, metrics);
 }
 
 }  // namespace

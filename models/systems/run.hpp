@@ -23,6 +23,7 @@ namespace nearkv {
 ///   prefill_busy/PART         s        busy time of each resource in prefill
 ///   decode_traffic/PART, prefill_traffic/PART   B   bytes over each link and flash array
 ///   high_water/MEMORY         B        high-water mark of each memory
+///   energy..., cost...                 energy.hpp
 [[nodiscard]] RunOutcome run_design_point(const DesignPoint& point);
 
 }  // namespace nearkv
