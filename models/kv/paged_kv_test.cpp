@@ -76,9 +76,7 @@ TEST_CASE("paged_kv: what does not fit is refused") {
   CHECK_THROWS_AS(kv.admit(0, 13), CheckFailure);
   kv.admit(0, 12);
   CHECK_THROWS_AS(kv.admit(0, 1), CheckFailure);
-  CHECK_THROWS_AS(
-      PagedKv({.blocks = 1, .swap_blocks = 0, .block_tokens = 0, .watermark_blocks = 0}),
-      CheckFailure);
+  CHECK_THROWS_AS(PagedKv(options(1, 0, 0, 0)), CheckFailure);
   SUBCASE("growth") { CHECK_THROWS_AS(kv.grow(0, 17), CheckFailure); }
   SUBCASE("swap space") {
     CHECK_THROWS_WITH_AS(kv.swap_out(0), doctest::Contains("swap space"), OutOfCapacity);

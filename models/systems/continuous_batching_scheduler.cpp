@@ -86,8 +86,9 @@ void ContinuousScheduler::add_prefill(int sequence) {
   const std::int64_t context = found.computed + tokens;
   budget_ -= tokens;
   prefills_.emplace_back(sequence, tokens);
-  iteration_.prefill.push_back({.sequences = 1, .new_tokens = tokens, .context = context});
-  iteration_.sampled += context == found.tokens() ? 1 : 0;
+  check(!iteration_.batch.last_piece_goes_on, "a piece behind one that used up the budget");
+  iteration_.batch.prefill.push_back({.sequences = 1, .new_tokens = tokens, .context = context});
+  iteration_.batch.last_piece_goes_on = context < found.tokens();
 }
 
 void ContinuousScheduler::add_decode(int sequence) {
@@ -95,9 +96,8 @@ void ContinuousScheduler::add_decode(int sequence) {
   kv_.grow(sequence, context);
   --budget_;
   decodes_.push_back(sequence);
-  ++iteration_.decode_sequences;
-  iteration_.decode_context += context;
-  ++iteration_.sampled;
+  ++iteration_.batch.decode_sequences;
+  iteration_.batch.decode_context += context;
 }
 
 void ContinuousScheduler::decode_running() {
@@ -134,7 +134,9 @@ void ContinuousScheduler::return_swapped() {
       return;
     }
     swapped_.pop_front();
-    iteration_.blocks_in += kv_.swap_in(sequence);
+    const std::int64_t blocks = kv_.swap_in(sequence);
+    iteration_.blocks_in += blocks;
+    counters_.swapped_in_blocks += blocks;
     run(sequence);
     if (sequences_[sequence].decodes) {
       add_decode(sequence);
@@ -142,7 +144,6 @@ void ContinuousScheduler::return_swapped() {
       add_prefill(sequence);
     }
   }
-  counters_.swapped_in_blocks += iteration_.blocks_in;
 }
 
 void ContinuousScheduler::preempt_last() {

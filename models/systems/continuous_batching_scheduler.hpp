@@ -26,7 +26,7 @@
 #include <vector>
 
 #include "models/kv/paged_kv.hpp"
-#include "models/llm/operators.hpp"
+#include "models/systems/pass_batch.hpp"
 
 namespace nearkv {
 
@@ -41,15 +41,10 @@ struct SchedulerOptions {
 
 /// What an iteration computes, after the blocks that it moves.
 struct Iteration {
-  std::vector<SequenceBatch> prefill;  // a prompt or a piece of one each
-  std::int64_t decode_sequences = 0;   // with one new token each
-  std::int64_t decode_context = 0;     // sum of the keys that they see
-  std::int64_t sampled = 0;            // sequences that get a token
-  std::int64_t running = 0;            // sequences with KV in VRAM
-  std::int64_t blocks_in = 0;          // swapped in
+  PassBatch batch;
+  std::int64_t running = 0;    // sequences with KV in VRAM
+  std::int64_t blocks_in = 0;  // swapped in
   std::int64_t blocks_out = 0;
-
-  [[nodiscard]] std::int64_t tokens() const { return tokens_of(prefill) + decode_sequences; }
 };
 
 class ContinuousScheduler {
