@@ -1,6 +1,7 @@
 #include "models/systems/continuous_batching_scheduler.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "sim/core/check.hpp"
 
@@ -72,6 +73,9 @@ void ContinuousScheduler::admit_waiting() {
     waiting_.pop_front();
     kv_.admit(sequence, tokens);
     run(sequence);
+    if (!std::exchange(sequences_[sequence].started, true)) {
+      iteration_.started.push_back(sequence);
+    }
     add_prefill(sequence);
   }
 }

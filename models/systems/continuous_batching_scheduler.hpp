@@ -42,6 +42,7 @@ struct SchedulerOptions {
 /// What an iteration computes, after the blocks that it moves.
 struct Iteration {
   PassBatch batch;
+  std::vector<int> started;    // sequences whose prefill begins for the first time
   std::int64_t running = 0;    // sequences with KV in VRAM
   std::int64_t blocks_in = 0;  // swapped in
   std::int64_t blocks_out = 0;
@@ -88,6 +89,7 @@ class ContinuousScheduler {
     std::int64_t generated = 0;  // tokens so far
     std::int64_t computed = 0;   // tokens with KV
     bool decodes = false;        // else it is prefilled
+    bool started = false;        // it was prefilled, at least in part
 
     [[nodiscard]] std::int64_t tokens() const { return prompt + generated; }
   };
