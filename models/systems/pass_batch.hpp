@@ -11,7 +11,7 @@ namespace nearkv {
 /// A ragged batch of prompts (or pieces of them, or contexts that are computed again) and of
 /// sequences that decode one token each.
 struct PassBatch {
-  std::vector<SequenceBatch> prefill;  // equal pieces each
+  std::vector<SequenceBatch> prefill{};  // equal pieces each
   std::int64_t decode_sequences = 0;
   std::int64_t decode_context = 0;  // sum of the keys that they see, their own included
   bool last_piece_goes_on = false;  // the last prefill piece ends inside a prompt: no token yet

@@ -53,9 +53,7 @@ std::int64_t RecomputePlan::set_aside(int step) const {
   for (const SequenceBatch& group : batch_.at_step(step)) {
     longest = std::max(longest, group.context);
   }
-  const std::int64_t most = options_.blocks / blocks_for(longest);
-  const std::int64_t wanted = std::max<std::int64_t>(options_.max_batched_tokens / longest, 1);
-  return std::min(wanted, most) * blocks_for(longest);
+  return blocks_for(longest);
 }
 
 RecomputePlan::Counts RecomputePlan::residents(int step) const {

@@ -1,11 +1,11 @@
 // Which sequences of a batch keep their KV in VRAM in each decode step, and which are recomputed:
 // the policy of recompute_static. Pure: no time, no machine.
 //
-// A batch whose KV fits keeps all of it. Else blocks are set aside in which sequences are
-// recomputed (as many of the longest as a pass takes, at least one), and of the rest as many
-// sequences as fit stay resident: those with the shortest contexts. A resident sequence that no
-// longer fits is given up for good, unless others end: then it is recomputed once more, and stays.
-// The order of the contexts never changes, because all of them grow by a token a step.
+// A batch whose KV fits keeps all of it. Else the blocks of one sequence, the longest, are set
+// aside for recomputation, and of the others as many as fit stay resident: those with the shortest
+// contexts. A resident sequence that no longer fits is given up for good, unless others end: then
+// it is recomputed once more, and stays. The order of the contexts never changes, because all of
+// them grow by a token a step.
 //
 // Recomputation is prefill over the whole context of a step, the new token's included, so that it
 // gives the next token too. Passes are filled in the order of the contexts up to max_batched_tokens
