@@ -83,21 +83,22 @@ void ContinuousBatchingSystem::fields(FieldVisitor& v) {
              range_of(0_ps, 1s));
   v.require([this] { return vram_.max_batched_tokens >= options_.max_sequences; },
             "max_batched_tokens",
-            fmt::format("{} must be at least max_sequences, {}: each running sequence decodes a "
-                        "token in an iteration",
+            fmt::format("is {}; must be at least max_sequences, {}, as each running sequence "
+                        "decodes a token in an iteration",
                         vram_.max_batched_tokens, options_.max_sequences));
 }
 
 void ContinuousBatchingSystem::require_parts(FieldVisitor& v, const DesignPoint& point) const {
   const auto pinned = [&] { return swap_space_ * point.parallelism.gpus(); };
-  v.require([&] { return pinned() <= point.host.dram - point.host.reserved; }, "system/swap_space",
-            fmt::format("{} for each GPU must fit into host memory, {} of which {} are reserved",
-                        format_exact(swap_space_), format_exact(point.host.dram),
-                        format_exact(point.host.reserved)));
+  v.require(
+      [&] { return pinned() <= point.host.dram - point.host.reserved; }, "system/swap_space",
+      fmt::format("is {} for each GPU; must fit into host memory, {} of which {} are reserved",
+                  format_exact(swap_space_), format_exact(point.host.dram),
+                  format_exact(point.host.reserved)));
   v.require(
       options_.chunked_prefill || point.workload.longest_context() <= vram_.max_batched_tokens,
       "system/max_batched_tokens",
-      fmt::format("{} must be at least the longest context, {}, without chunked_prefill: a "
+      fmt::format("is {}; must be at least the longest context, {}, without chunked_prefill, as a "
                   "preempted sequence is prefilled again in one iteration",
                   vram_.max_batched_tokens, point.workload.longest_context()));
 }
