@@ -246,7 +246,7 @@ TEST_CASE("continuous batching: full swap space ends the run") {
                        doctest::Contains("swap space"), OutOfCapacity);
 }
 
-TEST_CASE("continuous batching: the order of equal requests and of runs changes nothing") {
+TEST_CASE("continuous batching: a point may be run again, with the same result") {
   const DesignPoint point = point_of({vram_with(point_of({}), 100)});
   const std::vector<Request> requests = mixed_requests(80);
   const ServingRun one = serve_requests(point, requests);

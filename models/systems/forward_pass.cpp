@@ -127,14 +127,16 @@ SimDuration ForwardPass::take(Part part, int stage, std::int64_t amount, std::in
     const SimTime begin = machine_.engine().now();
     simulate(part, stage, amount);
     cost.time = machine_.engine().now() - begin;
-    cost.increments = machine_.read_gauges();
-    for (std::size_t i = 0; i < before.size(); ++i) {
-      cost.increments[i] -= before[i];
+    const std::vector<double> after = machine_.read_gauges();
+    for (std::size_t i = 0; i < after.size(); ++i) {
+      if (after[i] != before[i]) {
+        cost.increments.push_back({i, after[i] - before[i]});
+      }
     }
     --times;
   }
-  for (std::size_t i = 0; i < pending_.size(); ++i) {
-    pending_[i] += cost.increments[i] * static_cast<double>(times);
+  for (const Increment& one : cost.increments) {
+    pending_[one.gauge] += one.value * static_cast<double>(times);
   }
   return cost.time;
 }

@@ -42,10 +42,14 @@ class ForwardPass {
 
  private:
   enum class Part { embedding, layer_but_attention, stage_step, next_token };
-  using Increments = std::vector<double>;  // of the gauges
+  /// Of a gauge of the machine, by its index.
+  struct Increment {
+    std::size_t gauge;
+    double value;
+  };
   struct Cost {
     SimDuration time{};
-    Increments increments;
+    std::vector<Increment> increments;
   };
 
   [[nodiscard]] std::vector<PassBatch> micro_batches(const PassBatch& batch) const;
@@ -61,7 +65,7 @@ class ForwardPass {
   ParallelModel& model_;
   AttentionKernel kernel_;
   std::map<std::tuple<Part, int, std::int64_t>, Cost> costs_;  // by part, stage, tokens
-  Increments pending_;  // of gauges, by work of this pass that was not simulated
+  std::vector<double> pending_;  // increments of all gauges by what this pass did not simulate
 };
 
 }  // namespace nearkv

@@ -321,3 +321,39 @@ TEST_CASE("recompute static: a sequence that does not fit is infeasible") {
   CHECK(run.detail.find("6 KV blocks of 16 tokens") != std::string::npos);
   CHECK(run_alone(point_of({vram_with(point_of({}), 7)})).status == RunStatus::ok);
 }
+
+TEST_CASE("recompute static: equal runs are equal, in one process and in two") {
+  const Overrides base{"workload/batch=8"};
+  const DesignPoint point = point_of(base + Overrides{vram_with(point_of(base), 30)});
+  const RunResult one = run_alone(point);
+  const RunResult two = run_alone(point);
+  CHECK(one.digest == two.digest);
+  CHECK(one.metrics == two.metrics);
+  for (int again = 0; again < 2; ++again) {
+    const RunOutcome here = run_design_point(point);
+    CHECK(here.metrics.at("decode_time") == one.at("decode_time"));
+    CHECK(here.metrics.at("recompute/share_of_tokens") == one.at("recompute/share_of_tokens"));
+  }
+}
+
+TEST_CASE("recompute static: the smallest run, and several GPUs") {
+  const Overrides smallest{"model/layers=1", "workload/batch=1", "workload/prompt_tokens=1",
+                           "workload/output_tokens=2"};
+  for (const std::string fidelity : {"exact", "reuse", "sampled"}) {
+    const RunResult run =
+        run_alone(point_of(smallest + Overrides{"simulation/fidelity=" + fidelity}));
+    CHECK(run.status == RunStatus::ok);
+    CHECK(run.at("decode_steps_simulated") == 1);
+    CHECK(run.at("decode_time_bound") == 0);
+  }
+  const Overrides base{"workload/batch=8", "model/layers=4"};
+  const Overrides small = base + Overrides{vram_with(point_of(base), 30)};
+  const RunResult one = run_alone(point_of(small));
+  const RunResult ranks = run_alone(point_of(small + Overrides{"parallelism/tensor=2"}));
+  const RunResult stages = run_alone(point_of(small + Overrides{"parallelism/pipeline=2"}));
+  CHECK(one.at("recompute/share_of_tokens") > 0);
+  CHECK(ranks.at("recompute/share_of_tokens") == 0);
+  CHECK(ranks.at("decode_time") < one.at("decode_time"));
+  CHECK(stages.at("recompute/share_of_tokens") == 0);
+  CHECK(stages.at("decode_time") < one.at("decode_time"));
+}
