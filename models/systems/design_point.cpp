@@ -25,6 +25,7 @@ void DesignPoint::fields(FieldVisitor& v) {
   v.group("pcie", pcie, "PCIe tree");
   v.list_of("ssd", ssd, "NVMe SSDs; may be empty");
   v.list_of("csd", csd, "computational storage drives; may be empty");
+  v.group("economics", economics, "what turns power and prices into the cost of a token");
   v.object({"system", "inference system: where weights, KV and activations live"},
            [this](FieldVisitor& inner) {
              std::vector<std::string_view> names;

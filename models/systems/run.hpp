@@ -24,6 +24,7 @@ namespace nearkv {
 ///   prefill_busy/PART         s        busy time of each resource in prefill
 ///   decode_traffic/PART, prefill_traffic/PART   B   bytes over each link and flash array
 ///   high_water/MEMORY         B        high-water mark of each memory
+///   energy..., cost...                 energy.hpp
 /// What is a share of a decode time of 0 (outputs of one token) is left out. Workloads of kind
 /// lengths and trace have those of request_metrics.hpp too, and
 ///   batches, batch_sequences  1        number of batches; sequences in one, mean

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "models/systems/energy.hpp"
 #include "models/systems/request_metrics.hpp"
 
 namespace nearkv {
@@ -47,6 +48,16 @@ void report_gauges(Machine& machine, const BatchMeasurements& found, Metrics& me
       metrics.add("decode_traffic/" + gauge.name, decode, gauge.unit, "decode: " + gauge.doc);
     }
   }
+}
+
+/// `increments` are those of the gauges over the run.
+void report_energy_of(const DesignPoint& point, Machine& machine, double time, double tokens,
+                      const std::vector<double>& increments, Metrics& metrics) {
+  RunTotals totals{.time = time, .output_tokens = tokens};
+  for (std::size_t i = 0; i < increments.size(); ++i) {
+    totals.gauges[machine.gauges().all()[i].name] = increments[i];
+  }
+  report_energy(point, totals, metrics);
 }
 
 void report_latencies_of(const Workload& workload, const BatchMeasurements& found,
@@ -112,6 +123,11 @@ void report_batches(const DesignPoint& point, Machine& machine, const BatchMeasu
   report_gauges(machine, found, metrics);
   machine.report_memories(metrics);
   machine.report_kv_storage(metrics);
+  std::vector<double> increments = found.prefill;
+  for (std::size_t i = 0; i < increments.size(); ++i) {
+    increments[i] += found.decode[i];
+  }
+  report_energy_of(point, machine, total, tokens, increments, metrics);
 }
 
 void report_serving(const DesignPoint& point, Machine& machine, const ServingMeasurements& found,
@@ -145,6 +161,8 @@ void report_serving(const DesignPoint& point, Machine& machine, const ServingMea
   }
   machine.report_memories(metrics);
   machine.report_kv_storage(metrics);
+  report_energy_of(point, machine, found.time, static_cast<double>(served.output_tokens()),
+                   found.increments, metrics);
 }
 
 }  // namespace nearkv

@@ -115,6 +115,15 @@ constexpr std::array kMetricFamilies{
     MetricFamily{"decode_traffic/PART", "B", "bytes over each link and flash array in decode"},
     MetricFamily{"high_water/MEMORY", "B", "high-water mark of each memory"},
     MetricFamily{"kv_ftl/NAME", "1", "pages, erases, wear and endurance of each CSD's KV FTL"},
+    MetricFamily{"energy", "J", "of the run, from the socket of the server"},
+    MetricFamily{"energy/PART", "J", "the same by part; they add up to it"},
+    MetricFamily{"energy_per_token", "J", "energy over output tokens"},
+    MetricFamily{"energy_per_token/PART", "J", "the same by part"},
+    MetricFamily{"average_power", "W", "energy over the time of the run"},
+    MetricFamily{"system_price", "USD", "purchase price of all parts"},
+    MetricFamily{"cost_per_million_tokens", "USD", "capital and electricity of output tokens"},
+    MetricFamily{"cost/capital", "USD", "the share of the purchase price in it"},
+    MetricFamily{"cost/electricity", "USD", "the electricity in it"},
 };
 
 std::string describe_metrics() {

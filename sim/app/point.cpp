@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "build_info.hpp"
+#include "models/llm/huggingface_config.hpp"
 #include "models/systems/design_point.hpp"
 #include "models/systems/run.hpp"
 #include "sim/app/exit_status.hpp"
@@ -20,7 +21,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 PreparedPoint prepare_point(const fs::path& file, const std::vector<std::string>& overrides) {
-  PreparedPoint point{.origin = file.string(), .name = {}, .config = load_config(file)};
+  PreparedPoint point{
+      .origin = file.string(), .name = {}, .config = load_config(file, translate_huggingface)};
   for (const std::string& assignment : overrides) {
     apply_override(point.config, assignment);
   }

@@ -113,6 +113,29 @@ std::string amounts(const std::string& title, const std::vector<Metric>& parts) 
   return fmt::format("\n{}\n{}", title, table.text(kIndent));
 }
 
+std::string energy_and_cost(const RecordView& record) {
+  const double whole = record.metric("energy_per_token").value_or(0);
+  if (whole <= 0) {
+    return "";
+  }
+  using Align = TextTable::Align;
+  TextTable parts({{"", Align::left}, {"", Align::left}, {"", Align::right}, {"", Align::right}});
+  for (const Metric& part : record.metrics_below("energy_per_token/")) {
+    parts.row({part.name, share_bar(part.value / whole, kBarWidth),
+               format_percent(part.value / whole), format_metric(part.value, "J", kDigits)});
+  }
+  const auto dollars = [&record](const char* name) {
+    return format_metric(record.metric(name).value_or(0), "USD", kDigits);
+  };
+  return fmt::format(
+      "\nenergy of an output token: {} (average power {})\n{}"
+      "\ncost of a million output tokens: {} ({} of the system's {}, {} of electricity)\n",
+      format_metric(whole, "J", kDigits),
+      format_metric(record.metric("average_power").value_or(0), "W", kDigits), parts.text(kIndent),
+      dollars("cost_per_million_tokens"), dollars("cost/capital"), dollars("system_price"),
+      dollars("cost/electricity"));
+}
+
 std::string provenance(const RecordView& record) {
   const auto count = [&record](const char* source) { return record.constants(source).size(); };
   std::string text = fmt::format(
@@ -150,7 +173,8 @@ std::string summary_of(const RecordView& record) {
   if (!record.is_ok()) {
     text += fmt::format("  {}\n", record.status_detail());
   } else {
-    text += speed(record) + request_summary(record) + phases(record) + utilization(record);
+    text += speed(record) + request_summary(record) + phases(record) + utilization(record) +
+            energy_and_cost(record);
   }
   text += amounts("memory high-water marks", record.metrics_below("high_water/"));
   text += provenance(record);

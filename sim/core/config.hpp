@@ -27,8 +27,14 @@ namespace nearkv {
 /// Throws ConfigError "file:line:column: ..." or "file: ...".
 [[nodiscard]] nlohmann::json load_json(const std::filesystem::path& file);
 
-/// Reads a file and resolves every "extends" in it.
-[[nodiscard]] nlohmann::json load_config(const std::filesystem::path& file);
+/// Makes a config out of a file of another format, and returns every other document unchanged.
+using Translator =
+    std::function<nlohmann::json(nlohmann::json document, const std::filesystem::path& file)>;
+
+/// Reads a file and resolves every "extends" in it. `translate`, if there is one, sees each file
+/// that is extended before it is merged.
+[[nodiscard]] nlohmann::json load_config(const std::filesystem::path& file,
+                                         const Translator& translate = {});
 
 /// Applies "path=value" ("/csd/0/flash/t_read=30us", the first slash may be missing). The path
 /// must exist. The value is JSON, or else a string. A constant becomes one of source "override".

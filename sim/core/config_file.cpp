@@ -234,6 +234,8 @@ void remove_marks(json& node) {
 
 class Resolver {
  public:
+  explicit Resolver(const Translator& translate) : translate_(translate) {}
+
   json resolve_file(const fs::path& file) {
     std::error_code error;
     fs::path canonical = fs::weakly_canonical(file, error);
@@ -253,7 +255,10 @@ class Resolver {
                       "in all)",
                       printable(file.string()), kDeepestNesting, kMostFiles));
     }
-    const json document = load_json(file);
+    json document = load_json(file);
+    if (translate_ && !open_.empty()) {
+      document = translate_(std::move(document), file);
+    }
     open_.push_back(canonical);
     json resolved = resolve(document, file, "");
     open_.pop_back();
@@ -328,6 +333,7 @@ class Resolver {
     return found;
   }
 
+  const Translator& translate_;
   std::vector<fs::path> open_;
   std::size_t files_ = 0;
 };
@@ -447,8 +453,8 @@ json load_json(const fs::path& file) {
   return document;
 }
 
-json load_config(const fs::path& file) {
-  json config = Resolver().resolve_file(file);
+json load_config(const fs::path& file, const Translator& translate) {
+  json config = Resolver(translate).resolve_file(file);
   remove_marks(config);
   return config;
 }

@@ -425,3 +425,19 @@ TEST_CASE("nearest name: by edit distance, whatever the case, and only when it i
   CHECK(nearest_name("channels", {}).empty());
   CHECK(nearest_name(std::string(100'000, 'x'), names).empty());
 }
+
+TEST_CASE("config file: a translator sees the files that are extended, and not the first") {
+  const Files files;
+  files.write("point.json", R"({"foreign": 1, "model": {"extends": "deep/config.json", "b": 3}})");
+  files.write("deep/config.json", R"({"foreign": 2, "extends": "base.json"})");
+  files.write("deep/base.json", R"({"c": 4, "b": 2})");
+  const auto translate = [](json document, const fs::path& file) {
+    return document.contains("foreign")
+               ? json{{"a", document["foreign"]}, {"b", file.filename().string()}, {"c", 0}}
+               : document;
+  };
+  CHECK(load_config(files.path("point.json"), translate) ==
+        json{{"foreign", 1}, {"model", {{"a", 2}, {"b", 3}, {"c", 0}}}});
+  CHECK(files.config("point.json") ==
+        json{{"foreign", 1}, {"model", {{"foreign", 2}, {"b", 3}, {"c", 4}}}});
+}
