@@ -64,7 +64,8 @@ void LengthConfig::fields(FieldVisitor& v) {
                 inner.parameter("least", least, "fewest tokens; shorter ones are not drawn",
                                 length);
                 inner.parameter("most", most, "most tokens; longer ones are not drawn", length);
-                inner.require(least <= most, "most", "must be at least least");
+                inner.require(least <= most, "most",
+                              fmt::format("{} is less than least, {}", most, least));
               }
             });
 }

@@ -245,11 +245,12 @@ TEST_CASE("workload: rules over several fields") {
   CHECK(refusal_of_fields(config).starts_with("/limits: has two limits of the same time"));
   config = drawn();
   config["prompt"] = {{"kind", "uniform"}, {"least", 10}, {"most", 9}};
-  CHECK(refusal_of_fields(config) == "/prompt/most: must be at least least");
+  CHECK(refusal_of_fields(config) == "/prompt/most: 9 is less than least, 10");
   config = drawn();
   config["prompt"] = {{"kind", "lognormal"}, {"average_is", "median"}, {"average", 10},
                       {"sigma", 0.1},        {"least", 900},           {"most", 1000}};
-  CHECK(problem_of(config) == "prompt: least and most lie too far from the median: no length was drawn");
+  CHECK(problem_of(config) ==
+        "prompt: least and most lie too far from the median: no length was drawn");
   config = drawn();
   config["arrivals"]["rate"] = 1e-6;
   CHECK(problem_of(config) ==
