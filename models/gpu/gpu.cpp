@@ -156,7 +156,7 @@ Grant Gpu::issue(SimTime now, std::span<const OperatorWork> operators) {
     const SimDuration time = time_of(work);
     sum += time;
     counters_.busy[static_cast<std::size_t>(work.kind)] += time;
-    counters_.flops += work.flops;
+    counters_.flops += work.flops.count();
     counters_.bytes += work.bytes;
     counters_.kernels += work.kernels;
   }
@@ -185,7 +185,7 @@ void Gpu::report(Metrics& metrics, const std::string& prefix, SimDuration elapse
                 to_seconds(counters_.busy[kind]), "s",
                 fmt::format("Time of {} operators.", kKindNames[kind]));
   }
-  metrics.add(prefix + "/flops", static_cast<double>(counters_.flops.count()), "FLOP",
+  metrics.add(prefix + "/flops", static_cast<double>(counters_.flops), "FLOP",
               "Operations of matrix products.");
   metrics.add(prefix + "/memory_traffic", static_cast<double>(counters_.bytes.count()), "B",
               "Bytes that operators read and wrote in GPU memory.");

@@ -86,7 +86,7 @@ class Gpu {
   static constexpr std::size_t kOperatorKinds = 4;
   struct Counters {
     std::array<SimDuration, kOperatorKinds> busy{};  // by OperatorKind
-    Flops flops;
+    Int128 flops = 0;  // of all operators: a day of computing is beyond 2^63
     Bytes bytes;
     std::int64_t kernels = 0;
   };
