@@ -94,8 +94,9 @@ void LatencyLimit::fields(FieldVisitor& v) {
 }
 
 double percentile(const std::vector<double>& ascending, double p) {
-  check(!ascending.empty() && p >= 0 && p <= 100, "a percentile of nothing");
-  const double place = p / 100 * static_cast<double>(ascending.size() - 1);
+  constexpr double kPercent = 100;  // unit: percent
+  check(!ascending.empty() && p >= 0 && p <= kPercent, "a percentile of nothing");
+  const double place = p / kPercent * static_cast<double>(ascending.size() - 1);
   const auto below = static_cast<std::size_t>(place);
   const std::size_t above = std::min(below + 1, ascending.size() - 1);
   const double share = place - static_cast<double>(below);

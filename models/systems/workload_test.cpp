@@ -5,7 +5,6 @@
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <nlohmann/json.hpp>
 
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
