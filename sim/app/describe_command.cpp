@@ -95,6 +95,7 @@ constexpr std::array kMetricFamilies{
     MetricFamily{"tpot", "s", "mean time of a further token of each sequence"},
     MetricFamily{"requests", "1",
                  "of workloads of kind lengths or trace, as all down to idle_time"},
+    MetricFamily{"requests_refused", "1", "those that a system has turned away"},
     MetricFamily{"makespan", "s", "first arrival to last token"},
     MetricFamily{"request_rate", "request/s", "requests over the makespan"},
     MetricFamily{"end_to_end", "s", "arrival to last token, mean"},
