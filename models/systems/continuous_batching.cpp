@@ -122,6 +122,7 @@ void ContinuousBatchingSystem::place(RunContext& run) {
                                               .swap_blocks = swap_space_ / placed_.largest_share(),
                                               .block_tokens = vram_.block_tokens,
                                               .watermark_blocks = watermark_blocks,
+                                              .attention_window = run.point.model.attention_window,
                                               .block_size = placed_.block_size});
   exceed_batch_ = 0;
   exceed_kv_ = 0;

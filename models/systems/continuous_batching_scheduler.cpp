@@ -101,7 +101,8 @@ void ContinuousScheduler::add_decode(int sequence) {
   --budget_;
   decodes_.push_back(sequence);
   ++iteration_.batch.decode_sequences;
-  iteration_.batch.decode_context += context;
+  const std::int64_t window = kv_.options().attention_window;
+  iteration_.batch.decode_context += window > 0 ? std::min(context, window) : context;
 }
 
 void ContinuousScheduler::decode_running() {
