@@ -95,8 +95,10 @@ void ContinuousBatchingSystem::require_parts(FieldVisitor& v, const DesignPoint&
       fmt::format("is {} for each GPU; must fit into host memory, {} of which {} are reserved",
                   format_exact(swap_space_), format_exact(point.host.dram),
                   format_exact(point.host.reserved)));
+  // Of other workloads the requests that are too long are turned away.
   v.require(
-      options_.chunked_prefill || point.workload.longest_context() <= vram_.max_batched_tokens,
+      !point.workload.is_fixed() || options_.chunked_prefill ||
+          point.workload.longest_context() <= vram_.max_batched_tokens,
       "system/max_batched_tokens",
       fmt::format("is {}; must be at least the longest context, {}, without chunked_prefill, as a "
                   "preempted sequence is prefilled again in one iteration",
@@ -164,6 +166,9 @@ std::vector<RequestTimes> ContinuousBatchingSystem::serve(RunContext& run,
     {
       const ScopedPhase phase(machine, "scheduling");
       engine.wait_until(engine.now() + scheduling_overhead_);
+    }
+    for (const int sequence : iteration.started) {
+      times[sequence].started = start;
     }
     swap(run, iteration);
     {
@@ -267,8 +272,6 @@ void ContinuousBatchingSystem::report(const DesignPoint& /*point*/, Metrics& met
       static_cast<double>(kv.high_water()) / static_cast<double>(kv.options().blocks), "1",
       "most KV blocks in use, as a share of all");
   add("swap_high_water", bytes(kv.swap_high_water()), "B", "most swapped KV in host memory");
-  add("requests_turned_away", exceed_kv_ + exceed_batch_, "1",
-      "requests that do not fit VRAM or an iteration even alone");
 }
 
 }  // namespace

@@ -20,6 +20,7 @@ struct RequestTimes {
   SimTime first_token{};
   SimTime finished{};
   std::optional<SimTime> started{};  // its prefill; nothing where a system does not say
+  bool turned_away = false;          // it was not served: no times but its arrival
 };
 
 }  // namespace nearkv

@@ -54,7 +54,7 @@ std::vector<double> values_of(Latency latency, const ServedRequests& served) {
   std::vector<double> values;
   for (std::size_t i = 0; i < served.requests.size(); ++i) {
     const std::optional<double> value = latency(served.requests[i], served.times[i]);
-    if (value.has_value()) {
+    if (value.has_value() && !served.times[i].turned_away) {
       values.push_back(*value);
     }
   }
@@ -77,6 +77,9 @@ void check_served(const ServedRequests& served) {
         "not a time for each request");
   for (std::size_t i = 0; i < served.times.size(); ++i) {
     const RequestTimes& times = served.times[i];
+    if (times.turned_away) {
+      continue;
+    }
     check(times.arrival == served.requests[i].arrival &&
               times.started.value_or(times.arrival) >= times.arrival &&
               times.first_token >= times.started.value_or(times.arrival) &&
@@ -107,22 +110,27 @@ SimDuration ServedRequests::makespan() const {
   SimTime last{};
   for (const RequestTimes& request : times) {
     first = std::min(first, request.arrival);
-    last = std::max(last, request.finished);
+    last = std::max(last, request.turned_away ? SimTime{} : request.finished);
   }
   return last - first;
 }
 
 std::int64_t ServedRequests::output_tokens() const {
   std::int64_t tokens = 0;
-  for (const Request& request : requests) {
-    tokens += request.output_tokens;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    tokens += times[i].turned_away ? 0 : requests[i].output_tokens;
   }
   return tokens;
 }
 
+std::int64_t ServedRequests::turned_away() const {
+  return std::ranges::count_if(times,
+                               [](const RequestTimes& request) { return request.turned_away; });
+}
+
 bool keeps(const std::vector<LatencyLimit>& limits, const Request& request,
            const RequestTimes& times) {
-  return std::ranges::all_of(limits, [&](const LatencyLimit& limit) {
+  return !times.turned_away && std::ranges::all_of(limits, [&](const LatencyLimit& limit) {
     const Latency latency = kLatencies[static_cast<std::size_t>(limit.of)].of;
     return latency(request, times).value_or(0) <= to_seconds(limit.at_most);
   });
@@ -139,8 +147,13 @@ void report_requests(const ServedRequests& served, const std::vector<LatencyLimi
                      Metrics& metrics) {
   check_served(served);
   const double makespan = to_seconds(served.makespan());
-  const auto count = static_cast<double>(served.requests.size());
+  const auto turned_away = static_cast<double>(served.turned_away());
+  const double count = static_cast<double>(served.requests.size()) - turned_away;
   metrics.add("requests", count, "1", "requests that were served");
+  if (turned_away > 0) {
+    metrics.add("requests_turned_away", turned_away, "1",
+                "requests that were not served, because they do not fit even alone");
+  }
   metrics.add("makespan", makespan, "s", "first arrival to last token");
   metrics.add("request_rate", count / makespan, "request/s", "requests over the makespan");
   for (const LatencyKind& kind : kLatencies) {
@@ -171,7 +184,8 @@ void report_requests(const ServedRequests& served, const std::vector<LatencyLimi
               "requests within the limits over the makespan");
   metrics.add("goodput_tokens", tokens / makespan, "token/s",
               "output tokens of the requests within the limits over the makespan");
-  metrics.add("requests_in_limits", good / count, "1", "share of the requests within the limits");
+  metrics.add("requests_in_limits", good / (count + turned_away), "1",
+              "share of the requests within the limits");
 }
 
 std::string requests_csv(const ServedRequests& served) {
@@ -182,7 +196,7 @@ std::string requests_csv(const ServedRequests& served) {
                         request.output_tokens);
     for (const LatencyKind& kind : kLatencies) {
       const std::optional<double> value = kind.of(request, served.times[i]);
-      text += value.has_value() ? fmt::format(",{}", *value) : ",";
+      text += value.has_value() && !served.times[i].turned_away ? fmt::format(",{}", *value) : ",";
     }
     text += "\n";
   }

@@ -32,12 +32,15 @@ struct LatencyLimit {
 [[nodiscard]] double percentile(const std::vector<double>& ascending, double p);
 
 /// `times[i]` are those of `requests[i]`; check()s that a request does not end before it begins.
+/// Those that were turned away have no latencies, and keep no limits.
 struct ServedRequests {
   const std::vector<Request>& requests;
   const std::vector<RequestTimes>& times;
 
   /// From the first arrival to the last token.
   [[nodiscard]] SimDuration makespan() const;
+  [[nodiscard]] std::int64_t turned_away() const;
+  /// Of those that were served.
   [[nodiscard]] std::int64_t output_tokens() const;
 };
 
@@ -48,7 +51,8 @@ struct ServedRequests {
 void report_latencies(const ServedRequests& served, Metrics& metrics);
 
 /// The other metrics: requests, request_rate, makespan; percentiles of all, means of end_to_end and
-/// queueing; and with limits goodput (requests a second), goodput_tokens and requests_in_limits.
+/// queueing; requests_turned_away if there are such; and with limits goodput (requests a second),
+/// goodput_tokens and requests_in_limits.
 void report_requests(const ServedRequests& served, const std::vector<LatencyLimit>& limits,
                      Metrics& metrics);
 
