@@ -101,8 +101,7 @@ void ContinuousScheduler::add_decode(int sequence) {
   --budget_;
   decodes_.push_back(sequence);
   ++iteration_.batch.decode_sequences;
-  const std::int64_t window = kv_.options().attention_window;
-  iteration_.batch.decode_context += window > 0 ? std::min(context, window) : context;
+  iteration_.batch.decode_context += keys_seen(context, kv_.options().attention_window);
 }
 
 void ContinuousScheduler::decode_running() {

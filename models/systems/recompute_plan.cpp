@@ -111,9 +111,8 @@ PassBatch RecomputePlan::decode(int step) const {
   PassBatch batch;
   for (std::size_t i = 0; i < counts.size(); ++i) {
     batch.decode_sequences += counts[i];
-    const std::int64_t context = batch_.groups()[i].context_of(step);
-    const std::int64_t window = options_.attention_window;
-    batch.decode_context += counts[i] * (window > 0 ? std::min(context, window) : context);
+    batch.decode_context +=
+        counts[i] * keys_seen(batch_.groups()[i].context_of(step), options_.attention_window);
   }
   return batch;
 }
