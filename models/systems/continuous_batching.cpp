@@ -143,11 +143,11 @@ std::vector<RequestTimes> ContinuousBatchingSystem::serve(RunContext& run,
   std::size_t arrived = 0;
   const auto admit_arrivals = [&] {
     for (; arrived < requests.size() && requests[arrived].arrival <= now(); ++arrived) {
-      times[arrived] = {
-          .arrival = requests[arrived].arrival, .first_token = kNever, .finished = kNever};
       using Admission = ContinuousScheduler::Admission;
       const Admission admission =
           scheduler_->arrive(requests[arrived].prompt_tokens, requests[arrived].output_tokens);
+      times[arrived].arrival = requests[arrived].arrival;
+      times[arrived].turned_away = admission != Admission::accepted;
       exceed_batch_ += admission == Admission::exceeds_batch ? 1 : 0;
       exceed_kv_ += admission == Admission::exceeds_kv ? 1 : 0;
     }

@@ -90,6 +90,22 @@ TEST_CASE("request metrics: what no request has is not reported") {
   CHECK(metrics.at("queueing") == Approx(3.5 / 3));
 }
 
+TEST_CASE("request metrics: a request that is turned away has no times and keeps no limit") {
+  Example example;
+  example.times[3] = {.arrival = at(5s), .turned_away = true};
+  const Metrics metrics = metrics_of(example, {{LatencyLimit::Of::ttft, 1000s}});
+  CHECK(metrics.at("requests") == 3);
+  CHECK(metrics.at("requests_turned_away") == 1);
+  CHECK(metrics.at("ttft") == Approx(7.0 / 3));
+  CHECK(metrics.at("makespan") == Approx(8));
+  CHECK(metrics.at("goodput_tokens") == Approx(9.0 / 8));
+  CHECK(metrics.at("requests_in_limits") == Approx(0.75));
+  CHECK_FALSE(metrics_of({}).find("requests_turned_away").has_value());
+  CHECK(example.served().output_tokens() == 9);
+  const std::string table = requests_csv(example.served());
+  CHECK(table.ends_with("\n3,5,10,3,,,,\n"));
+}
+
 TEST_CASE("request metrics: the mean of equal times is that time") {
   constexpr SimDuration kOdd{123'456'789'011};
   const std::vector<Request> requests(7, {at(0s), 1, 1});
