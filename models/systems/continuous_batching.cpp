@@ -256,22 +256,22 @@ void ContinuousBatchingSystem::report(const DesignPoint& /*point*/, Metrics& met
   const ContinuousScheduler::Counters& counters = scheduler_->counters();
   const PagedKv& kv = scheduler_->kv();
   const auto add = [&metrics](const char* name, auto value, const char* unit, const char* doc) {
-    metrics.add(std::string("batching/") + name, static_cast<double>(value), unit, doc);
+    metrics.add(name, static_cast<double>(value), unit, doc);
   };
   const auto bytes = [this](std::int64_t blocks) { return (blocks * placed_.block_size).count(); };
-  add("iterations", counters.iterations, "1", "passes of the model");
-  add("mean_running_sequences", busy_seconds_ > 0 ? running_seconds_ / busy_seconds_ : 0, "1",
-      "sequences with KV in VRAM, mean over the time with iterations");
-  add("preemptions", counters.preemptions, "1", "sequences that had to make room");
-  add("recomputed_tokens", counters.recomputed_tokens, "1",
+  add("batching/iterations", counters.iterations, "1", "passes of the model");
+  add("batching/mean_running_sequences", busy_seconds_ > 0 ? running_seconds_ / busy_seconds_ : 0,
+      "1", "sequences with KV in VRAM, mean over the time with iterations");
+  add("batching/preemptions", counters.preemptions, "1", "sequences that had to make room");
+  add("batching/recomputed_tokens", counters.recomputed_tokens, "1",
       "tokens whose KV was thrown away and computed again");
-  add("swapped_out", bytes(counters.swapped_out_blocks), "B", "KV blocks moved to host memory");
-  add("swapped_in", bytes(counters.swapped_in_blocks), "B", "KV blocks moved back");
-  add("kv_blocks", kv.options().blocks, "1", "KV blocks in VRAM");
-  add("kv_high_water",
+  add("swap/out", bytes(counters.swapped_out_blocks), "B", "KV blocks moved to host memory");
+  add("swap/in", bytes(counters.swapped_in_blocks), "B", "KV blocks moved back");
+  add("batching/kv_blocks", kv.options().blocks, "1", "KV blocks in VRAM");
+  add("batching/kv_high_water",
       static_cast<double>(kv.high_water()) / static_cast<double>(kv.options().blocks), "1",
       "most KV blocks in use, as a share of all");
-  add("swap_high_water", bytes(kv.swap_high_water()), "B", "most swapped KV in host memory");
+  add("swap/high_water", bytes(kv.swap_high_water()), "B", "most swapped KV in host memory");
 }
 
 }  // namespace
