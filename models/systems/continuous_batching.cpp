@@ -146,8 +146,8 @@ std::vector<RequestTimes> ContinuousBatchingSystem::serve(RunContext& run,
       using Admission = ContinuousScheduler::Admission;
       const Admission admission =
           scheduler_->arrive(requests[arrived].prompt_tokens, requests[arrived].output_tokens);
-      times[arrived].arrival = requests[arrived].arrival;
-      times[arrived].turned_away = admission != Admission::accepted;
+      times[arrived] = {
+          .arrival = requests[arrived].arrival, .first_token = kNever, .finished = kNever};
       exceed_batch_ += admission == Admission::exceeds_batch ? 1 : 0;
       exceed_kv_ += admission == Admission::exceeds_kv ? 1 : 0;
     }

@@ -59,7 +59,7 @@ void check_served(const ServingRun& run, const std::vector<Request>& requests) {
     CHECK(run.times[i].arrival == requests[i].arrival);
     CHECK(run.times[i].first_token > run.times[i].arrival);
     CHECK((run.times[i].finished > run.times[i].first_token) == (requests[i].output_tokens > 1));
-    CHECK_FALSE(run.times[i].turned_away);
+    CHECK(run.times[i].is_served());
     CHECK(run.times[i].started.value() >= run.times[i].arrival);
     CHECK(run.times[i].first_token > run.times[i].started.value());
   }
@@ -226,9 +226,9 @@ TEST_CASE("continuous batching: what fits nowhere is turned away and counted, or
   std::vector<Request> requests = equal_requests(3, 96, 9);
   requests[1].prompt_tokens = 160;
   const ServingRun run = serve_requests(point, requests);
-  CHECK_FALSE(run.times[0].turned_away);
-  CHECK(run.times[1].turned_away);
-  CHECK_FALSE(run.times[2].turned_away);
+  CHECK(run.times[0].is_served());
+  CHECK_FALSE(run.times[1].is_served());
+  CHECK(run.times[2].is_served());
   REQUIRE(run.notes.size() == 1);
   CHECK(run.notes[0].starts_with("1 requests were turned away"));
   CHECK_THROWS_WITH_AS(serve_requests(point, equal_requests(3, 160, 9)),

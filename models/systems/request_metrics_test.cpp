@@ -90,22 +90,6 @@ TEST_CASE("request metrics: what no request has is not reported") {
   CHECK(metrics.at("queueing") == Approx(3.5 / 3));
 }
 
-TEST_CASE("request metrics: a request that is turned away has no times and keeps no limit") {
-  Example example;
-  example.times[3] = {.arrival = at(5s), .turned_away = true};
-  const Metrics metrics = metrics_of(example, {{LatencyLimit::Of::ttft, 1000s}});
-  CHECK(metrics.at("requests") == 3);
-  CHECK(metrics.at("requests_turned_away") == 1);
-  CHECK(metrics.at("ttft") == Approx(7.0 / 3));
-  CHECK(metrics.at("makespan") == Approx(8));
-  CHECK(metrics.at("goodput_tokens") == Approx(9.0 / 8));
-  CHECK(metrics.at("requests_in_limits") == Approx(0.75));
-  CHECK_FALSE(metrics_of({}).find("requests_turned_away").has_value());
-  CHECK(example.served().output_tokens() == 9);
-  const std::string table = requests_csv(example.served());
-  CHECK(table.ends_with("\n3,5,10,3,,,,\n"));
-}
-
 TEST_CASE("request metrics: the mean of equal times is that time") {
   constexpr SimDuration kOdd{123'456'789'011};
   const std::vector<Request> requests(7, {at(0s), 1, 1});
@@ -113,6 +97,24 @@ TEST_CASE("request metrics: the mean of equal times is that time") {
   Metrics metrics;
   report_latencies({requests, times}, metrics);
   CHECK(metrics.at("ttft") == to_seconds(kOdd));
+}
+
+TEST_CASE("request metrics: a request that was turned away counts for nothing but itself") {
+  Example example;
+  example.requests.push_back({at(6s), 5000, 100});
+  example.times.push_back({at(6s), kNever, kNever, {}});
+  const Metrics metrics = metrics_of(example, {{LatencyLimit::Of::ttft, 4s}});
+  CHECK(metrics.at("requests") == 4);
+  CHECK(metrics.at("requests_turned_away") == 1);
+  CHECK(metrics.at("ttft") == Approx(3));
+  CHECK(metrics.at("makespan") == Approx(14));
+  CHECK(metrics.at("requests_in_limits") == Approx(3.0 / 5));
+  CHECK(example.served().output_tokens() == 12);
+  CHECK(requests_csv(example.served()).ends_with("\n4,6,5000,100,,,,\n"));
+  for (RequestTimes& times : example.times) {
+    times.finished = kNever;
+  }
+  CHECK_THROWS_AS(metrics_of(example), CheckFailure);
 }
 
 TEST_CASE("request metrics: impossible times are our bug") {

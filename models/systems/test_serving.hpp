@@ -19,7 +19,7 @@ struct ServingRun {
   [[nodiscard]] SimTime end() const {
     SimTime last{};
     for (const RequestTimes& one : times) {
-      last = std::max(last, one.turned_away ? SimTime{} : one.finished);
+      last = std::max(last, one.is_served() ? one.finished : SimTime{});
     }
     return last;
   }
