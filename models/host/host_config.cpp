@@ -36,6 +36,12 @@ void SwapConfig::fields(FieldVisitor& v) {
              "CPU time to unmap a page and give it a swap slot", cpu_cost);
 }
 
+void CpuAttentionConfig::fields(FieldVisitor& v) {
+  v.constant("memory_fraction", memory_fraction,
+             "fraction of dram_rate that decode attention on the CPU reaches", {1e-3, 1});
+  v.constant("flop_rate", flop_rate, "FP32 operations a second of all cores", at_least(1));
+}
+
 void HostConfig::fields(FieldVisitor& v) {
   v.parameter("cores", cores, "CPU cores", {1, 1024});  // not a constant: a limit against slips
   v.parameter("dram", dram, "host memory", at_least(1));
@@ -49,6 +55,7 @@ void HostConfig::fields(FieldVisitor& v) {
               range_of(512_B, 1_GiB));
   v.group("file_system", file_system, "the path of file reads and writes through the page cache");
   v.group("swap", swap, "anonymous memory that does not fit");
+  v.group("cpu_attention", cpu_attention, "decode attention on the CPU (FlexGen's option)");
 
   const Bytes& window = file_system.readahead_window;
   const auto divides = [](Bytes part, Bytes whole) { return whole.count() % part.count() == 0; };

@@ -30,6 +30,14 @@ struct SwapConfig {
   void fields(FieldVisitor& v);
 };
 
+/// Decode attention computed by the CPU on K and V in FP32.
+struct CpuAttentionConfig {
+  double memory_fraction = 0;  // of dram_rate that it reaches while memory is what limits it
+  FlopRate flop_rate{};        // of all cores, FP32
+
+  void fields(FieldVisitor& v);
+};
+
 struct HostConfig {
   int cores = 0;
   Bytes dram{};
@@ -41,6 +49,7 @@ struct HostConfig {
   Bytes memory_extent{};  // granule of the LRU over page cache and anonymous memory
   FileSystemConfig file_system;
   SwapConfig swap;
+  CpuAttentionConfig cpu_attention;
 
   void fields(FieldVisitor& v);
 };

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <tuple>
 #include <utility>
 
 #include <fmt/format.h>
@@ -14,7 +13,7 @@ namespace nearkv {
 
 namespace {
 
-constexpr int kPercent = 100;         // unit: the whole
+constexpr int kPercent = 100;           // unit: the whole
 constexpr std::int64_t kBitsAByte = 8;  // unit: bits
 constexpr std::int64_t kFp32Bytes = 4;  // unit: bytes of an FP32 value
 
@@ -125,7 +124,8 @@ void FlexGenPolicy::fields(FieldVisitor& v) {
 }
 
 void FlexGenSearch::fields(FieldVisitor& v) {
-  v.parameter("percent_step", percent_step, "step of the percentages that are tried", {1, kPercent});
+  v.parameter("percent_step", percent_step, "step of the percentages that are tried",
+              {1, kPercent});
   v.parameter("cpu_attention", cpu_attention, "whether policies with CPU attention are tried too");
   v.parameter("compression", compression, "whether policies with 4-bit compression are tried too");
 }
@@ -137,15 +137,15 @@ void GroupQuantization::fields(FieldVisitor& v) {
 
 Bytes GroupQuantization::compressed(std::int64_t values, std::int64_t bytes_per_value) const {
   const std::int64_t groups = ceil_div(values, std::int64_t{group_size});
-  return Bytes{groups * (ceil_div(std::int64_t{group_size} * bits, kBitsAByte) +
-                         2 * bytes_per_value)};
+  return Bytes{groups *
+               (ceil_div(std::int64_t{group_size} * bits, kBitsAByte) + 2 * bytes_per_value)};
 }
 
 // -- Division -----------------------------------------------------------------------------------
 
 std::vector<int> gpu_batches(int sequences, const FlexGenPolicy& policy) {
   check(sequences > 0 && sequences <= policy.block(), "a block of no or of too many sequences");
-  const int count = ceil_div(sequences, policy.gpu_batch_size);
+  const auto count = static_cast<int>(ceil_div(sequences, policy.gpu_batch_size));
   std::vector<int> sizes(static_cast<std::size_t>(count), sequences / count);
   for (int i = 0; i < sequences % count; ++i) {
     ++sizes[static_cast<std::size_t>(i)];
@@ -199,8 +199,8 @@ WeightPlacement place_weights(const ModelShape& shape, const FlexGenPolicy& poli
   const std::int64_t attention_vectors = norm + (shape.biases ? shape.qkv_width() + h : 0);
   const std::int64_t ffn_vectors = norm + (shape.biases ? shape.ffn_in_width() + h : 0);
   // Whatever else a layer has is the matrices of its feed-forward network, all of one size.
-  const std::int64_t ffn_matrices = shape.parameters_per_layer() - attention_vectors -
-                                    ffn_vectors - 2 * q - 2 * kv;
+  const std::int64_t ffn_matrices =
+      shape.parameters_per_layer() - attention_vectors - ffn_vectors - 2 * q - 2 * kv;
   const std::int64_t matrices = shape.gated_ffn ? 2 + 1 : 2;
   check(ffn_matrices % matrices == 0, "a feed-forward network of unequal matrices");
   std::vector<Tensor> ffn(static_cast<std::size_t>(matrices),
@@ -321,7 +321,9 @@ namespace {
 
 double seconds_for(Bytes size, double rate) { return static_cast<double>(size.count()) / rate; }
 
-Bytes scaled_up(Bytes size, int count) { return size * count; }
+int parts_of(std::int64_t whole, std::int64_t part) {
+  return static_cast<int>(ceil_div(whole, part));
+}
 
 /// Time of one layer on each resource, all GPU batches of a block together.
 struct Resources {
@@ -373,16 +375,15 @@ Part operator+(Part a, const Part& b) {
 /// Sequences of a block in GPU batches: the shape that a task has under a policy.
 struct BlockShape {
   int blocks;
-  int sequences;    // of the largest block
-  int gpu_batches;  // of it
+  int gpu_batches;  // of the largest block
   int gpu_batch;    // sequences of the largest of these
 };
 
 BlockShape block_shape(const FlexGenTask& task, const FlexGenPolicy& policy) {
-  const int blocks = static_cast<int>(ceil_div(std::int64_t{task.sequences}, policy.block()));
-  const int sequences = ceil_div(task.sequences, blocks);
-  const int gpu_batches = ceil_div(sequences, policy.gpu_batch_size);
-  return {blocks, sequences, gpu_batches, ceil_div(sequences, gpu_batches)};
+  const int blocks = parts_of(task.sequences, policy.block());
+  const int sequences = parts_of(task.sequences, blocks);
+  const int gpu_batches = parts_of(sequences, policy.gpu_batch_size);
+  return {blocks, gpu_batches, parts_of(sequences, gpu_batches)};
 }
 
 class CostModel {
@@ -396,7 +397,7 @@ class CostModel {
         middle_(problem.task.prompt_tokens + ceil_div(problem.task.output_tokens, 2)),
         longest_(problem.task.longest_context()) {}
 
-  Part weights(const FlexGenPolicy& policy, const WeightPlacement& placement) const;
+  Part weights(const WeightPlacement& placement) const;
   Part batches(const FlexGenPolicy& policy, const BlockShape& block) const;
   Part decompressed_weights(const WeightPlacement& placement, const BlockShape& block) const;
   Part cache(const FlexGenPolicy& policy, const BlockShape& block) const;
@@ -431,21 +432,20 @@ class CostModel {
   std::int64_t longest_;
 };
 
-Part CostModel::weights(const FlexGenPolicy& /*policy*/, const WeightPlacement& placement) const {
+Part CostModel::weights(const WeightPlacement& placement) const {
   Part part;
   const bool one_stage = p_.stages == 1;
   const auto all = [&](Home home) {
     // With several stages the last one has a copy of tied embeddings.
     const Bytes copy = one_stage ? Bytes{} : placement.tied[home];
-    return scaled_up(placement.total(home, layers_, true, true) + copy, p_.ranks);
+    return (placement.total(home, layers_, true, true) + copy) * p_.ranks;
   };
   part.prefill.to_gpu = seconds_for(placement.layer_off_gpu(), p_.rates.host_to_gpu);
   part.decode.to_gpu = part.prefill.to_gpu;
-  part.weights_read = scaled_up(placement.of_layer(Home::disk), p_.ranks);
-  part.needs.vram =
-      std::max(placement.total(Home::gpu, gpu_layers_, true, one_stage),
-               placement.total(Home::gpu, layers_ / p_.stages, one_stage, true)) +
-      placement.read_buffers() + placement.decompression_buffer();
+  part.weights_read = placement.of_layer(Home::disk) * p_.ranks;
+  part.needs.vram = std::max(placement.total(Home::gpu, gpu_layers_, true, one_stage),
+                             placement.total(Home::gpu, layers_ / p_.stages, one_stage, true)) +
+                    placement.read_buffers() + placement.decompression_buffer();
   part.needs.host = all(Home::cpu);
   part.needs.ssd = all(Home::disk);
   return part;
@@ -476,9 +476,8 @@ Part CostModel::batches(const FlexGenPolicy& policy, const BlockShape& block) co
 Part CostModel::decompressed_weights(const WeightPlacement& placement,
                                      const BlockShape& block) const {
   Part part;
-  const double time =
-      time_of(decompression(placement.attention.packed + placement.ffn.packed,
-                            placement.attention.unpacked + placement.ffn.unpacked));
+  const double time = time_of(decompression(placement.attention.packed + placement.ffn.packed,
+                                            placement.attention.unpacked + placement.ffn.unpacked));
   part.prefill.compute = block.gpu_batches * time;
   part.decode.compute = part.prefill.compute;
   return part;
@@ -492,7 +491,9 @@ Part CostModel::cache(const FlexGenPolicy& policy, const BlockShape& block) cons
   const int off_gpu = homes[Home::cpu] + homes[Home::disk];
   const int loaded = policy.cpu_attention || off_gpu == 0 ? 0 : block.gpu_batch;
   const std::int64_t count = block.gpu_batches;
-  const auto all = [&](int sequences, std::int64_t tokens) { return token * sequences * tokens * count; };
+  const auto all = [&](int sequences, std::int64_t tokens) {
+    return token * sequences * tokens * count;
+  };
   const auto rank_all = [&](int sequences, std::int64_t tokens) {
     return rank_token * sequences * tokens * count;
   };
@@ -508,16 +509,15 @@ Part CostModel::cache(const FlexGenPolicy& policy, const BlockShape& block) cons
         cpu_attention_time(p_.host, p_.shape, tokens) +
         host_copy_time(p_.host, from_cpu / count,
                        cpu_workspace(p_.shape, homes[Home::cpu] * middle_));
-    part.decode.compute = static_cast<double>(count) *
-                          (decode_attention(homes[Home::gpu]) + to_seconds(attention));
+    part.decode.compute =
+        static_cast<double>(count) * (decode_attention(homes[Home::gpu]) + to_seconds(attention));
   } else {
     part.decode.to_gpu = seconds_for(rank_all(off_gpu, middle_), p_.rates.host_to_gpu);
     const bool is_mixed = homes[Home::gpu] > 0 && off_gpu > 0;
     const Bytes copied = is_mixed ? rank_token * homes[Home::gpu] * middle_ : Bytes{};
-    part.decode.compute =
-        static_cast<double>(count) *
-        (decode_attention(block.gpu_batch) + time_of(device_copy(copied)) +
-         to_seconds(host_copy_time(p_.host, from_cpu / count, from_cpu / count)));
+    part.decode.compute = static_cast<double>(count) *
+                          (decode_attention(block.gpu_batch) + time_of(device_copy(copied)) +
+                           to_seconds(host_copy_time(p_.host, from_cpu / count, from_cpu / count)));
   }
   part.needs.vram = rank_all(homes[Home::gpu], longest_) * gpu_layers_;
   part.needs.host = all(homes[Home::cpu], longest_) * layers_;
@@ -561,8 +561,8 @@ FlexGenEstimate CostModel::total(const Part& sum, bool overlap, int blocks) cons
   found.needs = sum.needs;
   found.needs.vram += std::max(sum.vram_prefill, sum.vram_decode);
   const bool is_cached = sum.needs.ssd + sum.needs.host <= p_.limits.host;
-  const double weights = seconds_for(
-      sum.weights_read, is_cached ? p_.rates.cached_weight_read : p_.rates.weight_read);
+  const double weights =
+      seconds_for(sum.weights_read, is_cached ? p_.rates.cached_weight_read : p_.rates.weight_read);
   const double data =
       seconds_for(sum.data_read, is_cached ? p_.rates.cached_read : p_.rates.disk_read);
   Resources prefill = sum.prefill;
@@ -581,9 +581,9 @@ FlexGenEstimate estimate(const FlexGenProblem& problem, const FlexGenPolicy& pol
   const CostModel model(problem);
   const WeightPlacement placement = place_weights(problem.rank_shape, policy, problem.quantization);
   const BlockShape block = block_shape(problem.task, policy);
-  return model.total(model.weights(policy, placement) + model.batches(policy, block) +
-                         model.decompressed_weights(placement, block) +
-                         model.cache(policy, block) + model.activations(policy, block),
+  return model.total(model.weights(placement) + model.batches(policy, block) +
+                         model.decompressed_weights(placement, block) + model.cache(policy, block) +
+                         model.activations(policy, block),
                      policy.overlap, block.blocks);
 }
 
@@ -625,7 +625,10 @@ struct Option {
 class PolicySearch {
  public:
   PolicySearch(const FlexGenProblem& problem, const FlexGenSearch& search)
-      : p_(problem), search_(search), model_(problem), shares_(shares_in_steps(search.percent_step)) {
+      : p_(problem),
+        search_(search),
+        model_(problem),
+        shares_(shares_in_steps(search.percent_step)) {
     for (const bool compress : choices(search.compression)) {
       weights_.push_back(weight_options(compress));
     }
@@ -634,7 +637,7 @@ class PolicySearch {
   FlexGenPolicy operator()() {
     const int sequences = p_.task.sequences;
     for (const int size : counts_up_to(sequences)) {
-      for (const int count : counts_up_to(ceil_div(sequences, size))) {
+      for (const int count : counts_up_to(parts_of(sequences, size))) {
         FlexGenPolicy policy;
         policy.gpu_batch_size = size;
         policy.num_gpu_batches = count;
@@ -662,26 +665,24 @@ class PolicySearch {
       Option option{shares, place_weights(p_.rank_shape, policy, p_.quantization), {}};
       // Percentages that place every tensor alike are one option.
       const bool is_new = std::none_of(options.begin(), options.end(), [&](const Option& other) {
-        return kind_of(other.placement) == kind_of(option.placement);
+        return other.placement.input.stored == option.placement.input.stored &&
+               other.placement.attention.stored == option.placement.attention.stored &&
+               other.placement.ffn.stored == option.placement.ffn.stored &&
+               other.placement.output.stored == option.placement.output.stored;
       });
       if (is_new) {
-        option.part = model_.weights(policy, option.placement);
+        option.part = model_.weights(option.placement);
         options.push_back(std::move(option));
       }
     }
     return options;
   }
-  static auto kind_of(const WeightPlacement& placement) {
-    return std::tie(placement.input.stored, placement.attention.stored, placement.ffn.stored,
-                    placement.output.stored);
-  }
-
   std::vector<Option> cache_options(const FlexGenPolicy& policy, const BlockShape& block) const {
     std::vector<Option> options;
     std::vector<PerHome<int>> seen;
     for (const HomeShares& shares : shares_) {
-      const bool is_whole = shares.is_whole(Home::gpu) || shares.is_whole(Home::cpu) ||
-                            shares.is_whole(Home::disk);
+      const bool is_whole =
+          shares.is_whole(Home::gpu) || shares.is_whole(Home::cpu) || shares.is_whole(Home::disk);
       const PerHome<int> homes = sequences_by_home(block.gpu_batch, shares);
       if ((policy.compress_cache && !is_whole) ||
           (policy.cpu_attention && shares.is_whole(Home::gpu)) ||
@@ -780,10 +781,10 @@ FlexGenPolicy search_policy(const FlexGenProblem& problem, const FlexGenSearch& 
 }
 
 std::string describe(const FlexGenPolicy& policy) {
-  std::string text = fmt::format(
-      "{} x {} sequences, weights {}, cache {}, activations {} percent on GPU/CPU/disk",
-      policy.gpu_batch_size, policy.num_gpu_batches, describe(policy.weights),
-      describe(policy.cache), describe(policy.activations));
+  std::string text =
+      fmt::format("{} x {} sequences, weights {}, cache {}, activations {} percent on GPU/CPU/disk",
+                  policy.gpu_batch_size, policy.num_gpu_batches, describe(policy.weights),
+                  describe(policy.cache), describe(policy.activations));
   const auto add = [&](bool holds, const char* what) { text += holds ? what : ""; };
   add(!policy.overlap, ", no overlap");
   add(policy.cpu_attention, ", attention on the CPU");

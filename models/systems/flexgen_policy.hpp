@@ -92,7 +92,8 @@ struct GroupQuantization {
   [[nodiscard]] Bytes compressed(std::int64_t values, std::int64_t bytes_per_value) const;
 };
 
-// -- Division into GPU batches and homes -----------------------------------------------------------
+// -- Division into GPU batches and homes
+// -----------------------------------------------------------
 
 /// Sizes of the GPU batches of a block of `sequences`, at most policy.block().
 [[nodiscard]] std::vector<int> gpu_batches(int sequences, const FlexGenPolicy& policy);
@@ -153,7 +154,8 @@ struct WeightPlacement {
 /// A copy within host memory, which is read and written; `written` may be wider.
 [[nodiscard]] SimDuration host_copy_time(const HostConfig& host, Bytes read, Bytes written);
 
-// -- Cost model and search ---------------------------------------------------------------------------
+// -- Cost model and search
+// ---------------------------------------------------------------------------
 
 /// Bytes a second between the memories of a machine.
 struct FlexGenRates {
@@ -218,9 +220,9 @@ struct FlexGenEstimate {
 /// if all of them fit into the memory that is left. The needs are those of the run.
 [[nodiscard]] FlexGenEstimate estimate(const FlexGenProblem& problem, const FlexGenPolicy& policy);
 
-/// The policy with the least estimated time of all that fit, of equal ones the first; gpu_batch_size
-/// and the number of batches are powers of two and 3, or just cover the task. Throws Infeasible,
-/// naming what is short, when none fits.
+/// The policy with the least estimated time of all that fit, of equal ones the first;
+/// gpu_batch_size and the number of batches are powers of two and 3, or just cover the task. Throws
+/// Infeasible, naming what is short, when none fits.
 [[nodiscard]] FlexGenPolicy search_policy(const FlexGenProblem& problem,
                                           const FlexGenSearch& search);
 
