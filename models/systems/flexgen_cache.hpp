@@ -82,6 +82,8 @@ class FlexGenDiskCache {
   virtual void assume_stored(const FlexGenCacheContext& c, const FlexGenSlot& slot) = 0;
   /// The tokens of the first `steps` decode steps are in the files, not in memory.
   virtual void move_contents_to(const FlexGenCacheContext& c, int steps) = 0;
+  /// Memory is as the steps before `step` have left it, as far as one step does not tell.
+  virtual void assume_history(const FlexGenCacheContext& /*c*/, int /*step*/) {}
 };
 
 /// Two memory-mapped files, K and V, for each layer and group of equal sequences of a GPU batch,
@@ -110,6 +112,7 @@ class FlexGenFileCache : public FlexGenDiskCache {
   [[nodiscard]] std::vector<GroupFiles>& files_of(const FlexGenSlot& slot) {
     return files_[static_cast<std::size_t>(slot.layer)][static_cast<std::size_t>(slot.gpu_batch)];
   }
+  [[nodiscard]] const auto& all_files() const { return files_; }
   /// Rows that the slot writes of each file: first token and number.
   struct Rows {
     int first;

@@ -88,6 +88,17 @@ double sustained_write_rate(const DesignPoint& point, Rate host_link, Bytes requ
   return rate_of(written * config.count, drive.drain() - SimTime{});
 }
 
+double direct_read_rate(const DesignPoint& point, Rate host_link, Bytes command) {
+  Ssd drive(point.ssd.front(), host_link);
+  SimTime done{};
+  Bytes read{};
+  for (int i = 0; i < kWindows && read + command <= point.ssd.front().capacity; ++i) {
+    done = std::max(done, drive.read(SimTime{}, read, command).done);
+    read += command;
+  }
+  return rate_of(read, done - SimTime{});
+}
+
 FlexGenRates file_rates(const Machine& machine, const DesignPoint& point, int copy_threads) {
   FlexGenRates rates;
   add_link_rates(machine, rates);

@@ -14,6 +14,9 @@ void add_link_rates(const Machine& machine, FlexGenRates& rates);
 [[nodiscard]] FlexGenRates file_rates(const Machine& machine, const DesignPoint& point,
                                       int copy_threads);
 
+/// What one drive reads in sequential commands of `command`, which are all there at once.
+[[nodiscard]] double direct_read_rate(const DesignPoint& point, Rate host_link, Bytes command);
+
 /// What the drives take in the long run, in requests of `request`.
 [[nodiscard]] double sustained_write_rate(const DesignPoint& point, Rate host_link, Bytes request);
 

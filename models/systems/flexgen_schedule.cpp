@@ -332,7 +332,9 @@ Bytes FlexGenSchedule::cache_buffers(const RunContext& run, int step) const {
     decompressed =
         std::max(decompressed, run.model.rank_share(shape.kv_bytes_per_token_and_layer() * tokens));
   }
-  return policy_.compress_cache ? buffer * 2 + decompressed : buffer * 2;
+  const bool in_two = prefetches_cache() || step == FlexGenSlot::kPrefill;
+  const Bytes buffers = in_two ? buffer * 2 : buffer;
+  return policy_.compress_cache ? buffers + decompressed : buffers;
 }
 
 /// Hidden states at home on the GPU, but those of the batch at work, which are in the workspace.
@@ -976,6 +978,7 @@ void FlexGenSchedule::warm_up(RunContext& run, int step) {
   finish_foreign_prefetch(run, step);
   wait_for(run, load_, kKvWait);
   disk_cache_->move_contents_to(cache_context(run), step + 1);
+  disk_cache_->assume_history(cache_context(run), step);
   // As two steps: the first one evicts what was written long ago, the second leaves in memory what
   // a step has used last.
   assume_step(run, step);

@@ -69,8 +69,13 @@ class FlexGenSchedule : public BatchSystem {
   /// VRAM for K and V of one GPU batch on their way, one rank.
   [[nodiscard]] virtual Bytes read_buffer(const RunContext& run, int gpu_batch, int step) const;
 
-  [[nodiscard]] const FlexGenPolicy& policy() const { return policy_; }
   [[nodiscard]] PolicyKind policy_kind() const { return policy_kind_; }
+  /// Of a fixed policy.
+  [[nodiscard]] const FlexGenPolicy& configured() const { return configured_; }
+  /// Whether the policy has CPU attention, or may be found to have it.
+  [[nodiscard]] bool tries_cpu_attention() const {
+    return policy_kind_ == PolicyKind::fixed ? configured_.cpu_attention : search_.cpu_attention;
+  }
   [[nodiscard]] AttentionKernel attention_kernel() const { return attention_kernel_; }
   [[nodiscard]] int copy_threads() const { return copy_thread_count_; }
   [[nodiscard]] FlexGenDiskCache& disk_cache() { return *disk_cache_; }

@@ -5,7 +5,12 @@ namespace nearkv {
 const std::vector<SystemKind>& system_kinds() {
   static const std::vector<SystemKind> kinds{
       {"deepspeed", "ZeRO-Inference: weights in VRAM, KV cache in host memory", make_deepspeed},
-      {"flexgen", "FlexGen: weights in VRAM, KV cache in files on the SSDs", make_flexgen},
+      {"flexgen", "FlexGen: a policy over GPU, host and disk; files through the page cache",
+       make_flexgen},
+      {"flexgen_gds", "FlexGen with GPUDirect Storage: KV files past the host's memory",
+       make_flexgen_gds},
+      {"flexgen_sparq", "FlexGen with SparQ: of the KV files only what the queries select",
+       make_flexgen_sparq},
       {"insti_dense", "decode attention in the CSDs, over the whole KV cache", make_insti_dense},
       {"insti_sparf", "decode attention in the CSDs, over what SparF selects", make_insti_sparf},
   };
