@@ -174,10 +174,18 @@ void FlexGenSchedule::create_weight_files(RunContext& run) {
   try {
     for (std::int64_t block = 0; block <= output_block(run); ++block) {
       std::vector<MemoryObject>& files = weight_files_[block];
-      for (const Bytes size : weight_file_sizes(run, block)) {
+      const bool is_tied = block == output_block(run) && weights_.tied[Home::disk] > Bytes{};
+      std::vector<Bytes> sizes = weight_file_sizes(run, block);
+      if (is_tied) {
+        sizes.pop_back();
+      }
+      for (const Bytes size : sizes) {
         files.push_back(
             storage.create_file(fmt::format("weights {} {}", block, files.size()), size));
         storage.assume_stored({files.back(), Bytes{}, size});
+      }
+      if (is_tied) {
+        files.push_back(weight_files_[input_block(run)].front());
       }
     }
   } catch (const OutOfCapacity& overflow) {
@@ -253,6 +261,7 @@ void FlexGenSchedule::create_host_regions(RunContext& run) {
   }
   if (policy_.cpu_attention) {
     attention_workspace_ = storage.create_region(workspace);
+    storage.assume_used({*attention_workspace_, Bytes{}, workspace}, Access::write);
   }
   for (const GpuBatch& batch : gpu_batches_) {
     HostRegion& region = activation_regions_.emplace_back();
@@ -387,7 +396,8 @@ Bytes FlexGenSchedule::weights_on_cpu(const RunContext& run, std::int64_t block)
                                   : embedding_weights(run, block).stored[Home::cpu];
 }
 
-/// All ranks' parts of a tensor lie in one file.
+/// All ranks' parts of a tensor lie in one file. A tied embedding table is the input embedding's
+/// first file and the output embedding's last.
 std::vector<Bytes> FlexGenSchedule::weight_file_sizes(const RunContext& run,
                                                       std::int64_t block) const {
   std::vector<Bytes> sizes;
@@ -401,6 +411,9 @@ std::vector<Bytes> FlexGenSchedule::weight_file_sizes(const RunContext& run,
     add(weights_.ffn);
   } else {
     add(embedding_weights(run, block));
+    if (block == output_block(run) && weights_.tied[Home::disk] > Bytes{}) {
+      sizes.push_back(weights_.tied[Home::disk] * run.model.ranks());
+    }
   }
   return sizes;
 }
@@ -932,31 +945,41 @@ void FlexGenSchedule::decode_step(RunContext& run, int step) {
 
 // -- What a sampled run leaves out --------------------------------------------------------------
 
-void FlexGenSchedule::assume_layer(RunContext& run, std::int64_t layer, int step) {
-  HostStorage& storage = run.machine.host_storage();
+void FlexGenSchedule::assume_moved(RunContext& run, const FlexGenSlot& slot, Access access) {
   const FlexGenCacheContext context = cache_context(run);
+  if (access == Access::read) {
+    disk_cache_->assume_loaded(context, slot);
+  } else {
+    disk_cache_->assume_stored(context, slot);
+  }
+  for_each_host_span(
+      slot, access, [&](MemoryObject memory, Bytes offset, int sequences, int first, int count) {
+        const Bytes row = context.token * sequences;
+        run.machine.host_storage().assume_used({memory, offset + row * first, row * count}, access);
+      });
+}
+
+/// In the order of run_layer.
+void FlexGenSchedule::assume_layer(RunContext& run, std::int64_t layer, int step) {
   const std::vector<int> batches = active_batches(step);
-  const auto assume_on_cpu = [&](const FlexGenSlot& slot, Access access) {
-    for_each_host_span(slot, access,
-                       [&](MemoryObject memory, Bytes offset, int sequences, int first, int count) {
-                         const Bytes row = context.token * sequences;
-                         storage.assume_used({memory, offset + row * first, row * count}, access);
-                       });
-  };
+  if (!policy_.overlap) {
+    assume_weights_loaded(run, layer);
+  } else {
+    assume_weights_loaded(run, layer + 1 < run.point.model.layers ? layer + 1 : output_block(run));
+  }
   for (const int k : batches) {
     const FlexGenSlot slot{layer, k, step};
-    if (k == batches.front()) {
-      assume_weights_loaded(run,
-                            layer + 1 < run.point.model.layers ? layer + 1 : output_block(run));
+    if (!policy_.overlap) {
+      assume_moved(run, slot, Access::read);
+      assume_moved(run, slot, Access::write);
+      continue;
     }
     const std::optional<FlexGenSlot> next = next_slot(run, slot);
     if (next && next->step == step) {
-      disk_cache_->assume_loaded(context, *next);
-      assume_on_cpu(*next, Access::read);
+      assume_moved(run, *next, Access::read);
     }
     if (unstored_) {
-      disk_cache_->assume_stored(context, *unstored_);
-      assume_on_cpu(*unstored_, Access::write);
+      assume_moved(run, *unstored_, Access::write);
     }
     unstored_ = slot;
   }
@@ -964,14 +987,21 @@ void FlexGenSchedule::assume_layer(RunContext& run, std::int64_t layer, int step
 
 /// In the order of decode_step.
 void FlexGenSchedule::assume_step(RunContext& run, int step) {
-  const FlexGenCacheContext context = cache_context(run);
-  disk_cache_->assume_loaded(context, {0, active_batches(step).front(), step});
-  assume_weights_loaded(run, 0);
+  if (policy_.overlap) {
+    assume_moved(run, {0, active_batches(step).front(), step}, Access::read);
+    assume_weights_loaded(run, 0);
+  } else {
+    assume_weights_loaded(run, input_block(run));
+  }
   for (std::int64_t layer = 0; layer < run.point.model.layers; ++layer) {
     assume_layer(run, layer, step);
   }
-  disk_cache_->assume_stored(context, *std::exchange(unstored_, std::nullopt));
-  assume_weights_loaded(run, input_block(run));
+  if (policy_.overlap) {
+    assume_moved(run, *std::exchange(unstored_, std::nullopt), Access::write);
+    assume_weights_loaded(run, input_block(run));
+  } else {
+    assume_weights_loaded(run, output_block(run));
+  }
 }
 
 void FlexGenSchedule::warm_up(RunContext& run, int step) {

@@ -150,6 +150,7 @@ class FlexGenSchedule : public BatchSystem {
   void embed(RunContext& run, int step);
   void next_tokens(RunContext& run, int step);
   void run_layer(RunContext& run, std::int64_t layer, int step);
+  void assume_moved(RunContext& run, const FlexGenSlot& slot, Access access);
   void assume_layer(RunContext& run, std::int64_t layer, int step);
   void assume_step(RunContext& run, int step);
   void wait_for(RunContext& run, std::unique_ptr<Completion>& completion, const char* phase);

@@ -30,9 +30,9 @@
 
 namespace nearkv {
 
-std::int64_t selected_tokens(const SparsityConfig& sparsity, std::int64_t context) {
-  const auto wanted = std::llround(sparsity.selected_share * static_cast<double>(context));
-  return std::clamp<std::int64_t>(wanted, 1, context);
+double selected_tokens(const SparsityConfig& sparsity, std::int64_t context) {
+  return std::clamp(sparsity.selected_share * static_cast<double>(context), 1.0,
+                    static_cast<double>(context));
 }
 
 namespace {
@@ -64,9 +64,11 @@ Bytes whole_pages(Bytes size, Bytes page) { return page * ceil_div(size.count(),
 SparqReads sparq_reads(const ModelShape& shape, const SparsityConfig& sparsity, SelectedData lies,
                        Bytes page, std::int64_t stored, std::int64_t room) {
   const std::int64_t channels = std::min<std::int64_t>(sparsity.channels, shape.head_dim);
-  const std::int64_t tokens = std::min(selected_tokens(sparsity, stored + 1), stored);
+  const double tokens =
+      std::min(selected_tokens(sparsity, stored + 1), static_cast<double>(stored));
   if (lies == SelectedData::packed) {
-    const Bytes selected = shape.values(tokens * shape.kv_width());
+    const Bytes selected =
+        rounded(tokens * static_cast<double>(shape.values(shape.kv_width()).count()));
     return {shape.values(stored * channels * shape.kv_heads), selected, selected};
   }
   const Bytes channel_row = shape.values(room);
@@ -84,10 +86,10 @@ SparqReads sparq_reads(const ModelShape& shape, const SparsityConfig& sparsity, 
   const Bytes all = shape.values(stored * shape.kv_width());
   Bytes by_token{};
   if (token_row >= page) {
-    by_token = whole_pages(token_row, page) * (tokens * shape.kv_heads);
+    const Bytes of_token = whole_pages(token_row, page) * shape.kv_heads;
+    by_token = rounded(tokens * static_cast<double>(of_token.count()));
   } else {
-    const double share =
-        static_cast<double>(tokens) / static_cast<double>(std::max<std::int64_t>(1, stored));
+    const double share = tokens / static_cast<double>(std::max<std::int64_t>(1, stored));
     by_token =
         rounded(static_cast<double>(all.count()) * share_across_heads(share, page / token_row));
   }
@@ -182,11 +184,9 @@ class SparqCache final : public FlexGenFileCache {
     std::vector<MemorySpan> spans;
     const auto add = [&](std::size_t file, Bytes of_sequence) {
       const Bytes size = of_sequence * files.group.sequences;
-      const Bytes whole = files.row * stored;
-      const std::int64_t pages = (whole - size) / point.host.page_size + 1;
-      const Bytes begin =
-          point.host.page_size *
-          static_cast<std::int64_t>(places.below(static_cast<std::uint64_t>(pages)));
+      const Bytes room = files.row * stored - size;
+      const Bytes begin{
+          static_cast<std::int64_t>(places.below(static_cast<std::uint64_t>(room.count() + 1)))};
       if (size > Bytes{}) {
         spans.push_back({files.files[file], begin, size});
       }
@@ -205,23 +205,31 @@ class SparqCache final : public FlexGenFileCache {
   SelectedData lies_;
 };
 
+OperatorWork pass(const ModelShape& shape, std::string_view name, OperatorKind kind, double values,
+                  double multiply_adds = 0) {
+  return {.name = name,
+          .kind = kind,
+          .flops = Flops{std::llround(2 * multiply_adds)},
+          .bytes = rounded(values * static_cast<double>(shape.bytes_per_value)),
+          .size = {},
+          .kernels = 1};
+}
+
 /// Scores of all tokens on r channels, for each query head, and the choice of the best.
-std::vector<OperatorWork> estimate(const ModelShape& shape, std::int64_t channels,
-                                   std::int64_t context_tokens) {
-  const std::int64_t scores = shape.heads * context_tokens;
-  const auto pass = [&](std::string_view name, OperatorKind kind, std::int64_t values,
-                        std::int64_t multiply_adds) {
-    return OperatorWork{.name = name,
-                        .kind = kind,
-                        .flops = Flops{2 * multiply_adds},
-                        .bytes = shape.values(values),
-                        .size = {},
-                        .kernels = 1};
-  };
-  return {pass("sparq_scores", OperatorKind::attention,
-               context_tokens * channels * shape.kv_heads + scores, scores * channels),
-          pass("sparq_softmax", OperatorKind::elementwise, 2 * scores, 0),
-          pass("sparq_top_k", OperatorKind::elementwise, 2 * scores, 0)};
+std::vector<OperatorWork> estimate(const ModelShape& shape, int channels, double context_tokens) {
+  const double scores = static_cast<double>(shape.heads) * context_tokens;
+  const double keys = static_cast<double>(channels * shape.kv_heads) * context_tokens;
+  return {pass(shape, "sparq_scores", OperatorKind::attention, keys + scores, scores * channels),
+          pass(shape, "sparq_softmax", OperatorKind::elementwise, 2 * scores),
+          pass(shape, "sparq_top_k", OperatorKind::elementwise, 2 * scores)};
+}
+
+/// Attention of `sequences` queries over so many tokens in all.
+OperatorWork attend(const ModelShape& shape, std::int64_t sequences, double tokens) {
+  const auto width = static_cast<double>(shape.attention_width);
+  const double queries = 2 * width * static_cast<double>(sequences);  // and outputs
+  return pass(shape, "sparq_attention", OperatorKind::attention,
+              queries + 2 * static_cast<double>(shape.kv_width()) * tokens, 2 * width * tokens);
 }
 
 class FlexGenSparqSystem final : public FlexGenSchedule {
@@ -292,11 +300,12 @@ class FlexGenSparqSystem final : public FlexGenSchedule {
       const ScopedPhase phase(run.machine, "kv_wait");
       cache.load_selected(cache_context(run), slot, part);
     };
-    std::int64_t context_tokens = 0;
-    std::vector<SequenceBatch> attended;
+    double context_tokens = 0;
+    double attended = 0;
     for (const SequenceBatch& group : groups) {
-      context_tokens += group.sequences * group.context;
-      attended.push_back({group.sequences, 1, selected_tokens(sparsity_, group.context)});
+      const auto count = static_cast<double>(group.sequences);
+      context_tokens += count * static_cast<double>(group.context);
+      attended += count * selected_tokens(sparsity_, group.context);
     }
     compute(run, slot.step, [&] {
       run.model.enter_layer(slot.layer, sequences);
@@ -309,7 +318,7 @@ class FlexGenSparqSystem final : public FlexGenSchedule {
     });
     load(SparqCache::Part::tokens);
     compute(run, slot.step, [&] {
-      run.model.attention(slot.layer, attended, attention_kernel());
+      run.model.compute(stage, std::vector{attend(run.model.rank_shape(), sequences, attended)});
       run.model.after_attention(slot.layer, sequences);
     });
   }

@@ -27,8 +27,8 @@ namespace nearkv {
 
 enum class SelectedData { packed, pages };
 
-/// Tokens that are attended to at a context.
-[[nodiscard]] std::int64_t selected_tokens(const SparsityConfig& sparsity, std::int64_t context);
+/// Tokens that are attended to at a context, not rounded: a mean over heads that round differently.
+[[nodiscard]] double selected_tokens(const SparsityConfig& sparsity, std::int64_t context);
 
 /// Bytes that one sequence reads in one layer, all heads.
 struct SparqReads {
