@@ -144,13 +144,8 @@ Bytes GroupQuantization::compressed(std::int64_t values, std::int64_t bytes_per_
 // -- Division -----------------------------------------------------------------------------------
 
 std::vector<int> gpu_batches(int sequences, const FlexGenPolicy& policy) {
-  check(sequences > 0 && sequences <= policy.block(), "a block of no or of too many sequences");
-  const auto count = static_cast<int>(ceil_div(sequences, policy.gpu_batch_size));
-  std::vector<int> sizes(static_cast<std::size_t>(count), sequences / count);
-  for (int i = 0; i < sequences % count; ++i) {
-    ++sizes[static_cast<std::size_t>(i)];
-  }
-  return sizes;
+  check(sequences <= policy.block(), "a block of too many sequences");
+  return even_parts(sequences, policy.gpu_batch_size);
 }
 
 PerHome<int> sequences_by_home(int sequences, const HomeShares& shares) {

@@ -47,6 +47,7 @@ class FlexGenSchedule : public BatchSystem {
   void fields(FieldVisitor& v) override;
   void require_parts(FieldVisitor& v, const DesignPoint& point) const override;
   void place(RunContext& run) override;
+  [[nodiscard]] std::int64_t most_sequences() const override { return policy_.block(); }
   void begin_batch(RunContext& run) override;
   void prefill(RunContext& run) override;
   void decode_step(RunContext& run, int step) override;

@@ -46,22 +46,26 @@ class Driver {
 
   void operator()() {
     system_.place(run_);
-    const Batch batch(
-        {{point_.workload.batch, point_.workload.prompt_tokens, point_.workload.output_tokens}});
+    for (const int size : even_parts(point_.workload.batch, system_.most_sequences())) {
+      run_batch(Batch({{size, point_.workload.prompt_tokens, point_.workload.output_tokens}}));
+    }
+    machine_.stop_workers();
+  }
+
+  void run_batch(const Batch& batch) {
     run_.batch = &batch;
     system_.begin_batch(run_);
     const SimTime begin = machine_.engine().now();
     const StepValues before = machine_.read_gauges();
     system_.prefill(run_);
-    found.prefill_time = to_seconds(machine_.engine().now() - begin);
-    found.prefill = difference(machine_.read_gauges(), before);
+    found.prefill_time += to_seconds(machine_.engine().now() - begin);
+    add_to(found.prefill, difference(machine_.read_gauges(), before));
     if (point_.simulation.fidelity == Fidelity::sampled) {
       decode_sampled();
     } else {
       decode_all();
     }
     system_.finish_batch(run_);
-    machine_.stop_workers();
   }
 
   Measurements found;
@@ -72,6 +76,13 @@ class Driver {
       after[i] -= before[i];
     }
     return after;
+  }
+
+  static void add_to(StepValues& sums, const StepValues& values) {
+    sums.resize(values.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      sums[i] += values[i];
+    }
   }
 
   /// Time of the step first, then the increments.
@@ -102,10 +113,11 @@ class Driver {
     for (int step = 0; step < steps; ++step) {
       system_.decode_step(run_, step);
     }
-    found.decode = {to_seconds(machine_.engine().now() - begin)};
+    StepValues values{to_seconds(machine_.engine().now() - begin)};
     const StepValues increments = difference(machine_.read_gauges(), before);
-    found.decode.insert(found.decode.end(), increments.begin(), increments.end());
-    found.steps_simulated = steps;
+    values.insert(values.end(), increments.begin(), increments.end());
+    add_to(found.decode, values);
+    found.steps_simulated += steps;
   }
 
   void decode_sampled() {
@@ -130,10 +142,10 @@ class Driver {
       previous = *step;
     }
     const StepSampler::Total total = sampler.total();
-    found.decode = total.values;
-    found.decode_bound = total.time_bound + total.values[1 + bound_gauge()] +
-                         kSamplingSafety * warm_up_error(warmed) * total.values.front();
-    found.steps_simulated = total.steps_simulated;
+    add_to(found.decode, total.values);
+    found.decode_bound += total.time_bound + total.values[1 + bound_gauge()] +
+                          kSamplingSafety * warm_up_error(warmed) * total.values.front();
+    found.steps_simulated += total.steps_simulated;
   }
 
   /// By how much, relative to its time, a step differs between a machine that was warmed up for it
