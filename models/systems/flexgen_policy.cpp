@@ -586,13 +586,13 @@ FlexGenEstimate estimate(const FlexGenProblem& problem, const FlexGenPolicy& pol
 
 namespace {
 
-/// 1, 2, 3, 4, 8, 16, ... up to `most`, and `most` itself.
+/// 1, 2, 3, 4, 6, 8, 12, 16, ... up to `most`, and `most` itself.
 std::vector<int> counts_up_to(int most) {
   std::vector<int> counts;
   for (int count = 1; count < most; count *= 2) {
     counts.push_back(count);
-    if (count == 2 && most > 2 + 1) {
-      counts.push_back(2 + 1);
+    if (const int between = count + count / 2; between > count && between < most) {
+      counts.push_back(between);
     }
   }
   counts.push_back(most);
