@@ -383,7 +383,8 @@ TEST_CASE("flexgen: a cache that does not fit overflows the memory that it is in
 
 TEST_CASE("flexgen: what the search finds fits the machine, and is in the record") {
   const std::string search =
-      R"(system/policy={"kind":"search","percent_step":20,"cpu_attention":false,"compression":true})";
+      R"(system/policy={"kind":"search","percent_step":20,"cpu_attention":false,)"
+      R"("compression":true})";
   for (const std::string system : {"flexgen", "flexgen_gds"}) {
     for (const char* vram : {"2GiB", "3GiB", "4GiB", "8GiB", "48GiB"}) {
       for (const char* dram : {"13GiB", "96GiB"}) {
