@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <deque>
-#include <functional>
 
 #include <fmt/format.h>
 
@@ -18,10 +17,12 @@ int stored_tokens(const SequenceGroup& group, int steps) {
 
 CopyThreads::Turn::Turn(CopyThreads& threads, int tensors)
     : from_(threads), taken_(std::min(tensors, threads.threads_)) {
-  // Who takes several waits as the first in line, so that two never wait for each other.
+  // Only the first in line takes threads, so that two who need several never wait for each other.
+  from_.first_in_line_.acquire();
   for (int i = 0; i < taken_; ++i) {
     from_.free_.acquire();
   }
+  from_.first_in_line_.release();
 }
 
 CopyThreads::Turn::~Turn() {
@@ -99,47 +100,42 @@ void FlexGenFileCache::move(const FlexGenCacheContext& c, const std::vector<Memo
 
 void FlexGenFileCache::load(const FlexGenCacheContext& c, const FlexGenSlot& slot,
                             Destination destination) {
-  std::vector<std::function<void()>> groups;
+  const CopyThreads::Turn turn(c.threads, 2);
+  Bytes size{};
   for (const GroupFiles& files : files_of(slot)) {
-    if (!Batch::is_active(files.group, slot.step)) {
-      continue;
-    }
-    groups.emplace_back([&c, &slot, &files, destination] {
-      const CopyThreads::Turn turn(c.threads, 2);
+    if (Batch::is_active(files.group, slot.step)) {
       const Bytes length = files.row * (files.group.context_of(slot.step) - 1);
       move(c, {{files.files[0], Bytes{}, length}, {files.files[1], Bytes{}, length}}, Access::read,
            turn.threads());
-      if (destination == Destination::gpu) {
-        c.run.model.copy(Machine::CopyDirection::host_to_gpu, slot.layer, length * 2,
-                         ParallelModel::HostMemoryKind::pinned);
-      }
-    });
+      size += length * 2;
+    }
   }
-  c.run.machine.together(groups);
+  if (destination == Destination::gpu) {
+    c.run.model.copy(Machine::CopyDirection::host_to_gpu, slot.layer, size,
+                     ParallelModel::HostMemoryKind::pinned);
+  }
 }
 
 void FlexGenFileCache::store(const FlexGenCacheContext& c, const FlexGenSlot& slot) {
-  std::vector<std::function<void()>> groups;
+  const auto tensors = static_cast<std::int64_t>(file_names().size());
+  const CopyThreads::Turn turn(c.threads, static_cast<int>(tensors));
+  Bytes size{};
   for (const GroupFiles& files : files_of(slot)) {
-    const std::optional<Rows> rows = written_rows(files.group, slot.step);
-    if (!rows) {
-      continue;
+    if (const std::optional<Rows> rows = written_rows(files.group, slot.step)) {
+      size += files.row * rows->count * tensors;
     }
-    groups.emplace_back([&c, &slot, &files, rows] {
-      const CopyThreads::Turn turn(c.threads, static_cast<int>(files.files.size()));
-      const Bytes offset = files.row * rows->first;
-      const Bytes length = files.row * rows->count;
-      c.run.model.copy(Machine::CopyDirection::gpu_to_host, slot.layer,
-                       length * static_cast<std::int64_t>(files.files.size()),
-                       ParallelModel::HostMemoryKind::pinned);
+  }
+  c.run.model.copy(Machine::CopyDirection::gpu_to_host, slot.layer, size,
+                   ParallelModel::HostMemoryKind::pinned);
+  for (const GroupFiles& files : files_of(slot)) {
+    if (const std::optional<Rows> rows = written_rows(files.group, slot.step)) {
       std::vector<MemorySpan> spans;
       for (const MemoryObject file : files.files) {
-        spans.push_back({file, offset, length});
+        spans.push_back({file, files.row * rows->first, files.row * rows->count});
       }
       move(c, spans, Access::write, turn.threads());
-    });
+    }
   }
-  c.run.machine.together(groups);
   stored_steps_ = std::max(stored_steps_, slot.step + 1);
 }
 

@@ -29,7 +29,8 @@ struct FlexGenSlot {
 /// (TorchDisk's copy_threads).
 class CopyThreads {
  public:
-  CopyThreads(Engine& engine, int threads) : threads_(threads), free_(engine, threads) {}
+  CopyThreads(Engine& engine, int threads)
+      : threads_(threads), free_(engine, threads), first_in_line_(engine, 1) {}
 
   /// Threads that are busy as long as it lives: one for each of `tensors`, or all there are.
   class Turn {
@@ -48,6 +49,7 @@ class CopyThreads {
  private:
   int threads_;
   CreditPool free_;
+  CreditPool first_in_line_;
 };
 
 /// What the parts of FlexGen that move a cache share.
@@ -87,8 +89,8 @@ class FlexGenDiskCache {
 };
 
 /// Two memory-mapped files, K and V, for each layer and group of equal sequences of a GPU batch,
-/// read and written through the page cache; a copy thread moves one through its pinned relay
-/// buffer. K and V of a group are moved side by side.
+/// read and written through the page cache. One copy thread moves K and one V of a GPU batch, a
+/// group after another, through their pinned relay buffers.
 class FlexGenFileCache : public FlexGenDiskCache {
  public:
   void begin_batch(const FlexGenCacheContext& c,

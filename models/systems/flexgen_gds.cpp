@@ -13,6 +13,7 @@
 //
 // Not modelled: a file system that fragments files, registration of VRAM with cuFile.
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -56,25 +57,10 @@ class GdsCache final : public FlexGenFileCache {
   void load(const FlexGenCacheContext& c, const FlexGenSlot& slot,
             Destination destination) override {
     check(destination == Destination::gpu, "GPUDirect Storage to host memory");
-    std::vector<std::function<void()>> groups;
-    for (const GroupFiles& files : files_of(slot)) {
-      if (Batch::is_active(files.group, slot.step)) {
-        groups.emplace_back([this, &c, &slot, &files] {
-          move_pair(c, slot, files, {0, files.group.context_of(slot.step) - 1}, Access::read);
-        });
-      }
-    }
-    c.run.machine.together(groups);
+    move_pair(c, slot, Access::read);
   }
   void store(const FlexGenCacheContext& c, const FlexGenSlot& slot) override {
-    std::vector<std::function<void()>> groups;
-    for (const GroupFiles& files : files_of(slot)) {
-      if (const std::optional<Rows> rows = written_rows(files.group, slot.step)) {
-        groups.emplace_back(
-            [this, &c, &slot, &files, rows] { move_pair(c, slot, files, *rows, Access::write); });
-      }
-    }
-    c.run.machine.together(groups);
+    move_pair(c, slot, Access::write);
   }
   // There is no page cache, so that nothing depends on what was read and written before.
   void assume_loaded(const FlexGenCacheContext& /*c*/, const FlexGenSlot& /*slot*/) override {}
@@ -82,25 +68,38 @@ class GdsCache final : public FlexGenFileCache {
   void move_contents_to(const FlexGenCacheContext& /*c*/, int /*steps*/) override {}
 
  private:
-  void move_pair(const FlexGenCacheContext& c, const FlexGenSlot& slot, const GroupFiles& files,
-                 const Rows& rows, Access access) {
-    const Bytes offset = files.row * rows.first;
-    const Bytes length = files.row * rows.count;
+  void move_pair(const FlexGenCacheContext& c, const FlexGenSlot& slot, Access access) {
+    std::array<std::vector<MemorySpan>, 2> spans;  // of K and of V
+    Bytes size{};
+    for (const GroupFiles& files : files_of(slot)) {
+      const std::optional<Rows> rows =
+          access == Access::write ? written_rows(files.group, slot.step)
+          : Batch::is_active(files.group, slot.step)
+              ? std::optional(Rows{0, files.group.context_of(slot.step) - 1})
+              : std::nullopt;
+      for (std::size_t i = 0; rows && i < spans.size(); ++i) {
+        const MemorySpan span{files.files[i], files.row * rows->first, files.row * rows->count};
+        spans[i].push_back(span);
+        size += span.length;
+      }
+    }
     const CopyThreads::Turn turn(c.threads, 2);
-    const auto file = [&](std::size_t i) {
-      return std::function<void()>([this, &c, span = MemorySpan{files.files[i], offset, length},
-                                    access] { move_file(c, span, access); });
+    const auto thread = [&](std::size_t first, std::size_t past_last) {
+      return std::function<void()>([this, &c, &spans, first, past_last, access] {
+        for (std::size_t i = first; i < past_last; ++i) {
+          for (const MemorySpan& span : spans[i]) {
+            move_file(c, span, access);
+          }
+        }
+      });
     };
     std::vector<std::function<void()>> parts{
-        [&] { c.run.machine.transfer_together(flows(c, slot, length * 2, access)); }};
+        [&] { c.run.machine.transfer_together(flows(c, slot, size, access)); }};
     if (turn.threads() == 1) {
-      parts.emplace_back([keys = file(0), values = file(1)] {
-        keys();
-        values();
-      });
+      parts.push_back(thread(0, 2));
     } else {
-      parts.push_back(file(0));
-      parts.push_back(file(1));
+      parts.push_back(thread(0, 1));
+      parts.push_back(thread(1, 2));
     }
     c.run.machine.together(parts);
   }

@@ -15,7 +15,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -108,24 +107,19 @@ class SparqCache final : public FlexGenFileCache {
   enum class Part { channels, tokens };
   /// What the slot selects, of one part.
   void load_selected(const FlexGenCacheContext& c, const FlexGenSlot& slot, Part part) {
-    std::vector<std::function<void()>> groups;
+    const CopyThreads::Turn turn(c.threads, part == Part::channels ? 1 : 2);
+    Bytes size{};
     for (const GroupFiles& files : files_of(slot)) {
-      if (!Batch::is_active(files.group, slot.step)) {
-        continue;
-      }
-      groups.emplace_back([this, &c, &slot, &files, part] {
+      if (Batch::is_active(files.group, slot.step)) {
         const std::vector<MemorySpan> spans = selected(c, slot, files, part);
-        const CopyThreads::Turn turn(c.threads, static_cast<int>(spans.size()));
         move(c, spans, Access::read, turn.threads());
-        Bytes size{};
         for (const MemorySpan& span : spans) {
           size += span.length;
         }
-        c.run.model.copy(Machine::CopyDirection::host_to_gpu, slot.layer, size,
-                         ParallelModel::HostMemoryKind::pinned);
-      });
+      }
     }
-    c.run.machine.together(groups);
+    c.run.model.copy(Machine::CopyDirection::host_to_gpu, slot.layer, size,
+                     ParallelModel::HostMemoryKind::pinned);
   }
 
   void load(const FlexGenCacheContext& /*c*/, const FlexGenSlot& /*slot*/,

@@ -9,6 +9,8 @@
 #include "models/llm/operators.hpp"
 #include "models/systems/flexgen_policy.hpp"
 #include "models/systems/flexgen_sparq.hpp"
+#include "models/systems/machine.hpp"
+#include "models/systems/parallel_model.hpp"
 #include "models/systems/test_points.hpp"
 
 using namespace nearkv;
@@ -379,6 +381,165 @@ TEST_CASE("flexgen: a cache that does not fit overflows the memory that it is in
   }
 }
 
+// -- Ragged batches -------------------------------------------------------------------------------
+
+namespace {
+
+struct Driven {
+  std::vector<double> prefill;  // seconds, by batch
+  std::vector<double> decode;
+  double to_gpu = 0;  // bytes
+  double to_host = 0;
+  Bytes vram_left{};
+};
+
+/// SimGrid's clock goes on in a process: runs that stay in it must be short.
+const Overrides kFastFiles{"host/file_system/hit_per_page=20ns",
+                           "host/file_system/miss_per_page=2ns"};
+
+/// Batches one after another, every step of each.
+Driven drive(const DesignPoint& point, const std::vector<Batch>& batches) {
+  Machine machine(point);
+  ParallelModel model(machine, point);
+  RunContext run{point, machine, model};
+  auto& system = dynamic_cast<BatchSystem&>(*point.system);
+  Driven driven;
+  const auto seconds = [&] { return to_seconds(machine.engine().now()); };
+  machine.engine().spawn("driver", machine.host_node(), [&] {
+    system.place(run);
+    for (const Batch& batch : batches) {
+      run.batch = &batch;
+      system.begin_batch(run);
+      const double begin = seconds();
+      system.prefill(run);
+      driven.prefill.push_back(seconds() - begin);
+      for (int step = 0; step < batch.decode_steps(); ++step) {
+        system.decode_step(run, step);
+      }
+      driven.decode.push_back(seconds() - begin - driven.prefill.back());
+      system.finish_batch(run);
+    }
+    driven.vram_left = machine.gpu().memory().held();
+    machine.stop_workers();
+  });
+  machine.engine().run();
+  const std::vector<double> values = machine.read_gauges();
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::string& name = machine.gauges().all()[i].name;
+    driven.to_gpu += name == "pcie/gpu/0/down/bytes" ? values[i] : 0;
+    driven.to_host += name == "pcie/gpu/0/up/bytes" ? values[i] : 0;
+  }
+  return driven;
+}
+
+}  // namespace
+
+TEST_CASE("flexgen: a ragged batch moves what its sequences need, and no more") {
+  const Batch ragged({{3, 120, 12}, {2, 120, 5}, {4, 40, 9}, {1, 30, 1}});
+  double loaded = 0;  // tokens
+  double stored = static_cast<double>(ragged.prompt_tokens());
+  for (int step = 0; step < ragged.decode_steps(); ++step) {
+    loaded += static_cast<double>(ragged.context_tokens(step) - ragged.active_sequences(step));
+    stored += static_cast<double>(ragged.active_sequences(step));
+  }
+  const double token = 3 * 2 * 5120 * 2;  // K and V in 3 layers
+  const std::vector<Overrides> policies{
+      {},
+      policy({"gpu_batch_size=4", "num_gpu_batches=3"}),
+      policy({"cache_cpu=100", "gpu_batch_size=4", "num_gpu_batches=3"}),
+      policy({"overlap=false", "gpu_batch_size=1", "num_gpu_batches=10"})};
+  for (const Overrides& one : policies) {
+    CAPTURE(one.size());
+    const Driven driven = drive(small_point("flexgen", kFastFiles + one), {ragged});
+    CHECK(driven.to_gpu == token * loaded);
+    CHECK(driven.to_host == token * stored);
+  }
+  // Files in whole blocks, from the last block of a row on.
+  const Driven gds = drive(small_point("flexgen_gds", kFastFiles), {ragged});
+  CHECK(gds.to_gpu == doctest::Approx(token * loaded).epsilon(1e-4));
+  const Driven sparq = drive(small_point("flexgen_sparq", kFastFiles), {ragged});
+  CHECK(sparq.to_gpu == doctest::Approx(token * loaded / 8).epsilon(0.02));
+  CHECK(sparq.to_host == token * stored * 3 / 2);
+}
+
+TEST_CASE("flexgen: a ragged batch takes at least as long as its shortest, at most its longest") {
+  for (const std::string system : {"flexgen", "flexgen_gds", "flexgen_sparq"}) {
+    const DesignPoint point = small_point(system, kFastFiles + Overrides{"model/layers=4"});
+    const auto decode = [&](const Batch& batch) { return drive(point, {batch}).decode.front(); };
+    const double shortest = decode(Batch({{6, 200, 20}}));
+    const double ragged = decode(Batch({{2, 200, 20}, {1, 300, 20}, {3, 400, 20}}));
+    const double longest = decode(Batch({{6, 400, 20}}));
+    CAPTURE(system);
+    CHECK(ragged >= shortest);
+    CHECK(ragged <= longest);
+    // However a uniform batch was put together, it is one group.
+    CHECK(Batch({{2, 200, 20}, {4, 200, 20}}) == Batch({{6, 200, 20}}));
+  }
+}
+
+TEST_CASE("flexgen: batches that follow one another leave nothing behind") {
+  const Batch batch({{4, 100, 8}, {2, 60, 6}});
+  const Overrides everywhere =
+      policy({"cache_gpu=30", "cache_cpu=30", "activations_gpu=30", "activations_cpu=40",
+              "gpu_batch_size=3", "num_gpu_batches=2", "cpu_attention=true"});
+  for (const auto& [system, overrides] : std::vector<std::pair<std::string, Overrides>>{
+           {"flexgen", everywhere}, {"flexgen_gds", {}}, {"flexgen_sparq", {}}}) {
+    // Swap and drives that hold two batches, but not three.
+    const DesignPoint point =
+        small_point(system, overrides + Overrides{"host/swap/size=1GiB", "ssd/0/capacity=1340MB"});
+    const Driven driven = drive(point, std::vector(12, batch));
+    CAPTURE(system);
+    for (std::size_t i = 2; i < driven.decode.size(); ++i) {
+      CHECK(driven.decode[i] == doctest::Approx(driven.decode[1]).epsilon(1e-3));
+    }
+    CHECK(driven.vram_left == point.model.weight_bytes() + 600_MiB);
+  }
+}
+
+TEST_CASE("flexgen: more sequences than a block are worked on in blocks that follow one another") {
+  const Overrides block = policy({"gpu_batch_size=2", "num_gpu_batches=2", "cache_gpu=100"});
+  const RunResult one = run_alone(small_point("flexgen", block + Overrides{"workload/batch=4"}));
+  const RunResult three = run_alone(small_point("flexgen", block + Overrides{"workload/batch=12"}));
+  CHECK(three.at("decode_time") == doctest::Approx(3 * one.at("decode_time")).epsilon(1e-9));
+  CHECK(three.at("prefill_time") == doctest::Approx(3 * one.at("prefill_time")).epsilon(1e-9));
+  CHECK(three.at("high_water/VRAM") == one.at("high_water/VRAM"));
+  CHECK(three.at("decode_throughput") ==
+        doctest::Approx(one.at("decode_throughput")).epsilon(1e-9));
+  // 5 sequences: blocks of 3 and 2.
+  const RunResult two = run_alone(small_point("flexgen", block + Overrides{"workload/batch=5"}));
+  CHECK(two.at("decode_time") < 2 * one.at("decode_time"));
+  CHECK(two.at("decode_time") > one.at("decode_time"));
+}
+
+// -- Several GPUs ---------------------------------------------------------------------------------
+
+TEST_CASE("flexgen: ranks and stages share the links to the host, not the drives") {
+  const Overrides weights = policy({"weights_gpu=0", "weights_cpu=100", "cache_cpu=100"});
+  const Overrides all = kInfiniteGpu + kNoLatency + kInfiniteMemory + kLonger + weights +
+                        Overrides{"model/layers=4", "parallelism/collective_overhead=0ns"};
+  const RunResult one = run_alone(small_point("flexgen", all));
+  const RunResult two = run_alone(small_point("flexgen", all + Overrides{"parallelism/tensor=2"}));
+  const RunResult stages =
+      run_alone(small_point("flexgen", all + Overrides{"parallelism/pipeline=2"}));
+  // Half of the weights and of the cache each; norms and the all-reduces are what is left.
+  CHECK(two.at("decode_time") == doctest::Approx(one.at("decode_time") / 2).epsilon(0.02));
+  CHECK(stages.at("decode_time") == doctest::Approx(one.at("decode_time")).epsilon(0.02));
+  const auto loaded = [](const RunResult& run, const char* gpu) {
+    return run.at(std::string("decode_traffic/pcie/") + gpu + "/down/bytes");
+  };
+  CHECK(loaded(two, "gpu/0") == doctest::Approx(loaded(two, "gpu/1")));
+  CHECK(loaded(stages, "gpu/0") + loaded(stages, "gpu/1") ==
+        doctest::Approx(loaded(one, "gpu/0")).epsilon(0.02));
+  for (const std::string system : {"flexgen_gds", "flexgen_sparq"}) {
+    const RunResult alone = run_alone(small_point(system, kLonger));
+    const RunResult ranks =
+        run_alone(small_point(system, kLonger + Overrides{"parallelism/tensor=2"}));
+    CAPTURE(system);
+    CHECK(ranks.at("decode_traffic/ssd/read") == alone.at("decode_traffic/ssd/read"));
+    CHECK(loaded(ranks, "gpu/0") >= loaded(alone, "gpu/0") / 2);
+  }
+}
+
 // -- Search -------------------------------------------------------------------------------------
 
 TEST_CASE("flexgen: what the search finds fits the machine, and is in the record") {
@@ -452,7 +613,7 @@ TEST_CASE("flexgen: phases add up, equal runs are equal, and a point may be run 
            {"flexgen_gds", {}},
            {"flexgen_sparq", {}}}) {
     CAPTURE(system);
-    const DesignPoint point = small_point(system, overrides);
+    const DesignPoint point = small_point(system, kFastFiles + overrides);
     const RunResult run = run_alone(point);
     double phases = 0;
     for (const auto& [name, value] : run.metrics) {
