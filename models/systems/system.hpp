@@ -116,6 +116,8 @@ std::unique_ptr<System> make_deepspeed();
 std::unique_ptr<System> make_flexgen();
 std::unique_ptr<System> make_flexgen_gds();
 std::unique_ptr<System> make_flexgen_sparq();
+std::unique_ptr<System> make_recompute_static();
+std::unique_ptr<System> make_continuous_batching();
 std::unique_ptr<System> make_insti_dense();
 std::unique_ptr<System> make_insti_sparf();
 

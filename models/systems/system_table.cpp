@@ -11,6 +11,10 @@ const std::vector<SystemKind>& system_kinds() {
        make_flexgen_gds},
       {"flexgen_sparq", "FlexGen with SparQ: of the KV files only what the queries select",
        make_flexgen_sparq},
+      {"recompute_static", "vLLM with a static batch: KV that does not fit VRAM is computed again",
+       make_recompute_static},
+      {"continuous_batching", "vLLM: paged KV cache in VRAM, scheduled iteration by iteration",
+       make_continuous_batching},
       {"insti_dense", "decode attention in the CSDs, over the whole KV cache", make_insti_dense},
       {"insti_sparf", "decode attention in the CSDs, over what SparF selects", make_insti_sparf},
   };
