@@ -70,6 +70,9 @@ BlockWeights place_block(const std::vector<Tensor>& tensors, const ModelShape& s
   BlockWeights block;
   std::int64_t before = 0;
   for (const Tensor& tensor : tensors) {
+    if (tensor.values == 0) {
+      continue;
+    }
     const Home home = home_of(before, tensor.values, total, policy.weights);
     before += tensor.values;
     const bool is_packed = tensor.is_matrix && policy.compress_weight;
@@ -187,40 +190,42 @@ std::vector<std::optional<Batch>> consecutive(const Batch& batch, const std::vec
 
 WeightPlacement place_weights(const ModelShape& shape, const FlexGenPolicy& policy,
                               const GroupQuantization& quantization) {
-  const std::int64_t h = shape.hidden;
-  const std::int64_t norm = h * (shape.biases ? 2 : 1);
-  const std::int64_t q = h * shape.attention_width;
-  const std::int64_t kv = h * shape.kv_width();
-  const std::int64_t attention_vectors = norm + (shape.biases ? shape.qkv_width() + h : 0);
-  const std::int64_t ffn_vectors = norm + (shape.biases ? shape.ffn_in_width() + h : 0);
-  // Whatever else a layer has is the matrices of its feed-forward network, all of one size.
-  const std::int64_t ffn_matrices =
-      shape.parameters_per_layer() - attention_vectors - ffn_vectors - 2 * q - 2 * kv;
-  const std::int64_t matrices = shape.gated_ffn ? 2 + 1 : 2;
-  check(ffn_matrices % matrices == 0, "a feed-forward network of unequal matrices");
-  std::vector<Tensor> ffn(static_cast<std::size_t>(matrices),
-                          Tensor{ffn_matrices / matrices, true});
-  ffn.push_back({ffn_vectors, false});
-
+  const std::int64_t q = shape.hidden * shape.attention_width;
+  const std::int64_t kv = shape.hidden * shape.kv_width();
   WeightPlacement placement;
   const auto place = [&](const std::vector<Tensor>& tensors, std::vector<Home>* homes = nullptr) {
     return place_block(tensors, shape, policy, quantization, homes);
   };
-  placement.attention =
-      place({{q, true}, {kv, true}, {kv, true}, {q, true}, {attention_vectors, false}});
-  placement.ffn = place(ffn);
-  const Tensor table{h * shape.vocab, true};
-  std::vector<Tensor> input{table};
-  if (shape.learned_positions > 0) {
-    input.push_back({h * shape.learned_positions, true});
+  placement.attention = place({{q, true}, {kv, true}, {kv, true}, {q, true}});
+
+  // Whatever else a layer has besides matrices is one tensor.
+  std::vector<Tensor> ffn;
+  std::int64_t rest = shape.parameters_per_layer() - 2 * q - 2 * kv;
+  const auto add_network = [&](std::int64_t inner) {
+    for (int i = 0; i < (shape.gated_ffn ? 2 + 1 : 2); ++i) {
+      ffn.push_back({shape.hidden * inner, true});
+      rest -= ffn.back().values;
+    }
+  };
+  for (std::int64_t expert = 0; expert < std::max<std::int64_t>(1, shape.experts); ++expert) {
+    add_network(shape.ffn);
   }
+  if (shape.shared_ffn > 0) {
+    add_network(shape.shared_ffn);
+  }
+  ffn.push_back({rest, false});
+  placement.ffn = place(ffn);
+
+  const Tensor table{shape.vocab * shape.embedding_columns(), true};
+  const std::int64_t before_first = shape.input_parameters() - table.values;
+  const std::int64_t behind_last = shape.output_parameters() - table.values;
   std::vector<Home> homes;
-  placement.input = place(input, &homes);
+  placement.input = place({table, {before_first, true}}, &homes);
   if (!shape.tied_embeddings) {
-    placement.output = place({{norm, false}, table});
+    placement.output = place({{behind_last, false}, table});
     return placement;
   }
-  placement.output = place({{norm, false}});
+  placement.output = place({{behind_last, false}});
   const BlockWeights head = place({table});  // its sizes; it lives with the input embedding
   const Bytes size = policy.compress_weight ? head.packed : shape.values(table.values);
   placement.tied[homes.front()] = size;

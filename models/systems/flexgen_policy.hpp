@@ -4,9 +4,10 @@
 // Percentages are turned into whole tensors and sequences as FlexGen's code does:
 // - Weights (init_weight_list): the tensors of a block (input embedding, attention, feed-forward
 //   network, output embedding) in a row; a tensor goes where the middle of its bytes falls, with
-//   the disk's percentages first, then the CPU's, then the GPU's. Norms and biases of a block count
-//   as one tensor, the last one (of the output embedding, the first). A layer is its attention and
-//   its feed-forward network. Tied embeddings are stored once, where the input embedding goes.
+//   the disk's percentages first, then the CPU's, then the GPU's. Norms, biases and routers of a
+//   layer count as the last tensor of its feed-forward network, the final norm as the first of the
+//   output embedding. A layer is its attention and its feed-forward network, all experts included.
+//   Tied embeddings are stored once, where the input embedding goes.
 // - Cache and activations (TorchMixedDevice): whole sequences of a GPU batch, rounded down for GPU
 //   and CPU; the rest goes to the disk, or to the CPU when nothing is to be on disk.
 // - GPU batches: a block of n sequences is divided into ceil(n / gpu_batch_size) GPU batches that
