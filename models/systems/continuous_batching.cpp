@@ -118,6 +118,7 @@ void ContinuousBatchingSystem::place(RunContext& run) {
   const auto watermark_blocks =
       static_cast<std::int64_t>(static_cast<double>(placed_.blocks) * watermark_);
   options_.max_batched_tokens = vram_.max_batched_tokens;
+  options_.attention_window = run.point.model.attention_window;
   scheduler_.emplace(options_, PagedKvOptions{.blocks = placed_.blocks,
                                               .swap_blocks = swap_space_ / placed_.largest_share(),
                                               .block_tokens = vram_.block_tokens,

@@ -129,6 +129,17 @@ TEST_CASE("scheduler: at most max_sequences run at a time") {
   CHECK(served.finished == std::vector<int>{1, 3, 3});
 }
 
+TEST_CASE("scheduler: with a sliding window a decoding sequence sees no more keys than that") {
+  SchedulerOptions windowed = options();
+  windowed.attention_window = 12;
+  ContinuousScheduler scheduler(windowed, kv_of(1000));
+  const Served served = serve(scheduler, {{10, 5}, {3, 5}});
+  REQUIRE(served.batches.size() == 5);
+  CHECK(served.batches[1].decode_context == 11 + 4);
+  CHECK(served.batches[2].decode_context == 12 + 5);
+  CHECK(served.batches[4].decode_context == 12 + 7);
+}
+
 TEST_CASE("scheduler: chunked prefill fills the budget behind the decoding sequences") {
   ContinuousScheduler scheduler(options(Preemption::recompute, true, 8, 8), kv_of(1000));
   const Served served = serve(scheduler, {{6, 4}, {13, 2}});

@@ -8,6 +8,12 @@
 
 namespace nearkv {
 
+/// Keys that a token sees which has `context` tokens, itself included; a window of 0 is all.
+[[nodiscard]] constexpr std::int64_t keys_seen(std::int64_t context,
+                                               std::int64_t attention_window) {
+  return attention_window > 0 && attention_window < context ? attention_window : context;
+}
+
 /// A ragged batch of prompts (or pieces of them, or contexts that are computed again) and of
 /// sequences that decode one token each.
 struct PassBatch {

@@ -110,7 +110,8 @@ PassBatch RecomputePlan::decode(int step) const {
   PassBatch batch;
   for (std::size_t i = 0; i < counts.size(); ++i) {
     batch.decode_sequences += counts[i];
-    batch.decode_context += counts[i] * batch_.groups()[i].context_of(step);
+    batch.decode_context +=
+        counts[i] * keys_seen(batch_.groups()[i].context_of(step), options_.attention_window);
   }
   return batch;
 }

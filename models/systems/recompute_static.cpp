@@ -79,7 +79,8 @@ void RecomputeStaticSystem::place(RunContext& run) {
 void RecomputeStaticSystem::begin_batch(RunContext& run) {
   const RecomputeOptions options{.blocks = placed_.blocks,
                                  .block_tokens = vram_.block_tokens,
-                                 .max_batched_tokens = vram_.max_batched_tokens};
+                                 .max_batched_tokens = vram_.max_batched_tokens,
+                                 .attention_window = run.point.model.attention_window};
   const int longest = run.batch->longest_context();
   if (!RecomputePlan::fits(options, longest)) {
     throw Infeasible(fmt::format(
