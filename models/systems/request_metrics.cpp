@@ -153,7 +153,7 @@ void report_requests(const ServedRequests& served, const std::vector<LatencyLimi
   const auto count = static_cast<double>(served.count());
   const auto all = static_cast<double>(served.requests.size());
   metrics.add("requests", count, "1", "requests that were served");
-  metrics.add("requests_refused", all - count, "1", "requests that were turned away");
+  metrics.add("requests_turned_away", all - count, "1", "requests that were turned away");
   metrics.add("makespan", makespan, "s", "first arrival to last token");
   metrics.add("request_rate", count / makespan, "request/s", "requests over the makespan");
   for (const LatencyKind& kind : kLatencies) {

@@ -105,7 +105,7 @@ TEST_CASE("request metrics: a request that was turned away counts for nothing bu
   example.times.push_back({at(6s), kNever, kNever, {}});
   const Metrics metrics = metrics_of(example, {{LatencyLimit::Of::ttft, 4s}});
   CHECK(metrics.at("requests") == 4);
-  CHECK(metrics.at("requests_refused") == 1);
+  CHECK(metrics.at("requests_turned_away") == 1);
   CHECK(metrics.at("ttft") == Approx(3));
   CHECK(metrics.at("makespan") == Approx(14));
   CHECK(metrics.at("requests_in_limits") == Approx(3.0 / 5));
