@@ -131,6 +131,7 @@ TEST_CASE("design point: every shipped model, GPU and PCIe tree fits into one") 
   };
   try_all("models", "/model");
   try_all("platforms/gpus", "/gpu/0");
+  try_all("platforms/economics", "/economics");
   for (const char* tree : {"root_gen4", "root_gen5", "switch_gen4", "switch_gen5"}) {
     auto config = point;
     const fs::path file = shipped_configs() / "platforms" / "pcie" / (std::string(tree) + ".json");

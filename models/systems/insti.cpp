@@ -155,7 +155,7 @@ class InstiSystem final : public BatchSystem {
   }
   [[nodiscard]] bool is_recorded() const { return kv_source_.kind == KvSourceKind::trace; }
   [[nodiscard]] RecordedReads::Use trace_use(const DesignPoint& point) const {
-    return {geometry_of(point), head_shape(point), sparsity_, point.workload.prompt_tokens + 1,
+    return {geometry_of(point), head_shape(point), sparsity_, point.workload.shortest_prompt() + 1,
             point.workload.longest_context()};
   }
   void require_fitting_trace(FieldVisitor& v, const DesignPoint& point) const;

@@ -74,8 +74,11 @@ std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
                                      const RunPointsOptions& options) {
   std::vector<PointOutcome> outcomes(points.size());
   Progress progress(options.label, points.size(), options.progress);
+  constexpr char kSeparator = '\f';  // JSON text has none
   const auto work = [&points](std::size_t i) {
-    return json_text(simulate(points[i]).to_json(build_info::kVersion));
+    const RunRecord record = simulate(points[i]);
+    return json_text(record.to_json(build_info::kVersion)) + kSeparator +
+           record.outcome.requests_table;
   };
   const auto done = [&](std::size_t i, ChildResult result) {
     if (!result.diagnostics.empty()) {
@@ -86,7 +89,9 @@ std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
     outcome.end = result.end;
     outcome.use = result.use;
     if (result.end == ChildEnd::finished) {
-      outcome.record_text = std::move(result.output);
+      const std::size_t separator = result.output.find(kSeparator);
+      outcome.record_text = result.output.substr(0, separator);
+      outcome.requests = result.output.substr(separator + 1);
     } else {
       outcome.problem = prefix_lines(points[i].origin, result.output);
     }

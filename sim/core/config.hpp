@@ -1,9 +1,10 @@
 // Configs: JSON files with `extends`, overrides, and readers and describers of field lists.
 //
 // Resolution. Any object may name one or several files in "extends"; these are merged in order
-// and the object's own keys over them. Objects merge key by key; lists, sourced constants and
-// objects with an "extends" of their own replace what they would be merged into. A path is
-// relative to the file that names it; "nearkv:platforms/x.json" is below the shipped configs.
+// and the object's own keys over them. Objects merge key by key; lists, sourced constants, objects
+// with an "extends" of their own and objects of another "kind" replace what they would be merged
+// into. (Keys beside an "extends" may change the kind of what they extend; the rest stays.) A path
+// is relative to the file that names it; "nearkv:platforms/x.json" is below the shipped configs.
 // "comment" is allowed in every object and means nothing. Duplicate and unknown keys are errors.
 #pragma once
 

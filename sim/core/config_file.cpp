@@ -195,12 +195,14 @@ bool is_sourced_constant(const json& node) { return node.is_object() && node.con
 // While a config is resolved, {"extends": true} marks the objects that had an "extends".
 bool has_own_base(const json& node) { return node.is_object() && node.contains("extends"); }
 
-void merge_over(json& base, const json& overlay) {
-  if (!base.is_object() || !overlay.is_object() || is_sourced_constant(base) ||
-      is_sourced_constant(overlay) || has_own_base(overlay)) {
-    base = overlay;
-    return;
-  }
+/// The keys of one kind mean nothing to another.
+bool is_of_another_kind(const json& base, const json& overlay) {
+  return base.contains("kind") && overlay.contains("kind") && base["kind"] != overlay["kind"];
+}
+
+void merge_over(json& base, const json& overlay);
+
+void merge_members(json& base, const json& overlay) {
   for (const auto& [key, value] : overlay.items()) {
     if (base.contains(key)) {
       merge_over(base[key], value);
@@ -208,6 +210,15 @@ void merge_over(json& base, const json& overlay) {
       base[key] = value;
     }
   }
+}
+
+void merge_over(json& base, const json& overlay) {
+  if (!base.is_object() || !overlay.is_object() || is_sourced_constant(base) ||
+      is_sourced_constant(overlay) || has_own_base(overlay) || is_of_another_kind(base, overlay)) {
+    base = overlay;
+    return;
+  }
+  merge_members(base, overlay);
 }
 
 void remove_marks(json& node) {
@@ -269,7 +280,7 @@ class Resolver {
     }
     json result = json::object();
     for (const std::string& base : bases_of(node, file, path)) {
-      merge_over(result, resolve_file(locate(base, file, path)));
+      merge_members(result, resolve_file(locate(base, file, path)));
     }
     for (const auto& [key, value] : node.items()) {
       if (key == "extends" || key == "comment") {

@@ -190,6 +190,23 @@ TEST_CASE("config file: extends merges objects key by key and replaces the rest"
     "becomes_object": {"a": 1}, "becomes_plain": 1})"));
 }
 
+TEST_CASE("config file: an object of another kind replaces, unless it extends the very object") {
+  const Files files;
+  files.write("base.json",
+              R"({"work": {"kind": "fixed", "batch": 4, "part": {"kind": "a", "x": 1}}})");
+  files.write("other.json", R"({"extends": "base.json", "work": {"kind": "drawn", "n": 3}})");
+  CHECK(files.config("other.json") == json::parse(R"({"work": {"kind": "drawn", "n": 3}})"));
+  files.write("inner.json",
+              R"({"extends": "base.json", "work": {"batch": 5, "part": {"kind": "b", "y": 2}}})");
+  CHECK(files.config("inner.json") ==
+        json::parse(R"({"work": {"kind": "fixed", "batch": 5, "part": {"kind": "b", "y": 2}}})"));
+  files.write("same.json", R"({"extends": "base.json", "work": {"kind": "fixed", "n": 3}})");
+  CHECK(files.config("same.json").at("work").at("batch") == 4);
+  files.write("system.json", R"({"kind": "a", "x": 1})");
+  files.write("derived.json", R"({"extends": "system.json", "kind": "b"})");
+  CHECK(files.config("derived.json") == json::parse(R"({"kind": "b", "x": 1})"));
+}
+
 TEST_CASE("config file: several bases are merged in their order") {
   const Files files;
   files.write("a.json", R"({"x": 1, "y": 1, "o": {"p": 1, "q": 1}})");
