@@ -1,15 +1,38 @@
 #include "models/csd/attend_batch.hpp"
 
+#include <algorithm>
+
 #include "sim/core/check.hpp"
 #include "sim/core/hash.hpp"
 
 namespace nearkv {
 
 void AttendBatch::seal() {
-  hash = mix_hash(0, static_cast<std::uint64_t>(pairs));
-  for (const HeadReads& reads : patterns) {
-    hash = mix_hash(hash, reads.hash());
+  hash_ = 0;
+  ends_.clear();
+  for (const Segment& segment : segments) {
+    check(segment.pairs > 0 && !segment.patterns.empty(), "an attend batch without heads");
+    ends_.push_back(pairs() + segment.pairs);
+    hash_ = mix_hash(hash_, static_cast<std::uint64_t>(segment.pairs));
+    for (const HeadReads& reads : segment.patterns) {
+      hash_ = mix_hash(hash_, reads.hash());
+    }
   }
+}
+
+AttendBatch::Place AttendBatch::place_of(int pair) const {
+  if (segments.size() == 1) {
+    return {0, pair};
+  }
+  const auto end = std::upper_bound(ends_.begin(), ends_.end(), pair);
+  const auto segment = static_cast<std::size_t>(end - ends_.begin());
+  return {static_cast<int>(segment), segment == 0 ? pair : pair - ends_[segment - 1]};
+}
+
+const HeadReads& AttendBatch::reads_of(int pair) const {
+  const Place place = place_of(pair);
+  const Segment& segment = segments[static_cast<std::size_t>(place.segment)];
+  return segment.patterns[static_cast<std::size_t>(place.pair) % segment.patterns.size()];
 }
 
 std::int64_t StoreBatch::pages() const {

@@ -125,33 +125,42 @@ void Csd::erase(const KvOperations& erases, SimTime now) {
 
 void Csd::submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, Completion& done,
                         const KvLayer& layer) {
-  check(batch->pairs > 0 && !batch->patterns.empty(), "an attend batch without heads");
-  check(batch->hash != 0, "an attend batch that is not sealed");
-  if (layer.task != KvLayer::kNoTask) {
-    flash_.ftl().touch(layer.task);
+  const std::vector<KvLayer> layers(batch->segments.size(), layer);
+  submit_attend(now, AttendWork{std::move(batch), layers}, done);
+}
+
+void Csd::submit_attend(SimTime now, AttendWork work, Completion& done) {
+  check(work.batch->pairs() > 0, "an attend batch without heads, or that is not sealed");
+  check(work.layers.size() == work.batch->segments.size(), "an attend batch of too few tasks");
+  for (const KvLayer& layer : work.layers) {
+    if (layer.task != KvLayer::kNoTask) {
+      flash_.ftl().touch(layer.task);
+    }
   }
-  const Waiting next{now, std::move(batch), &done, layer};
+  Waiting next{now, std::move(work), &done};
   if (running_) {
-    waiting_.push(next);
+    waiting_.push(std::move(next));
   } else {
-    begin(now, next);
+    begin(now, std::move(next));
   }
 }
 
 /// Everything but the flash is idle between batches: a batch ends when its last completion is
 /// posted, and everything else that it used is done by then.
-void Csd::begin(SimTime now, const Waiting& next) {
+void Csd::begin(SimTime now, Waiting next) {
   const SimTime start = std::max(now, next.submitted);
-  running_.emplace(
-      Running{.batch = next.batch, .done = next.done, .layer = next.layer, .start = start});
+  running_.emplace(Running{.work = std::move(next.work), .done = next.done, .start = start});
   running_->work_at_start = work();
   if (!reuse_ || !flash_.has_state()) {
     running_->disturbed = true;
     simulate();
     return;
   }
-  running_->key = mix_hash(mix_hash(next.batch->hash, flash_.places_key(next.layer)),
-                           flash_.state_after(start).hash());
+  std::uint64_t where = running_->work.batch->hash();
+  for (const KvLayer& layer : running_->work.layers) {
+    where = mix_hash(where, flash_.places_key(layer));
+  }
+  running_->key = mix_hash(where, flash_.state_after(start).hash());
   if (const auto found = remembered_.find(running_->key); found != remembered_.end()) {
     running_->reused = true;
     push(start + found->second.duration, EventKind::reused_done, 0);
@@ -162,16 +171,16 @@ void Csd::begin(SimTime now, const Waiting& next) {
 
 void Csd::simulate() {
   Running& run = *running_;
-  work_.firmware += config_.engine.attend_cost * run.batch->pairs;
+  work_.firmware += config_.engine.attend_cost * pairs();
   if (pipeline_) {
-    pipeline_->begin(*run.batch, run.layer);
+    pipeline_->begin(run.work);
     push(fetched(0), EventKind::command_fetched, 0);
     return;
   }
-  const int block_count = static_cast<int>(ceil_div(run.batch->pairs, heads_per_block()));
+  const int block_count = static_cast<int>(ceil_div(pairs(), heads_per_block()));
   run.blocks.assign(block_count, Block{});
   if (flash_.is_event_driven()) {
-    run.first_steps.assign(run.batch->pairs, PageGroup{});
+    run.first_steps.assign(pairs(), PageGroup{});
   }
   push(fetched(end_pair(0) - 1), EventKind::start_block, 0);
 }
@@ -338,7 +347,7 @@ void Csd::page_of_block_done(PageOwner owner, std::uint64_t tag, SimTime at) {
 /// Gives the cores the commands that the controller has by `now`: before whatever comes later.
 void Csd::accept_commands(SimTime now) {
   Running& run = *running_;
-  for (; run.accepted < run.batch->pairs && fetched(run.accepted) <= now; ++run.accepted) {
+  for (; run.accepted < pairs() && fetched(run.accepted) <= now; ++run.accepted) {
     const SimTime ready = cores_.issue(fetched(run.accepted), config_.engine.attend_cost).done;
     if (pipeline_) {
       push(ready, EventKind::command_ready, run.accepted);
@@ -351,7 +360,7 @@ void Csd::accept_commands(SimTime now) {
 
 void Csd::fetch_command(int pair, SimTime now) {
   accept_commands(now);
-  if (pair + 1 < running_->batch->pairs) {
+  if (pair + 1 < pairs()) {
     push(fetched(pair + 1), EventKind::command_fetched, pair + 1);
   }
 }
@@ -399,9 +408,8 @@ void Csd::start_next_block(SimTime now) {
 void Csd::read_tokens(int pair, SimTime now, bool is_filtered) {
   const HeadReads& reads = reads_of(pair);
   check(reads.key_pages.size() == reads.value_pages.size(), "K and V pages do not match");
-  const KvLayer& layer = running_->layer;
-  const CsdFlash::Stream keys = flash_.stream(layer, pair, KvStream::key_tokens);
-  const CsdFlash::Stream values = flash_.stream(layer, pair, KvStream::value_tokens);
+  const CsdFlash::Stream keys = stream_of(pair, KvStream::key_tokens);
+  const CsdFlash::Stream values = stream_of(pair, KvStream::value_tokens);
   PageGroup& group = block_of(pair).pages;
   const std::uint64_t tag =
       tag_of(PageOwner::block, pair / heads_per_block()) | (is_filtered ? kFilteredTag : 0);
@@ -420,7 +428,7 @@ void Csd::read_tokens(int pair, SimTime now, bool is_filtered) {
 
 void Csd::read_first_step(int pair, SimTime now) {
   const std::vector<int>& pages = reads_of(pair).channel_pages;
-  const CsdFlash::Stream channels = flash_.stream(running_->layer, pair, KvStream::key_channels);
+  const CsdFlash::Stream channels = stream_of(pair, KvStream::key_channels);
   PageGroup alone;
   PageGroup& group = flash_.is_event_driven() ? running_->first_steps[pair] : alone;
   group.arrived = now;
@@ -495,7 +503,7 @@ void Csd::complete_heads(int heads, SimTime now) {
     run.completions_posted = std::max(run.completions_posted, posted);
   }
   run.heads_done += heads;
-  if (run.heads_done == run.batch->pairs) {
+  if (run.heads_done == pairs()) {
     push(run.completions_posted + config_.nvme.completion, EventKind::batch_done, 0);
   }
 }
@@ -526,9 +534,9 @@ void Csd::finish_reused(SimTime now) {
 void Csd::begin_next(SimTime now) {
   running_.reset();
   if (!waiting_.empty()) {
-    const Waiting next = waiting_.front();
+    Waiting next = std::move(waiting_.front());
     waiting_.pop();
-    begin(now, next);
+    begin(now, std::move(next));
   } else {
     reclaim_if_idle(now);
   }

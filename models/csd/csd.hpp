@@ -75,8 +75,10 @@ class Csd final : public Component, private PageSink {
 
   // -- Commands.
 
-  /// The host rings the doorbell at `now` for all commands of `batch`; `done` is finished when the
+  /// The host rings the doorbell at `now` for all commands of `work`; `done` is finished when the
   /// last completion is in host memory. Batches run in the order of submission.
+  void submit_attend(SimTime now, AttendWork work, Completion& done);
+  /// The same with one layer for all segments: a batch of one task, or of none.
   void submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, Completion& done,
                      const KvLayer& layer = {});
 
@@ -166,9 +168,8 @@ class Csd final : public Component, private PageSink {
   };
   /// The batch that the drive works on.
   struct Running {
-    std::shared_ptr<const AttendBatch> batch;
+    AttendWork work;
     Completion* done;
-    KvLayer layer;
     SimTime start;
     std::vector<Block> blocks{};
     std::vector<PageGroup> first_steps{};  // by pair; event-driven
@@ -193,9 +194,8 @@ class Csd final : public Component, private PageSink {
   };
   struct Waiting {
     SimTime submitted;
-    std::shared_ptr<const AttendBatch> batch;
+    AttendWork work;
     Completion* done;
-    KvLayer layer;
   };
   struct Store {
     Completion* done = nullptr;
@@ -210,7 +210,7 @@ class Csd final : public Component, private PageSink {
   }
 
   void push(SimTime at, EventKind kind, int index) { events_.push({at, sequence_++, kind, index}); }
-  void begin(SimTime now, const Waiting& next);
+  void begin(SimTime now, Waiting next);
   void simulate();
   void step(SimTime at);
   void settle(SimTime now);
@@ -258,15 +258,17 @@ class Csd final : public Component, private PageSink {
     return running_->start + config_.nvme.doorbell + config_.nvme.command_fetch * (pair + 1);
   }
   [[nodiscard]] const HeadReads& reads_of(int pair) const {
-    const auto& patterns = running_->batch->patterns;
-    return patterns[static_cast<std::size_t>(pair) % patterns.size()];
+    return running_->work.batch->reads_of(pair);
+  }
+  [[nodiscard]] int pairs() const { return running_->work.batch->pairs(); }
+  [[nodiscard]] CsdFlash::Stream stream_of(int pair, KvStream stream) const {
+    const AttendWork::Place place = running_->work.place_of(pair);
+    return flash_.stream(place.layer, place.pair, stream);
   }
   [[nodiscard]] int heads_per_block() const { return config_.engine.feed.heads_per_block; }
   [[nodiscard]] Block& block_of(int pair) { return running_->blocks[pair / heads_per_block()]; }
   [[nodiscard]] int first_pair(int block) const { return block * heads_per_block(); }
-  [[nodiscard]] int end_pair(int block) const {
-    return std::min(first_pair(block + 1), running_->batch->pairs);
-  }
+  [[nodiscard]] int end_pair(int block) const { return std::min(first_pair(block + 1), pairs()); }
   SimTime compute(SimTime now, Flops work);
   [[nodiscard]] SimDuration argtopk_time(std::int64_t elements) const {
     return time_for(Flops{elements}, FlopRate{config_.engine.argtopk_rate});

@@ -520,7 +520,7 @@ std::shared_ptr<const AttendBatch> random_batch(Rng& rng) {
       reads.estimate_flops = Flops{pick(rng, 10)};
     }
   }
-  return batch_of(1 + pick(rng, 12), patterns);
+  return in_segments(rng, 1 + pick(rng, 12), patterns);
 }
 
 /// The same but for one thing.
@@ -826,6 +826,17 @@ CrowdedRun run_tasks(const CsdConfig& config, std::uint64_t seed, bool reuse) {
   Drive drive(config, reuse);
   CrowdedRun run;
   SimTime now{};
+  struct Open {
+    KvFtl::TaskId task = KvLayer::kNoTask;
+    int layers = 0;
+    int pairs = 0;
+  };
+  Open previous;  // of the round before, attended to as a second segment; or none
+  const auto finish = [&](KvFtl::TaskId task) {
+    drive.csd.finish_task(task, now);
+    now += rng.below(2) == 0 ? 0_ps : below(rng, 2000);
+    drive.run_to(now);
+  };
   const auto store = [&](const KvLayer& layer, int pairs, int before, int after, bool copy) {
     drive.csd.append(layer, after - before, now);
     const KvPageCounts from = flushed_pages(small_pages(), before, copy);
@@ -853,12 +864,17 @@ CrowdedRun run_tasks(const CsdConfig& config, std::uint64_t seed, bool reuse) {
         now += below(rng, 3) == 0_ps ? 0_ps : below(rng, 1000);
         drive.run_to(now);
       }
-      const auto batch = batch_of(pairs, {dense_head(3, 10), dense_head(2, 20)});
+      const std::vector<HeadReads> patterns{dense_head(3, 10), dense_head(2, 20)};
       for (int step = 31; step <= 34; ++step) {
         for (int layer = 0; layer < shape.layers; ++layer) {
           Completion done;
           const bool disturbs = rng.below(4) == 0;
-          drive.csd.submit_attend(now, batch, done, {task, layer});
+          AttendWork work{batch_of(pairs, patterns), {{task, layer}}};
+          if (layer < previous.layers) {
+            work.batch = batch_of({{pairs, patterns}, {previous.pairs, {dense_head(2, 5)}}});
+            work.layers.push_back({previous.task, layer});
+          }
+          drive.csd.submit_attend(now, work, done);
           if (disturbs) {
             store({task, layer}, pairs, step - 1, step, copy);
           }
@@ -871,10 +887,16 @@ CrowdedRun run_tasks(const CsdConfig& config, std::uint64_t seed, bool reuse) {
           drive.run_to(now);
           run.trace.push_back(ps(done.at()));
         }
+        if (previous.layers > 0 && step == 32) {  // it has ended earlier than those beside it
+          finish(previous.task);
+          previous = {};
+        }
       }
-      drive.csd.finish_task(task, now);
-      now += rng.below(2) == 0 ? 0_ps : below(rng, 2000);
-      drive.run_to(now);
+      previous = {task, shape.layers, pairs};
+      if (rng.below(2) == 0) {
+        finish(task);
+        previous = {};
+      }
     }
     drive.run_to(kForever);
   } catch (const OutOfCapacity&) {
@@ -958,6 +980,66 @@ TEST_CASE("csd: pages are read where the FTL has put them") {
   CHECK(drive.finish(behind) == at(2ms + 204us + two + 10us + 1'500ns));
 }
 
+TEST_CASE(
+    "csd: a batch of several tasks takes the time of its heads, wherever they are told from") {
+  // Without skew every head of every task begins in the same place.
+  CsdConfig config = round_config();
+  config.layout.stream_skew = 0;
+  config.engine.feed.heads_per_block = 3;
+  const HeadReads a = dense_head(3, 4'000);
+  const HeadReads b = dense_head(7, 90'000);
+  const SimDuration whole = attend_time(config, batch_of(8, {a, a, a, a, a, b, b, b}));
+  CHECK(attend_time(config, batch_of({{5, {a}}, {3, {b}}})) == whole);
+  CHECK(attend_time(config, batch_of({{1, {a}}, {4, {a}}, {2, {b}}, {1, {b}}})) == whole);
+  CHECK(attend_time(config, batch_of({{5, {a}}, {2, {b}}})) < whole);
+}
+
+TEST_CASE("csd: each segment of a batch reads the pages of its own task") {
+  for (const FlashPolicy policy : {FlashPolicy::first_gap, FlashPolicy::out_of_order}) {
+    CsdConfig config = round_config();
+    config.flash.policy = policy;
+    config.kv_ftl.sharing = KvBlockSharing::shared_blocks;  // tables
+    const kernels::PageGeometry pages({.d_head = 128, .page_bytes = 4096, .channels_per_group = 4});
+    Drive drive(config);
+    const int lengths[] = {96, 32};
+    AttendWork work;
+    std::vector<AttendBatch::Segment> segments;
+    std::vector<PhysicalPage> expected;
+    for (int i = 0; i < 2; ++i) {
+      const KvTaskShape shape{.sequences = 2 - i,
+                              .layers = 2,
+                              .kv_heads = 3,
+                              .max_tokens = lengths[i],
+                              .channel_copy = false};
+      const KvLayer layer{drive.csd.open_task(shape, pages), 1};
+      drive.csd.append(layer, lengths[i], at(0ns));
+      work.layers.push_back(layer);
+      segments.push_back({shape.sequences * 3, {dense_head(lengths[i] / 16, 10)}});
+      for (int pair = 0; pair < segments.back().pairs; ++pair) {
+        for (const KvStream stream : {KvStream::key_tokens, KvStream::value_tokens}) {
+          for (int page = 0; page < lengths[i] / 16; ++page) {
+            expected.push_back(drive.csd.ftl().page_of(
+                layer.task, {.sequence = pair / 3, .layer = 1, .head = pair % 3}, stream, page));
+          }
+        }
+      }
+    }
+    work.batch = batch_of(segments);
+    std::vector<CsdFlash::ReadPage> log;
+    drive.csd.set_log(&log);
+    Completion done;
+    drive.csd.submit_attend(at(0ns), work, done);
+    drive.finish(done);
+    std::vector<PhysicalPage> read;
+    for (const CsdFlash::ReadPage& page : log) {
+      read.push_back(page.at);
+    }
+    std::sort(read.begin(), read.end());
+    std::sort(expected.begin(), expected.end());
+    CHECK(read == expected);
+  }
+}
+
 TEST_CASE("csd: an idle drive erases a block of each plane at a time, and stops for a batch") {
   for (const FlashPolicy policy : {FlashPolicy::first_gap, FlashPolicy::out_of_order}) {
     CsdConfig config = round_config();
@@ -1029,7 +1111,7 @@ TEST_CASE("csd: every page that was asked for is read once, and every page store
     for (const Operation& operation : operations) {
       if (operation.attend) {
         read += pages_of(*operation.attend);
-        attends += operation.attend->pairs;
+        attends += operation.attend->pairs();
       } else {
         programmed += operation.store.pages();
       }
@@ -1102,7 +1184,7 @@ TEST_CASE("csd: differences of two readings of the work describe a phase") {
 
 TEST_CASE("csd: a sealed batch's hash names its pairs and patterns") {
   const auto hash = [](int pairs, const std::vector<HeadReads>& patterns) {
-    return batch_of(pairs, patterns)->hash;
+    return batch_of(pairs, patterns)->hash();
   };
   const HeadReads a = dense_head(4, 100);
   const HeadReads b = dense_head(5, 100);
@@ -1110,6 +1192,9 @@ TEST_CASE("csd: a sealed batch's hash names its pairs and patterns") {
   std::vector<std::uint64_t> hashes{hash(7, {a, b}),   hash(7, {b, a}), hash(8, {a, b}),
                                     hash(7, {a}),      hash(7, {b}),    hash(7, {a, a}),
                                     hash(7, {a, b, a})};
+  hashes.push_back(batch_of({{4, {a}}, {3, {b}}})->hash());
+  hashes.push_back(batch_of({{3, {a}}, {4, {b}}})->hash());
+  hashes.push_back(batch_of({{4, {a}}, {3, {a}}})->hash());
   std::sort(hashes.begin(), hashes.end());
   CHECK(std::adjacent_find(hashes.begin(), hashes.end()) == hashes.end());
 }
@@ -1120,11 +1205,10 @@ TEST_CASE("csd: misuse is found out") {
   CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns), batch_of(0, {dense_head(1, 1)}), done),
                   CheckFailure);
   CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns), batch_of(1, {}), done), CheckFailure);
-  CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns),
-                                          std::make_shared<AttendBatch>(AttendBatch{
-                                              .pairs = 1, .patterns = {dense_head(1, 1)}}),
-                                          done),
+  CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns), std::make_shared<AttendBatch>(), done),
                   CheckFailure);
+  const AttendWork no_task{batch_of(1, {dense_head(1, 1)}), {}};
+  CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns), no_task, done), CheckFailure);
   CHECK_THROWS_AS(drive.csd.submit_store(at(0ns), {0, 1, {{KvStream::key_tokens, 2, 1}}}, nullptr),
                   CheckFailure);
   HeadReads odd = dense_head(4, 1);

@@ -337,8 +337,7 @@ std::vector<std::shared_ptr<const AttendBatch>> InstiSystem::batches_at(const De
   std::vector<std::shared_ptr<const AttendBatch>> batches;
   const auto add = [&](std::vector<HeadReads> patterns) {
     auto batch = std::make_shared<AttendBatch>();
-    batch->pairs = pairs_;
-    batch->patterns = std::move(patterns);
+    batch->segments.push_back({pairs_, std::move(patterns)});
     batch->seal();
     batches.push_back(std::move(batch));
   };
