@@ -90,7 +90,8 @@ double GpuConfig::gemm_fraction(std::int64_t rows) const {
   return below.fraction + position * (above->fraction - below.fraction);
 }
 
-Gpu::Gpu(const GpuConfig& config) : config_(config), memory_("VRAM", config.memory_capacity) {
+Gpu::Gpu(const GpuConfig& config, const std::string& memory_name)
+    : config_(config), memory_(memory_name, config.memory_capacity) {
   if (config_.reserved_memory > Bytes{}) {
     memory_.allocate("CUDA context", config_.reserved_memory);
   }

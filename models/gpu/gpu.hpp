@@ -56,7 +56,8 @@ struct GpuConfig {
 
 class Gpu {
  public:
-  explicit Gpu(const GpuConfig& config);
+  /// `memory_name` names its memory in results.
+  explicit Gpu(const GpuConfig& config, const std::string& memory_name = "VRAM");
 
   /// Time of the operators one after another on an idle GPU.
   [[nodiscard]] SimDuration time_of(std::span<const OperatorWork> operators) const;

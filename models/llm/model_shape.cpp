@@ -1,8 +1,27 @@
 #include "models/llm/model_shape.hpp"
 
+#include <vector>
+
 #include <fmt/format.h>
 
+#include "sim/core/check.hpp"
+
 namespace nearkv {
+
+namespace {
+
+/// What does not divide evenly over `ranks`, or empty.
+std::string indivisible(const ModelShape& shape, std::int64_t ranks) {
+  if (shape.heads % ranks != 0) {
+    return fmt::format("{} query heads", shape.heads);
+  }
+  if (shape.kv_heads % ranks != 0 && ranks % shape.kv_heads != 0) {
+    return fmt::format("{} KV heads", shape.kv_heads);
+  }
+  return shape.ffn % ranks != 0 ? fmt::format("a feed-forward width of {}", shape.ffn) : "";
+}
+
+}  // namespace
 
 void ModelShape::fields(FieldVisitor& v) {
   const Range positive = at_least(1);
@@ -57,6 +76,34 @@ std::int64_t ModelShape::embedding_parameters() const {
 std::int64_t ModelShape::parameters() const {
   const std::int64_t final_norm = hidden * (biases ? 2 : 1);
   return layers * parameters_per_layer() + embedding_parameters() + final_norm;
+}
+
+std::string ModelShape::tensor_shard_problem(std::int64_t ranks) const {
+  check(ranks > 0, "a tensor-parallel group without ranks");
+  const std::string part = indivisible(*this, ranks);
+  if (part.empty()) {
+    return "";
+  }
+  std::vector<std::int64_t> possible;
+  for (std::int64_t n = 1; n <= heads; ++n) {
+    if (indivisible(*this, n).empty()) {
+      possible.push_back(n);
+    }
+  }
+  return fmt::format("{} ranks cannot share {} of {} evenly; possible: {}", ranks, part, name,
+                     fmt::join(possible, ", "));
+}
+
+ModelShape ModelShape::tensor_shard(std::int64_t ranks) const {
+  const std::string problem = tensor_shard_problem(ranks);
+  check(problem.empty(), problem);
+  ModelShape shard = *this;
+  shard.heads = heads / ranks;
+  shard.kv_heads = ranks > kv_heads ? 1 : kv_heads / ranks;
+  shard.attention_width = shard.heads * head_dim;
+  shard.ffn = ffn / ranks;
+  shard.vocab = ceil_div(vocab, ranks);
+  return shard;
 }
 
 }  // namespace nearkv

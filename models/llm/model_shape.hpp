@@ -60,6 +60,16 @@ struct ModelShape {
   /// The residual stream of one token.
   [[nodiscard]] Bytes hidden_bytes_per_token() const { return values(hidden); }
 
+  /// The shape of one of `ranks` tensor-parallel ranks: query heads, KV heads, feed-forward width
+  /// and vocabulary divided, the residual stream whole (Megatron-LM, arXiv 1909.08053). A rank
+  /// keeps one KV head when there are fewer than ranks (the head is on several ranks), and the
+  /// vocabulary is padded to equal parts. The shape itself for one rank; check fails where
+  /// tensor_shard_problem has something to say.
+  [[nodiscard]] ModelShape tensor_shard(std::int64_t ranks) const;
+  /// Why the shape cannot be divided over `ranks`, with the numbers of ranks that can, for a
+  /// config error; empty when it can.
+  [[nodiscard]] std::string tensor_shard_problem(std::int64_t ranks) const;
+
   /// Size of `count` weights, activations or KV values.
   [[nodiscard]] Bytes values(std::int64_t count) const { return Bytes{count * bytes_per_value}; }
 };

@@ -89,6 +89,53 @@ TEST_CASE("model shapes: grouped queries of Llama-2-70B, heads of OPT-2.7B") {
   CHECK(shipped("opt-2.7b").head_dim == 80);
 }
 
+TEST_CASE("model shapes: a tensor-parallel shard holds its part of everything but the stream") {
+  const ModelShape whole = shipped("llama-2-70b");
+  const ModelShape shard = whole.tensor_shard(4);
+  CHECK(shard.heads == 16);
+  CHECK(shard.kv_heads == 2);
+  CHECK(shard.head_dim == 128);
+  CHECK(shard.attention_width == 2048);
+  CHECK(shard.ffn == 7168);
+  CHECK(shard.vocab == 8000);
+  CHECK(shard.hidden == 8192);
+  CHECK(shard.layers == 80);
+  // All but the norms, which every rank has: 2 a layer and the last.
+  const std::int64_t norms = (2 * 80 + 1) * 8192;
+  CHECK((shard.parameters() - norms) * 4 + norms == whole.parameters());
+  CHECK(shard.kv_bytes_per_token() * 4 == whole.kv_bytes_per_token());
+
+  const ModelShape alone = whole.tensor_shard(1);
+  CHECK(alone.parameters() == whole.parameters());
+  CHECK(alone.kv_heads == whole.kv_heads);
+  CHECK(alone.vocab == whole.vocab);
+}
+
+TEST_CASE("model shapes: more ranks than KV heads keep one each, an odd vocabulary is padded") {
+  const ModelShape whole = shipped("llama-2-70b");
+  const ModelShape shard = whole.tensor_shard(16);
+  CHECK(shard.heads == 4);
+  CHECK(shard.kv_heads == 1);
+  CHECK(shard.kv_bytes_per_token() * 16 == whole.kv_bytes_per_token() * 2);
+  ModelShape odd = whole;
+  odd.vocab = 32001;
+  CHECK(odd.tensor_shard(8).vocab == 4001);
+}
+
+TEST_CASE("model shapes: what ranks cannot share is said with the numbers that can") {
+  const ModelShape opt = shipped("opt-13b");
+  CHECK(opt.tensor_shard_problem(8).empty());
+  CHECK(opt.tensor_shard_problem(3) ==
+        "3 ranks cannot share 40 query heads of OPT-13B evenly; possible: 1, 2, 4, 5, 8, 10, 20, "
+        "40");
+  ModelShape shape = shipped("llama-2-70b");
+  shape.kv_heads = 6;
+  shape.heads = 96;
+  CHECK(shape.tensor_shard_problem(4).starts_with("4 ranks cannot share 6 KV heads of "));
+  CHECK(shape.tensor_shard_problem(12).starts_with("12 ranks cannot share a feed-forward width "));
+  CHECK_THROWS_AS(static_cast<void>(opt.tensor_shard(3)), CheckFailure);
+}
+
 TEST_CASE("model shapes: contradictions are reported with the path and the way out") {
   CHECK(problem_with("kv_heads", 7) ==
         "/kv_heads: 7 does not divide heads (40); each KV head serves equally many query heads");

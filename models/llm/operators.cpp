@@ -37,21 +37,48 @@ OperatorWork residual(const ModelShape& shape, std::string_view name, std::int64
   return pass(shape, name, OperatorKind::elementwise, (2 + 1) * tokens * shape.hidden);
 }
 
-void check_batch(const SequenceBatch& batch) {
-  check(batch.sequences > 0 && batch.new_tokens > 0 && batch.context >= batch.new_tokens,
-        "a batch without tokens, or with less context than new tokens");
-}
+/// What attention over a batch reads, writes and multiplies, in values and multiply-adds.
+struct AttentionWork {
+  std::int64_t queries = 0;          // the outputs are as many
+  std::int64_t keys = 0;             // the V values are as many
+  std::int64_t scores = 0;           // of one score matrix: each new token, each key, all heads
+  std::int64_t causal_products = 0;  // of one product (Q K or P V), without the masked pairs
+  std::int64_t full_products = 0;    // with them
 
-/// Values of one score matrix: every new token against every key, for all heads.
-std::int64_t score_values(const ModelShape& shape, const SequenceBatch& batch) {
-  return batch.tokens() * shape.heads * batch.context;
-}
+  AttentionWork(const ModelShape& shape, std::span<const SequenceBatch> groups) {
+    check(!groups.empty(), "a batch without sequences");
+    for (const SequenceBatch& group : groups) {
+      add(shape, group);
+    }
+  }
+
+ private:
+  void add(const ModelShape& shape, const SequenceBatch& group) {
+    check(group.sequences > 0 && group.new_tokens > 0 && group.context >= group.new_tokens,
+          "a batch without tokens, or with less context than new tokens");
+    const std::int64_t t = group.new_tokens;
+    const std::int64_t width = group.sequences * shape.attention_width;
+    queries += width * t;
+    keys += group.sequences * group.context * shape.kv_width();
+    scores += group.tokens() * shape.heads * group.context;
+    causal_products += width * (t * (group.context - t) + t * (t + 1) / 2);
+    full_products += width * t * group.context;
+  }
+};
 
 void append(std::vector<OperatorWork>& all, const std::vector<OperatorWork>& more) {
   all.insert(all.end(), more.begin(), more.end());
 }
 
 }  // namespace
+
+std::int64_t tokens_of(std::span<const SequenceBatch> groups) {
+  std::int64_t tokens = 0;
+  for (const SequenceBatch& group : groups) {
+    tokens += group.tokens();
+  }
+  return tokens;
+}
 
 OperatorWork qkv_projection(const ModelShape& shape, std::int64_t tokens) {
   return gemm(shape, "qkv_projection", {tokens, shape.qkv_width(), shape.hidden});
@@ -65,24 +92,17 @@ OperatorWork norm(const ModelShape& shape, std::int64_t tokens, std::string_view
   return pass(shape, name, OperatorKind::norm, 2 * tokens * shape.hidden);
 }
 
-std::vector<OperatorWork> attention(const ModelShape& shape, const SequenceBatch& batch,
+std::vector<OperatorWork> attention(const ModelShape& shape, std::span<const SequenceBatch> groups,
                                     AttentionKernel kernel) {
-  check_batch(batch);
-  const std::int64_t queries = batch.tokens() * shape.attention_width;  // outputs are as many
-  const std::int64_t keys = batch.sequences * batch.context * shape.kv_width();
-  const std::int64_t width = batch.sequences * shape.attention_width;
-  const std::int64_t t = batch.new_tokens;
+  const AttentionWork work(shape, groups);
   if (kernel == AttentionKernel::fused) {
-    const std::int64_t pairs = t * (batch.context - t) + t * (t + 1) / 2;
-    return {pass(shape, "attention", OperatorKind::attention, 2 * queries + 2 * keys,
-                 2 * width * pairs)};
+    return {pass(shape, "attention", OperatorKind::attention, 2 * work.queries + 2 * work.keys,
+                 2 * work.causal_products)};
   }
-  const std::int64_t scores = score_values(shape, batch);
-  const std::int64_t products = width * t * batch.context;
-  return {
-      pass(shape, "attention_scores", OperatorKind::attention, queries + keys + scores, products),
-      pass(shape, "attention_softmax", OperatorKind::elementwise, 2 * scores),
-      pass(shape, "attention_values", OperatorKind::attention, scores + keys + queries, products)};
+  const std::int64_t operands = work.queries + work.keys + work.scores;
+  return {pass(shape, "attention_scores", OperatorKind::attention, operands, work.full_products),
+          pass(shape, "attention_softmax", OperatorKind::elementwise, 2 * work.scores),
+          pass(shape, "attention_values", OperatorKind::attention, operands, work.full_products)};
 }
 
 std::vector<OperatorWork> before_attention(const ModelShape& shape, std::int64_t tokens) {
@@ -106,11 +126,13 @@ std::vector<OperatorWork> after_attention(const ModelShape& shape, std::int64_t 
           residual(shape, "ffn_residual", tokens)};
 }
 
-std::vector<OperatorWork> layer_operators(const ModelShape& shape, const SequenceBatch& batch,
+std::vector<OperatorWork> layer_operators(const ModelShape& shape,
+                                          std::span<const SequenceBatch> groups,
                                           AttentionKernel kernel) {
-  std::vector<OperatorWork> operators = before_attention(shape, batch.tokens());
-  append(operators, attention(shape, batch, kernel));
-  append(operators, after_attention(shape, batch.tokens()));
+  const std::int64_t tokens = tokens_of(groups);
+  std::vector<OperatorWork> operators = before_attention(shape, tokens);
+  append(operators, attention(shape, groups, kernel));
+  append(operators, after_attention(shape, tokens));
   return operators;
 }
 
@@ -130,12 +152,11 @@ Bytes LayerWorkspace::peak() const {
   return hidden + block_input + std::max(in_attention, ffn_inner);
 }
 
-LayerWorkspace layer_workspace(const ModelShape& shape, const SequenceBatch& batch,
+LayerWorkspace layer_workspace(const ModelShape& shape, std::span<const SequenceBatch> groups,
                                AttentionKernel kernel) {
-  check_batch(batch);
-  const std::int64_t tokens = batch.tokens();
+  const std::int64_t tokens = tokens_of(groups);
   const bool fused = kernel == AttentionKernel::fused;
-  const Bytes scores = fused ? Bytes{} : shape.values(score_values(shape, batch));
+  const Bytes scores = shape.values(fused ? 0 : AttentionWork(shape, groups).scores);
   return {.hidden = shape.values(tokens * shape.hidden),
           .block_input = shape.values(tokens * shape.hidden),
           .qkv = shape.values(tokens * shape.qkv_width()),

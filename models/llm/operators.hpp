@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -44,6 +45,8 @@ struct SequenceBatch {
 
   [[nodiscard]] std::int64_t tokens() const { return sequences * new_tokens; }
 };
+/// New tokens of all groups of a ragged batch.
+[[nodiscard]] std::int64_t tokens_of(std::span<const SequenceBatch> groups);
 
 /// fused: one kernel, scores stay on the chip, masked pairs are skipped (FlashAttention).
 /// unfused: scores, softmax and weighted values as three kernels over a whole score matrix.
@@ -61,9 +64,16 @@ enum class AttentionKernel { fused, unfused };
 /// With b sequences, t new tokens, context s, H heads of d: fused 4 b H d pairs FLOPs, where
 /// pairs = t (s - t) + t (t + 1) / 2, and bytes of q, K, V and output; unfused 4 b H d t s FLOPs
 /// in two kernels, and b H t s scores written, read, written and read.
+/// A ragged batch has one SequenceBatch for each group of equal sequences: each kernel is still
+/// launched once and does the sum of the groups' work, without padding. At least one group.
 [[nodiscard]] std::vector<OperatorWork> attention(const ModelShape& shape,
-                                                  const SequenceBatch& batch,
+                                                  std::span<const SequenceBatch> groups,
                                                   AttentionKernel kernel);
+[[nodiscard]] inline std::vector<OperatorWork> attention(const ModelShape& shape,
+                                                         const SequenceBatch& batch,
+                                                         AttentionKernel kernel) {
+  return attention(shape, std::span(&batch, 1), kernel);
+}
 
 /// What a layer does before attention: norm, q, k, v, and rotary positions if the model has them.
 [[nodiscard]] std::vector<OperatorWork> before_attention(const ModelShape& shape,
@@ -71,10 +81,15 @@ enum class AttentionKernel { fused, unfused };
 /// What it does after: output projection, residual, norm, feed-forward network, residual.
 [[nodiscard]] std::vector<OperatorWork> after_attention(const ModelShape& shape,
                                                         std::int64_t tokens);
-/// A whole layer on the GPU.
+/// A whole layer on the GPU; a ragged batch as in attention().
 [[nodiscard]] std::vector<OperatorWork> layer_operators(const ModelShape& shape,
-                                                        const SequenceBatch& batch,
+                                                        std::span<const SequenceBatch> groups,
                                                         AttentionKernel kernel);
+[[nodiscard]] inline std::vector<OperatorWork> layer_operators(const ModelShape& shape,
+                                                               const SequenceBatch& batch,
+                                                               AttentionKernel kernel) {
+  return layer_operators(shape, std::span(&batch, 1), kernel);
+}
 
 /// Embedding and position lookup of the new tokens.
 [[nodiscard]] OperatorWork embedding(const ModelShape& shape, std::int64_t tokens);
@@ -94,8 +109,15 @@ struct LayerWorkspace {
   /// Largest sum held at a time: attention and feed-forward network do not overlap.
   [[nodiscard]] Bytes peak() const;
 };
-[[nodiscard]] LayerWorkspace layer_workspace(const ModelShape& shape, const SequenceBatch& batch,
+/// Of a ragged batch: the sums over its groups.
+[[nodiscard]] LayerWorkspace layer_workspace(const ModelShape& shape,
+                                             std::span<const SequenceBatch> groups,
                                              AttentionKernel kernel);
+[[nodiscard]] inline LayerWorkspace layer_workspace(const ModelShape& shape,
+                                                    const SequenceBatch& batch,
+                                                    AttentionKernel kernel) {
+  return layer_workspace(shape, std::span(&batch, 1), kernel);
+}
 /// Scores over the vocabulary for the last token of each sequence.
 [[nodiscard]] Bytes logits_bytes(const ModelShape& shape, std::int64_t sequences);
 

@@ -1,6 +1,7 @@
 #include "models/llm/operators.hpp"
 
 #include <string>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -158,6 +159,67 @@ TEST_CASE("operators: a whole layer is its parts in order") {
             names_of(after_attention(shape, 16)));
 }
 
+TEST_CASE("operators: a ragged batch is one launch with the sum of its groups") {
+  const ModelShape shape = small_llama();
+  const std::vector<SequenceBatch> groups{{3, 1, 17}, {1, 1, 90}, {2, 4, 30}};
+  for (const AttentionKernel kernel : {AttentionKernel::fused, AttentionKernel::unfused}) {
+    const auto ragged = attention(shape, groups, kernel);
+    std::vector<Flops> flops(ragged.size());
+    std::vector<Bytes> bytes(ragged.size());
+    Bytes scores;
+    for (const SequenceBatch& group : groups) {
+      const auto alone = attention(shape, group, kernel);
+      REQUIRE(alone.size() == ragged.size());
+      for (std::size_t i = 0; i < alone.size(); ++i) {
+        flops[i] += alone[i].flops;
+        bytes[i] += alone[i].bytes;
+      }
+      scores += layer_workspace(shape, group, kernel).scores;
+    }
+    for (std::size_t i = 0; i < ragged.size(); ++i) {
+      CHECK(ragged[i].flops == flops[i]);
+      CHECK(ragged[i].bytes == bytes[i]);
+      CHECK(ragged[i].kernels == 1);
+    }
+    const auto whole = layer_operators(shape, groups, kernel);
+    CHECK(names_of(whole) == names_of(before_attention(shape, 12)) + " " + names_of(ragged) + " " +
+                                 names_of(after_attention(shape, 12)));
+    CHECK(whole[1].size.m == 3 + 1 + 2 * 4);  // the projections see all tokens at once
+    const LayerWorkspace workspace = layer_workspace(shape, groups, kernel);
+    CHECK(workspace.scores == scores);
+    CHECK(workspace.hidden == Bytes{2 * 12 * 64});
+  }
+}
+
+TEST_CASE("operators: equal groups make the batch that they are together") {
+  const ModelShape shape = opt_13b();
+  const std::vector<SequenceBatch> halves{{32, 1, 1536}, {32, 1, 1536}};
+  const SequenceBatch whole{64, 1, 1536};
+  for (const AttentionKernel kernel : {AttentionKernel::fused, AttentionKernel::unfused}) {
+    const auto ragged = layer_operators(shape, halves, kernel);
+    const auto uniform = layer_operators(shape, whole, kernel);
+    REQUIRE(ragged.size() == uniform.size());
+    for (std::size_t i = 0; i < ragged.size(); ++i) {
+      CHECK(ragged[i].flops == uniform[i].flops);
+      CHECK(ragged[i].bytes == uniform[i].bytes);
+    }
+    CHECK(layer_workspace(shape, halves, kernel).peak() ==
+          layer_workspace(shape, whole, kernel).peak());
+  }
+}
+
+TEST_CASE("operators: the shards of a model do its work together") {
+  const ModelShape shape = opt_13b();
+  const SequenceBatch batch{8, 1, 1024};
+  const ModelShape shard = shape.tensor_shard(4);
+  for (const AttentionKernel kernel : {AttentionKernel::fused, AttentionKernel::unfused}) {
+    CHECK(flops_of(layer_operators(shard, batch, kernel)).count() * 4 ==
+          flops_of(layer_operators(shape, batch, kernel)).count());
+    CHECK(bytes_of(attention(shard, batch, kernel)) * 4 ==
+          bytes_of(attention(shape, batch, kernel)));
+  }
+}
+
 TEST_CASE("operators: embedding and next token") {
   const ModelShape shape = opt_13b();
   CHECK(embedding(shape, 7).bytes.count() == 3 * 2 * 7 * 5120);  // token and position in, sum out
@@ -203,5 +265,8 @@ TEST_CASE("operators: an empty batch is our bug") {
   const ModelShape shape = opt_13b();
   CHECK_THROWS_AS(static_cast<void>(attention(shape, {1, 2, 1}, AttentionKernel::fused)),
                   CheckFailure);
+  CHECK_THROWS_AS(
+      static_cast<void>(attention(shape, std::vector<SequenceBatch>{}, AttentionKernel::fused)),
+      CheckFailure);
   CHECK_THROWS_AS(static_cast<void>(qkv_projection(shape, 0)), CheckFailure);
 }

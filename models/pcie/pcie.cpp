@@ -71,12 +71,24 @@ void RootPeerToPeerConfig::fields(FieldVisitor& v) {
   v.constant("latency", latency, "Time that the root complex adds to such traffic.");
 }
 
+void PeerToPeerConfig::fields(FieldVisitor& v) {
+  v.parameter("below_a_switch", below_a_switch,
+              "Whether devices below one switch reach each other directly.");
+  v.parameter("through_root", through_root,
+              "Whether devices at different root ports reach each other directly.");
+  v.parameter("bounce_chunk", bounce_chunk,
+              "Where they do not: pieces in which their data pass host memory, one arriving while "
+              "the one before leaves.",
+              at_least(1));
+}
+
 void PcieConfig::fields(FieldVisitor& v) {
   v.list_of("generations", generations, "Lane rates and packet overheads by generation.");
   v.list_of("switches", switches, "Switches between the root complex and devices; may be empty.");
   v.list_of("ports", ports, "Where devices are attached.");
   v.group("root_peer_to_peer", root_peer_to_peer,
           "Traffic between two root ports that does not go to host memory.");
+  v.group("peer_to_peer", peer_to_peer, "Which devices reach each other without host memory.");
   require_links(v);
   require_tree(v);
 }
@@ -153,7 +165,7 @@ Rate PcieConfig::bandwidth_of(const PcieLinkConfig& link) const {
 
 PcieFabric::PcieFabric(Engine& engine, const PcieConfig& config,
                        const std::vector<std::string>& devices, std::string name,
-                       std::optional<Rate> host_memory)
+                       std::optional<Rate> host_memory, std::optional<GpuLinkConfig> gpu_link)
     : engine_(engine), name_(std::move(name)) {
   vertex_of_.emplace(kRoot, add_vertex(std::string(kRoot)));
   vertex_of_.emplace(kHost, vertex_of_.at(std::string(kRoot)));
@@ -168,6 +180,12 @@ PcieFabric::PcieFabric(Engine& engine, const PcieConfig& config,
     connect(config, s.name, s.attach, s.link);
   }
   add_devices(config, devices);
+  for (Vertex& vertex : vertices_) {
+    if (gpu_link && vertex.name.starts_with("gpu/")) {
+      vertex.gpu_out = add_link(vertex.name + "/gpu_link/out", gpu_link->rate, gpu_link->latency);
+      vertex.gpu_in = add_link(vertex.name + "/gpu_link/in", gpu_link->rate, SimDuration{});
+    }
+  }
 
   for (const auto& [from, from_node] : nodes_) {
     for (const auto& [to, to_node] : nodes_) {
@@ -175,10 +193,13 @@ PcieFabric::PcieFabric(Engine& engine, const PcieConfig& config,
         continue;
       }
       std::vector<LinkId> hops;
-      for (const std::size_t link : route(vertex_of_.at(from), vertex_of_.at(to))) {
+      for (const std::size_t link : route(from, to)) {
         hops.push_back(links_[link].id);
       }
       engine_.add_route(from_node, to_node, hops);
+      if (!is_allowed(config.peer_to_peer, vertex_of_.at(from), vertex_of_.at(to))) {
+        refused_.emplace(from_node.index, to_node.index);
+      }
     }
   }
 }
@@ -253,6 +274,9 @@ std::vector<std::size_t> PcieFabric::ancestors(std::size_t vertex) const {
 }
 
 std::vector<std::size_t> PcieFabric::route(std::size_t from, std::size_t to) const {
+  if (vertices_[from].gpu_out && vertices_[to].gpu_in) {
+    return {*vertices_[from].gpu_out, *vertices_[to].gpu_in};
+  }
   std::vector<std::size_t> rising = ancestors(from);
   std::vector<std::size_t> falling = ancestors(to);
   // Drop what both have above their lowest common ancestor, and then that one.
@@ -292,18 +316,56 @@ NodeId PcieFabric::node(std::string_view device) const {
   return found->second;
 }
 
-PcieFabric::Path PcieFabric::path(std::string_view from, std::string_view to) const {
+std::vector<std::size_t> PcieFabric::route(std::string_view from, std::string_view to) const {
   const auto begin = vertex_of_.find(from);
   const auto end = vertex_of_.find(to);
   check(begin != vertex_of_.end() && end != vertex_of_.end() && begin->second != end->second,
         "a path needs two ends of the PCIe fabric");
-  const std::vector<std::size_t> hops = route(begin->second, end->second);
-  Path path{.bandwidth = links_[hops.front()].bandwidth, .latency = {}};
-  for (const std::size_t link : hops) {
-    path.bandwidth = std::min(path.bandwidth, links_[link].bandwidth);
-    path.latency += links_[link].latency;
+  return route(begin->second, end->second);
+}
+
+bool PcieFabric::is_allowed(const PeerToPeerConfig& peers, std::size_t from,
+                            std::size_t to) const {
+  const bool same_network = vertices_[from].gpu_out && vertices_[to].gpu_in;
+  if (from == 0 || to == 0 || same_network) {
+    return true;
   }
-  return path;
+  // Below the root, both have one ancestor in common where their branches are one.
+  const std::vector<std::size_t> above_from = ancestors(from);
+  const std::vector<std::size_t> above_to = ancestors(to);
+  const bool share_a_switch =
+      above_from[above_from.size() - 2] == above_to[above_to.size() - 2];
+  return share_a_switch ? peers.below_a_switch : peers.through_root;
+}
+
+bool PcieFabric::is_direct(NodeId from, NodeId to) const {
+  return !refused_.contains({from.index, to.index});
+}
+
+PcieFabric::Path PcieFabric::path(std::string_view from, std::string_view to) const {
+  return shared_paths({{std::string(from), std::string(to)}}).front();
+}
+
+std::vector<PcieFabric::Path> PcieFabric::shared_paths(const std::vector<Ends>& flows) const {
+  std::vector<std::vector<std::size_t>> routes;
+  std::vector<std::int64_t> users(links_.size());
+  for (const Ends& flow : flows) {
+    for (const std::size_t link : routes.emplace_back(route(flow.from, flow.to))) {
+      ++users[link];
+    }
+  }
+  std::vector<Path> paths;
+  for (const std::vector<std::size_t>& hops : routes) {
+    const auto share = [&](std::size_t link) {
+      return Rate{links_[link].bandwidth.per_second() / users[link]};
+    };
+    Path& path = paths.emplace_back(Path{share(hops.front()), {}});
+    for (const std::size_t link : hops) {
+      path.bandwidth = std::min(path.bandwidth, share(link));
+      path.latency += links_[link].latency;
+    }
+  }
+  return paths;
 }
 
 void PcieFabric::report(Metrics& metrics, SimDuration elapsed) const {

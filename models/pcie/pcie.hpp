@@ -9,14 +9,17 @@
 //
 // Routes follow the tree. Devices below one switch reach each other without touching the root;
 // traffic between two root ports ("peer to peer through the root complex") also crosses what each
-// of the two root ports forwards to and from its peers, root_peer_to_peer.
+// of the two root ports forwards to and from its peers, root_peer_to_peer. Where the platform
+// refuses peer-to-peer traffic (config peer_to_peer), devices exchange data through host memory.
 #pragma once
 
 #include <cstddef>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "sim/core/engine.hpp"
@@ -71,11 +74,28 @@ struct RootPeerToPeerConfig {
   void fields(FieldVisitor& v);
 };
 
+/// Whether devices may write to each other, by where they meet. ACS or IOMMU settings and GPUs
+/// without a mapped BAR refuse it.
+struct PeerToPeerConfig {
+  bool below_a_switch = false;
+  bool through_root = false;
+  Bytes bounce_chunk{};  // refused: data pass host memory in pieces of this size
+
+  void fields(FieldVisitor& v);
+};
+
+/// A network of its own among GPUs (NVLink): full duplex, any to any.
+struct GpuLinkConfig {
+  Rate rate{};  // of one GPU, one direction
+  SimDuration latency{};
+};
+
 struct PcieConfig {
   std::vector<PcieGeneration> generations;
   std::vector<PcieSwitchConfig> switches;
   std::vector<PciePortConfig> ports;
   RootPeerToPeerConfig root_peer_to_peer;
+  PeerToPeerConfig peer_to_peer;
 
   void fields(FieldVisitor& v);
 
@@ -94,10 +114,11 @@ class PcieFabric {
   /// `devices` are the instances of this run ("gpu/0", "csd/0", "csd/1"); each must have exactly
   /// one port. `name` is the fabric's config path without the first slash, and the prefix of its
   /// links, metrics and errors. What starts or ends at the host also crosses its memory, if that
-  /// has a rate: one link for both directions. Throws ConfigError that lists all devices without or
-  /// with two ports.
+  /// has a rate: one link for both directions. With `gpu_link`, GPUs ("gpu/...") reach each other
+  /// over it. Throws ConfigError that lists all devices without or with two ports.
   PcieFabric(Engine& engine, const PcieConfig& config, const std::vector<std::string>& devices,
-             std::string name = "pcie", std::optional<Rate> host_memory = std::nullopt);
+             std::string name = "pcie", std::optional<Rate> host_memory = std::nullopt,
+             std::optional<GpuLinkConfig> gpu_link = std::nullopt);
 
   /// Where the root complex, the CPU and host memory are.
   [[nodiscard]] NodeId host() const { return nodes_.at("host"); }
@@ -111,6 +132,16 @@ class PcieFabric {
   };
   /// "host" is a valid end.
   [[nodiscard]] Path path(std::string_view from, std::string_view to) const;
+  /// What each of several flows gets while all of them are under way, when every link is divided
+  /// equally among those that cross it: its max-min share where the flows are alike, else at most
+  /// that.
+  struct Ends {
+    std::string from;
+    std::string to;
+  };
+  [[nodiscard]] std::vector<Path> shared_paths(const std::vector<Ends>& flows) const;
+  /// Whether data between the two may go without host memory; either may be the host.
+  [[nodiscard]] bool is_direct(NodeId from, NodeId to) const;
 
   struct DirectedLink {
     std::string name;  // "pcie/csd/0/up"
@@ -133,6 +164,8 @@ class PcieFabric {
     std::size_t down = 0;
     std::size_t peer_up = 0;  // of children of the root: towards other root ports
     std::size_t peer_down = 0;
+    std::optional<std::size_t> gpu_out = std::nullopt;  // links among GPUs
+    std::optional<std::size_t> gpu_in = std::nullopt;
   };
 
   std::size_t add_vertex(std::string name);
@@ -142,6 +175,9 @@ class PcieFabric {
   void add_devices(const PcieConfig& config, const std::vector<std::string>& devices);
   [[nodiscard]] std::vector<std::size_t> ancestors(std::size_t vertex) const;
   [[nodiscard]] std::vector<std::size_t> route(std::size_t from, std::size_t to) const;
+  [[nodiscard]] std::vector<std::size_t> route(std::string_view from, std::string_view to) const;
+  [[nodiscard]] bool is_allowed(const PeerToPeerConfig& peers, std::size_t from,
+                                std::size_t to) const;
 
   Engine& engine_;
   std::string name_;
@@ -150,6 +186,7 @@ class PcieFabric {
   std::map<std::string, std::size_t, std::less<>> vertex_of_;  // "root" and "host" are one
   std::vector<DirectedLink> links_;
   std::map<std::string, NodeId, std::less<>> nodes_;
+  std::set<std::pair<int, int>> refused_;  // pairs of nodes
 };
 
 }  // namespace nearkv

@@ -12,13 +12,14 @@
 #include "models/systems/design_point.hpp"
 #include "models/systems/layer_loop.hpp"
 #include "models/systems/machine.hpp"
+#include "models/systems/parallel_model.hpp"
 #include "models/systems/system.hpp"
 
 namespace nearkv {
 
 namespace {
 
-class DeepSpeedSystem final : public System {
+class DeepSpeedSystem final : public BatchSystem {
  public:
   void fields(FieldVisitor& v) override {
     v.one_of("attention_kernel", attention_kernel_, {"fused", "unfused"},
@@ -33,12 +34,14 @@ class DeepSpeedSystem final : public System {
   }
 
   void place(RunContext& run) override;
+  void begin_batch(RunContext& run) override;
   void prefill(RunContext& run) override;
-  void decode_step(RunContext& run, int context) override;
-  void warm_up(RunContext& run, int context) override;
+  void decode_step(RunContext& run, int step) override;
+  void warm_up(RunContext& run, int step) override;
+  void finish_batch(RunContext& run) override { remove_regions(run); }
 
-  [[nodiscard]] StepKey step_key(const DesignPoint& /*point*/, int context) const override {
-    return {0, context};
+  [[nodiscard]] StepKey step_key(const RunContext& /*run*/, int step) const override {
+    return {0, step};
   }
 
   [[nodiscard]] std::vector<std::string> notes(const DesignPoint& /*point*/) const override {
@@ -46,35 +49,35 @@ class DeepSpeedSystem final : public System {
   }
 
  private:
-  /// K and V of the whole batch for one token in one layer.
-  [[nodiscard]] static Bytes row(const DesignPoint& point) {
-    return point.model.kv_bytes_per_token_and_layer() * point.workload.batch;
+  /// K and V of one token of each of a group's sequences, in one layer.
+  [[nodiscard]] static Bytes row(const RunContext& run, const SequenceGroup& group) {
+    return run.point.model.kv_bytes_per_token_and_layer() * group.sequences;
   }
-  /// Host memory of one layer's KV of `tokens` tokens.
-  [[nodiscard]] Bytes footprint(const DesignPoint& point, int tokens) const {
-    const Bytes kv = row(point) * tokens;
+  /// Host memory of one layer's KV of `tokens` tokens a sequence.
+  [[nodiscard]] Bytes footprint(const RunContext& run, const SequenceGroup& group,
+                                int tokens) const {
+    const Bytes kv = row(run, group) * tokens;
     return Bytes{static_cast<std::int64_t>(static_cast<double>(kv.count()) * kv_footprint_)};
   }
-  /// What a step that attends over `context` tokens touches of a layer's region.
-  [[nodiscard]] MemorySpan touched(const RunContext& run, std::int64_t layer, int context) const {
-    return {regions_[layer], Bytes{}, footprint(run.point, context)};
-  }
+  /// What is touched of a layer's regions when the sequences have `tokens_of(group)` tokens.
+  template <class TokensOf>
+  [[nodiscard]] std::vector<MemorySpan> spans(const RunContext& run, std::int64_t layer,
+                                              TokensOf tokens_of) const;
+  [[nodiscard]] std::vector<MemorySpan> touched_by(const RunContext& run, std::int64_t layer,
+                                                   int step) const;
   void create_regions(RunContext& run);
-  void touch(RunContext& run, std::int64_t layer, int context);
-  void assume_touched(RunContext& run, std::int64_t layer, int context) {
-    run.machine.host_storage().assume_used(touched(run, layer, context), Access::write);
-    touched_context_ = std::max(touched_context_, context);
-  }
+  void remove_regions(RunContext& run);
+  void touch(RunContext& run, const std::vector<MemorySpan>& touched);
+  void assume_touched(RunContext& run, std::int64_t layer, int step);
 
   AttentionKernel attention_kernel_ = AttentionKernel::unfused;
   double kv_footprint_ = 0;
 
-  std::vector<MemoryObject> regions_;  // by layer
-  int touched_context_ = 0;            // some region was touched up to here
+  std::vector<MemoryObject> regions_;  // layer by layer, in it group by group
+  int touched_step_ = 0;               // some region was touched up to this step
 };
 
 void DeepSpeedSystem::place(RunContext& run) {
-  const DesignPoint& point = run.point;
   Machine& machine = run.machine;
   machine.declare_phase("gpu_compute", "GPU operators");
   machine.declare_phase("kv_swap", "page faults on KV in host memory");
@@ -82,90 +85,130 @@ void DeepSpeedSystem::place(RunContext& run) {
   machine.gauges().add({std::string(Machine::kKvAccess), "s", "KV faults and copies", [&machine] {
                           return to_seconds(machine.phase("kv_swap") + machine.phase("kv_copy"));
                         }});
-  machine.gpu().memory().allocate("weights", point.model.weight_bytes());
+  run.model.allocate_weights();
   regions_.clear();
-  create_regions(run);
 }
+
+void DeepSpeedSystem::begin_batch(RunContext& run) { create_regions(run); }
 
 void DeepSpeedSystem::create_regions(RunContext& run) {
-  const Bytes size = footprint(run.point, run.point.workload.longest_context());
   for (std::int64_t layer = 0; layer < run.point.model.layers; ++layer) {
-    regions_.push_back(run.machine.host_storage().create_region(size));
+    for (const SequenceGroup& group : run.groups()) {
+      regions_.push_back(run.machine.host_storage().create_region(
+          footprint(run, group, group.longest_context())));
+    }
   }
-  touched_context_ = 0;
+  touched_step_ = 0;
 }
 
-/// Page faults of a layer's KV. Appending makes a new tensor, so that all of it is written.
-void DeepSpeedSystem::touch(RunContext& run, std::int64_t layer, int context) {
+void DeepSpeedSystem::remove_regions(RunContext& run) {
+  for (const MemoryObject region : std::exchange(regions_, {})) {
+    run.machine.host_storage().remove(region);
+  }
+}
+
+template <class TokensOf>
+std::vector<MemorySpan> DeepSpeedSystem::spans(const RunContext& run, std::int64_t layer,
+                                               TokensOf tokens_of) const {
+  std::vector<MemorySpan> spans;
+  std::size_t region = static_cast<std::size_t>(layer) * run.groups().size();
+  for (const SequenceGroup& group : run.groups()) {
+    if (const int tokens = tokens_of(group); tokens > 0) {
+      spans.push_back({regions_[region], Bytes{}, footprint(run, group, tokens)});
+    }
+    ++region;
+  }
+  return spans;
+}
+
+/// Appending makes a new tensor, so that a step writes all of the KV that it attends over.
+std::vector<MemorySpan> DeepSpeedSystem::touched_by(const RunContext& run, std::int64_t layer,
+                                                    int step) const {
+  return spans(run, layer, [step](const SequenceGroup& group) {
+    return Batch::is_active(group, step) ? group.context_of(step) : 0;
+  });
+}
+
+/// Page faults of a layer's KV.
+void DeepSpeedSystem::touch(RunContext& run, const std::vector<MemorySpan>& touched) {
   const ScopedPhase phase(run.machine, "kv_swap");
-  Completion touched_all;
-  run.machine.host_storage().touch_memory(run.machine.engine().now(), touched(run, layer, context),
-                                          Access::write, touched_all);
-  run.machine.engine().wait(touched_all);
-  touched_context_ = std::max(touched_context_, context);
+  for (const MemorySpan& span : touched) {
+    Completion touched_all;
+    run.machine.host_storage().touch_memory(run.machine.engine().now(), span, Access::write,
+                                            touched_all);
+    run.machine.engine().wait(touched_all);
+  }
+}
+
+void DeepSpeedSystem::assume_touched(RunContext& run, std::int64_t layer, int step) {
+  for (const MemorySpan& span : touched_by(run, layer, step)) {
+    run.machine.host_storage().assume_used(span, Access::write);
+  }
+  touched_step_ = std::max(touched_step_, step);
 }
 
 void DeepSpeedSystem::prefill(RunContext& run) {
-  const DesignPoint& point = run.point;
-  Machine& machine = run.machine;
-  const SequenceBatch prompt{point.workload.batch, point.workload.prompt_tokens,
-                             point.workload.prompt_tokens};
-  const Bytes layer_kv = row(point) * point.workload.prompt_tokens;
-  const ScopedAllocation workspace(machine.gpu().memory(), "prefill workspace",
-                                   layer_workspace(point.model, prompt, attention_kernel_).peak());
-  const ScopedAllocation kv(machine.gpu().memory(), "KV of one layer", layer_kv);
-  const std::vector<OperatorWork> work = layer_operators(point.model, prompt, attention_kernel_);
-  machine.compute(std::vector{embedding(point.model, prompt.tokens())});
-  for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
-    machine.compute(work);
-    touch(run, layer, point.workload.prompt_tokens);
-    machine.pageable_copy(Machine::CopyDirection::gpu_to_host, layer_kv);
+  ParallelModel& model = run.model;
+  const std::vector<SequenceBatch> prompts = run.batch->prompts();
+  const Bytes layer_kv =
+      run.point.model.kv_bytes_per_token_and_layer() * run.batch->prompt_tokens();
+  const GpuAllocation workspace =
+      model.hold_workspace("prefill workspace", prompts, attention_kernel_);
+  const GpuAllocation kv = model.hold("KV of one layer", model.rank_share(layer_kv));
+  model.embed(run.batch->prompt_tokens());
+  for (std::int64_t layer = 0; layer < run.point.model.layers; ++layer) {
+    model.layer(layer, prompts, attention_kernel_);
+    touch(run, spans(run, layer, [](const SequenceGroup& group) { return group.prompt_tokens; }));
+    model.copy(Machine::CopyDirection::gpu_to_host, layer, layer_kv,
+               ParallelModel::HostMemoryKind::pageable);
   }
-  machine.compute(next_token(point.model, point.workload.batch));
+  model.next_token(run.batch->sequences());
 }
 
-void DeepSpeedSystem::warm_up(RunContext& run, int context) {
-  if (context < touched_context_) {
+void DeepSpeedSystem::warm_up(RunContext& run, int step) {
+  if (step < touched_step_) {
     // Back in time: later steps have touched what no step has touched now.
-    for (const MemoryObject region : std::exchange(regions_, {})) {
-      run.machine.host_storage().remove(region);
-    }
+    remove_regions(run);
     create_regions(run);
   }
   for (std::int64_t layer = 0; layer < run.point.model.layers; ++layer) {
-    assume_touched(run, layer, context);
+    assume_touched(run, layer, step);
   }
 }
 
-void DeepSpeedSystem::decode_step(RunContext& run, int context) {
+void DeepSpeedSystem::decode_step(RunContext& run, int step) {
   const DesignPoint& point = run.point;
   Machine& machine = run.machine;
-  const SequenceBatch token{point.workload.batch, 1, context};
-  const ScopedAllocation workspace(machine.gpu().memory(), "decode workspace",
-                                   layer_workspace(point.model, token, attention_kernel_).peak());
-  const ScopedAllocation kv(machine.gpu().memory(), "KV of one layer", row(point) * context);
-  const std::vector<OperatorWork> work = layer_operators(point.model, token, attention_kernel_);
-  const auto compute = [&](std::span<const OperatorWork> operators) {
+  ParallelModel& model = run.model;
+  const std::vector<SequenceBatch> tokens = run.batch->at_step(step);
+  const std::int64_t sequences = run.batch->active_sequences(step);
+  const Bytes row = point.model.kv_bytes_per_token_and_layer();
+  const Bytes new_kv = row * sequences;
+  const Bytes old_kv = row * run.batch->context_tokens(step) - new_kv;
+  const GpuAllocation workspace =
+      model.hold_workspace("decode workspace", tokens, attention_kernel_);
+  const GpuAllocation kv = model.hold("KV of one layer", model.rank_share(old_kv + new_kv));
+  const auto compute = [&](const auto& operators) {
     const ScopedPhase phase(machine, "gpu_compute");
-    machine.compute(operators);
+    operators();
   };
-
-  const auto copy_kv = [&](Machine::CopyDirection direction, Bytes size) {
+  const auto copy_kv = [&](Machine::CopyDirection direction, std::int64_t layer, Bytes size) {
     const ScopedPhase phase(machine, "kv_copy");
-    machine.pageable_copy(direction, size);
+    model.copy(direction, layer, size, ParallelModel::HostMemoryKind::pageable);
   };
 
-  compute(std::vector{embedding(point.model, point.workload.batch)});
+  compute([&] { model.embed(sequences); });
   LayerLoop(machine, point)
       .run(
           [&](std::int64_t layer) {
-            touch(run, layer, context);
-            copy_kv(Machine::CopyDirection::host_to_gpu, row(point) * (context - 1));
-            compute(work);
-            copy_kv(Machine::CopyDirection::gpu_to_host, row(point));
+            touch(run, touched_by(run, layer, step));
+            touched_step_ = std::max(touched_step_, step);
+            copy_kv(Machine::CopyDirection::host_to_gpu, layer, old_kv);
+            compute([&] { model.layer(layer, tokens, attention_kernel_); });
+            copy_kv(Machine::CopyDirection::gpu_to_host, layer, new_kv);
           },
-          [&](std::int64_t layer) { assume_touched(run, layer, context); });
-  compute(next_token(point.model, point.workload.batch));
+          [&](std::int64_t layer) { assume_touched(run, layer, step); });
+  compute([&] { model.next_token(sequences); });
 }
 
 }  // namespace

@@ -4,13 +4,6 @@
 
 namespace nearkv {
 
-void Workload::fields(FieldVisitor& v) {
-  v.parameter("batch", batch, "sequences in the batch", {1, 65'536});
-  v.parameter("prompt_tokens", prompt_tokens, "tokens of each prompt", {1, 1 << 20});
-  v.parameter("output_tokens", output_tokens,
-              "tokens generated for each sequence; the first comes from prefill", {2, 1 << 20});
-}
-
 void SimulationConfig::fields(FieldVisitor& v) {
   v.one_of("fidelity", fidelity, {"exact", "reuse", "sampled"},
            "exact: every page of every step; reuse: equal drive work once, same result; sampled: "
@@ -26,7 +19,8 @@ void DesignPoint::fields(FieldVisitor& v) {
   v.parameter("name", name, "name of the design point, used for files");
   v.group("model", model, "shape of the language model");
   v.group("workload", workload, "batch and lengths");
-  v.list_of("gpu", gpu, "GPUs");
+  v.list_of("gpu", gpu, "the GPU; parallelism says how many of it there are");
+  v.group("parallelism", parallelism, "how GPUs share the model");
   v.group("host", host, "host CPU, memory and file system");
   v.group("pcie", pcie, "PCIe tree");
   v.list_of("ssd", ssd, "NVMe SSDs; may be empty");
@@ -63,6 +57,7 @@ void DesignPoint::fields(FieldVisitor& v) {
   v.require(workload.longest_context() <= model.max_positions, "workload/output_tokens",
             fmt::format("prompt and output reach {} tokens; the model has {} positions",
                         workload.longest_context(), model.max_positions));
+  parallelism.require_divisible(v, model);
   if (system != nullptr) {
     system->require_parts(v, *this);
   }

@@ -12,24 +12,12 @@
 #include "models/llm/model_shape.hpp"
 #include "models/pcie/pcie.hpp"
 #include "models/ssd/ssd.hpp"
+#include "models/systems/parallelism.hpp"
 #include "models/systems/system.hpp"
+#include "models/systems/workload.hpp"
 #include "sim/core/fields.hpp"
 
 namespace nearkv {
-
-/// A batch of equal requests, all there at the start.
-struct Workload {
-  int batch = 0;
-  int prompt_tokens = 0;
-  int output_tokens = 0;  // the first of them comes from prefill
-
-  [[nodiscard]] int decode_steps() const { return output_tokens - 1; }
-  /// Tokens that decode step `step` (from 0) attends over, its own included.
-  [[nodiscard]] int context_of(int step) const { return prompt_tokens + 1 + step; }
-  [[nodiscard]] int longest_context() const { return prompt_tokens + decode_steps(); }
-
-  void fields(FieldVisitor& v);
-};
 
 /// exact: every page of every step. reuse: equal drive work is simulated once, equal to exact to
 /// the picosecond. sampled: reuse, and of the decode steps only so many as the bound needs.
@@ -48,7 +36,8 @@ struct DesignPoint {
   std::string name;
   ModelShape model;
   Workload workload;
-  std::vector<GpuConfig> gpu;
+  std::vector<GpuConfig> gpu;  // one: all GPUs are alike
+  ParallelismConfig parallelism;
   HostConfig host;
   PcieConfig pcie;
   std::vector<SsdConfig> ssd;

@@ -20,7 +20,7 @@ namespace nearkv {
 
 namespace {
 
-class FlexGenSystem final : public System {
+class FlexGenSystem final : public BatchSystem {
  public:
   void fields(FieldVisitor& v) override {
     v.one_of("attention_kernel", attention_kernel_, {"fused", "unfused"},
@@ -35,15 +35,16 @@ class FlexGenSystem final : public System {
   }
 
   void place(RunContext& run) override;
+  void begin_batch(RunContext& run) override;
   void prefill(RunContext& run) override;
-  void decode_step(RunContext& run, int context) override;
-  void warm_up(RunContext& run, int context) override;
+  void decode_step(RunContext& run, int step) override;
+  void warm_up(RunContext& run, int step) override;
 
   /// The first step loads its own layer 0 too, the last one none for a step behind it.
-  [[nodiscard]] StepKey step_key(const DesignPoint& point, int context) const override {
-    const int is_first = context == point.workload.context_of(0) ? 1 : 0;
-    const int is_last = context == point.workload.longest_context() ? 2 : 0;
-    return {is_first + is_last, context};
+  [[nodiscard]] StepKey step_key(const RunContext& run, int step) const override {
+    const int is_first = step == 0 ? 1 : 0;
+    const int is_last = step == run.batch->decode_steps() - 1 ? 2 : 0;
+    return {is_first + is_last, step};
   }
 
   [[nodiscard]] std::vector<std::string> notes(const DesignPoint& /*point*/) const override {
@@ -58,8 +59,8 @@ class FlexGenSystem final : public System {
     MemoryObject values;
   };
   /// K, or V, of the whole batch for one token in one layer.
-  [[nodiscard]] static Bytes row(const DesignPoint& point) {
-    return point.model.kv_bytes_per_token_and_layer() * point.workload.batch / 2;
+  [[nodiscard]] static Bytes row(const RunContext& run) {
+    return run.point.model.kv_bytes_per_token_and_layer() * run.batch->sequences() / 2;
   }
 
   void post_load(RunContext& run, std::int64_t layer, int context);
@@ -96,17 +97,22 @@ void FlexGenSystem::place(RunContext& run) {
   store_.reset();
   prefetched_context_ = 0;
   stored_tokens_ = 0;
-  machine.gpu().memory().allocate("weights", point.model.weight_bytes());
+  run.model.allocate_weights();
   machine.host_storage().pin("relay buffers", relay_buffer_ * copy_threads_);
-  const Bytes size = row(point) * point.workload.longest_context();
+  loader_ = &machine.add_worker("flexgen/load", machine.host_node());
+  storer_ = &machine.add_worker("flexgen/store", machine.host_node());
+}
+
+void FlexGenSystem::begin_batch(RunContext& run) {
+  const DesignPoint& point = run.point;
+  Machine& machine = run.machine;
+  const Bytes size = row(run) * run.batch->longest_context();
   for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
     const auto file = [&](const char* what) {
       return machine.host_storage().create_file(fmt::format("layer {} {}", layer, what), size);
     };
     files_.push_back({file("K"), file("V")});
   }
-  loader_ = &machine.add_worker("flexgen/load", machine.host_node());
-  storer_ = &machine.add_worker("flexgen/store", machine.host_node());
 }
 
 void FlexGenSystem::post_load(RunContext& run, std::int64_t layer, int context) {
@@ -115,7 +121,7 @@ void FlexGenSystem::post_load(RunContext& run, std::int64_t layer, int context) 
   loader_->post(
       [this, &run, layer, stored] {
         Machine& machine = run.machine;
-        const Bytes length = row(run.point) * stored;
+        const Bytes length = row(run) * stored;
         Completion keys;
         Completion values;
         const SimTime now = machine.engine().now();
@@ -134,8 +140,8 @@ void FlexGenSystem::post_store(RunContext& run, std::int64_t layer, int first_to
   storer_->post(
       [this, &run, layer, first_token, past_last_token] {
         Machine& machine = run.machine;
-        const Bytes offset = row(run.point) * first_token;
-        const Bytes length = row(run.point) * (past_last_token - first_token);
+        const Bytes offset = row(run) * first_token;
+        const Bytes length = row(run) * (past_last_token - first_token);
         machine.pinned_copy(Machine::CopyDirection::gpu_to_host, length * 2);
         Completion keys;
         Completion values;
@@ -159,8 +165,8 @@ void FlexGenSystem::wait_for(RunContext& run, std::unique_ptr<Completion>& compl
 void FlexGenSystem::prefill(RunContext& run) {
   const DesignPoint& point = run.point;
   Machine& machine = run.machine;
-  const SequenceBatch prompt{point.workload.batch, point.workload.prompt_tokens,
-                             point.workload.prompt_tokens};
+  const SequenceBatch prompt{run.batch->sequences(), run.groups().front().prompt_tokens,
+                             run.groups().front().prompt_tokens};
   const Bytes layer_kv = point.model.kv_bytes_per_token_and_layer() * prompt.tokens();
   const ScopedAllocation workspace(machine.gpu().memory(), "prefill workspace",
                                    layer_workspace(point.model, prompt, attention_kernel_).peak());
@@ -169,15 +175,15 @@ void FlexGenSystem::prefill(RunContext& run) {
   machine.compute(std::vector{embedding(point.model, prompt.tokens())});
   for (std::int64_t layer = 0; layer < point.model.layers; ++layer) {
     if (layer > 0) {
-      post_store(run, layer - 1, 0, point.workload.prompt_tokens);
+      post_store(run, layer - 1, 0, run.groups().front().prompt_tokens);
     }
     machine.compute(work);
     wait_for(run, store_);
   }
-  post_store(run, point.model.layers - 1, 0, point.workload.prompt_tokens);
-  machine.compute(next_token(point.model, point.workload.batch));
+  post_store(run, point.model.layers - 1, 0, run.groups().front().prompt_tokens);
+  machine.compute(next_token(point.model, run.batch->sequences()));
   wait_for(run, store_);
-  stored_tokens_ = point.workload.prompt_tokens;
+  stored_tokens_ = run.groups().front().prompt_tokens;
 }
 
 /// A prefetch for another step than `context` is waited for and thrown away.
@@ -191,8 +197,8 @@ void FlexGenSystem::finish_foreign_prefetch(RunContext& run, int context) {
 /// Tokens of steps that a sampled run leaves out: they are in the files.
 void FlexGenSystem::move_contents_to(RunContext& run, int tokens) {
   if (tokens > stored_tokens_) {
-    const Bytes offset = row(run.point) * stored_tokens_;
-    const Bytes length = row(run.point) * (tokens - stored_tokens_);
+    const Bytes offset = row(run) * stored_tokens_;
+    const Bytes length = row(run) * (tokens - stored_tokens_);
     for (const LayerFiles& files : files_) {
       run.machine.host_storage().assume_stored({files.keys, offset, length});
       run.machine.host_storage().assume_stored({files.values, offset, length});
@@ -204,7 +210,7 @@ void FlexGenSystem::move_contents_to(RunContext& run, int tokens) {
 /// Step `context` has read the layer's files up to its own token, K and V side by side.
 void FlexGenSystem::assume_read(RunContext& run, std::int64_t layer, int context) {
   HostStorage& storage = run.machine.host_storage();
-  const Bytes read = row(run.point) * (context - 1);
+  const Bytes read = row(run) * (context - 1);
   const Bytes piece = run.point.host.memory_extent;
   for (Bytes offset{}; offset < read; offset += piece) {
     const Bytes length = std::min(piece, read - offset);
@@ -216,12 +222,13 @@ void FlexGenSystem::assume_read(RunContext& run, std::int64_t layer, int context
 /// Step `context` has written the K and V of its token.
 void FlexGenSystem::assume_written(RunContext& run, std::int64_t layer, int context) {
   HostStorage& storage = run.machine.host_storage();
-  const Bytes token = row(run.point);
+  const Bytes token = row(run);
   storage.assume_used({files_[layer].keys, token * (context - 1), token}, Access::write);
   storage.assume_used({files_[layer].values, token * (context - 1), token}, Access::write);
 }
 
-void FlexGenSystem::warm_up(RunContext& run, int context) {
+void FlexGenSystem::warm_up(RunContext& run, int step) {
+  const int context = run.groups().front().context_of(step);
   finish_foreign_prefetch(run, context);
   wait_for(run, load_);
   move_contents_to(run, context);
@@ -249,13 +256,14 @@ void FlexGenSystem::assume_step(RunContext& run, int context) {
   assume_written(run, layers - 1, context);
 }
 
-void FlexGenSystem::decode_step(RunContext& run, int context) {
+void FlexGenSystem::decode_step(RunContext& run, int step) {
+  const int context = run.groups().front().context_of(step);
   const DesignPoint& point = run.point;
   Machine& machine = run.machine;
-  const SequenceBatch token{point.workload.batch, 1, context};
+  const SequenceBatch token{run.batch->sequences(), 1, context};
   const ScopedAllocation workspace(machine.gpu().memory(), "decode workspace",
                                    layer_workspace(point.model, token, attention_kernel_).peak());
-  const ScopedAllocation kv(machine.gpu().memory(), "KV of two layers", row(point) * 4 * context);
+  const ScopedAllocation kv(machine.gpu().memory(), "KV of two layers", row(run) * 4 * context);
   const std::vector<OperatorWork> work = layer_operators(point.model, token, attention_kernel_);
   const auto compute = [&](std::span<const OperatorWork> operators) {
     const ScopedPhase phase(machine, "gpu_compute");
@@ -268,11 +276,11 @@ void FlexGenSystem::decode_step(RunContext& run, int context) {
     post_load(run, 0, context);
   }
   wait_for(run, load_);
-  compute(std::vector{embedding(point.model, point.workload.batch)});
+  compute(std::vector{embedding(point.model, run.batch->sequences())});
   const auto iteration = [&](std::int64_t layer) {
     if (layer + 1 < point.model.layers) {
       post_load(run, layer + 1, context);
-    } else if (context < point.workload.longest_context()) {
+    } else if (context < run.batch->longest_context()) {
       // Layer 0 of the next step; its part of this step was stored long ago.
       post_load(run, 0, context + 1);
       prefetched_context_ = context + 1;
@@ -289,7 +297,7 @@ void FlexGenSystem::decode_step(RunContext& run, int context) {
     assume_written(run, layer - 1, context);
   });
   post_store(run, point.model.layers - 1, context - 1, context);
-  compute(next_token(point.model, point.workload.batch));
+  compute(next_token(point.model, run.batch->sequences()));
   wait_for(run, store_);
   stored_tokens_ = std::max(stored_tokens_, context);
 }

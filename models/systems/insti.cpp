@@ -30,7 +30,7 @@ namespace {
 /// KV of a layer that may wait in VRAM for its way to the CSDs: one, while the next is computed.
 constexpr int kLayersInFlight = 2;
 
-class InstiSystem final : public System {
+class InstiSystem final : public BatchSystem {
  public:
   explicit InstiSystem(bool sparse) : sparse_(sparse) {}
 
@@ -79,24 +79,28 @@ class InstiSystem final : public System {
   }
 
   void place(RunContext& run) override;
+  void begin_batch(RunContext& run) override;
   void prefill(RunContext& run) override;
-  void decode_step(RunContext& run, int context) override;
-  void finish(RunContext& run) override;
+  void decode_step(RunContext& run, int step) override;
+  void finish_batch(RunContext& run) override;
 
   /// A step leaves the drives idle unless it flushes groups.
-  void warm_up(RunContext& run, int context) override {
+  void warm_up(RunContext& run, int step) override {
+    const int context = run.groups().front().context_of(step);
     if (is_flushing_ || flushes(geometry_of(run.point), context) != 0) {
-      decode_step(run, context);
+      decode_step(run, step);
     }
   }
 
   [[nodiscard]] bool warms_up_exactly() const override { return true; }
 
-  [[nodiscard]] StepKey step_key(const DesignPoint& point, int context) const override {
+  [[nodiscard]] StepKey step_key(const RunContext& run, int step) const override {
+    const DesignPoint& point = run.point;
+    const int context = run.groups().front().context_of(step);
     // What this step flushes goes on while later layers read, and what the step before flushed
     // while this one begins. Prefill leaves the drives idle.
     const kernels::PageGeometry geometry = geometry_of(point);
-    const bool is_first = context == point.workload.context_of(0);
+    const bool is_first = step == 0;
     const int flushed_before = is_first ? 0 : flushes(geometry, context - 1);
     const int step_class = flushed_before * kKindsOfFlush + flushes(geometry, context);
     // Dense attention depends on the token groups alone. SparF selects anew at every context, and
@@ -150,7 +154,7 @@ class InstiSystem final : public System {
   }
   [[nodiscard]] bool is_recorded() const { return kv_source_.kind == KvSourceKind::trace; }
   [[nodiscard]] RecordedReads::Use trace_use(const DesignPoint& point) const {
-    return {geometry_of(point), head_shape(point), sparsity_, point.workload.context_of(0),
+    return {geometry_of(point), head_shape(point), sparsity_, point.workload.prompt_tokens + 1,
             point.workload.longest_context()};
   }
   void require_fitting_trace(FieldVisitor& v, const DesignPoint& point) const;
@@ -205,16 +209,7 @@ void InstiSystem::require_fitting_trace(FieldVisitor& v, const DesignPoint& poin
 }
 
 void InstiSystem::place(RunContext& run) {
-  const DesignPoint& point = run.point;
-  const ModelShape& model = point.model;
   Machine& machine = run.machine;
-  const std::int64_t batch = point.workload.batch;
-  const auto drive_count = static_cast<std::int64_t>(machine.csds().size());
-  pairs_ = static_cast<int>(batch * model.kv_heads / drive_count);
-  drives_.clear();
-  appended_ = 0;
-  is_flushing_ = false;
-
   machine.declare_phase("gpu_compute", "GPU operators");
   machine.declare_phase("upload", "q, k and v from VRAM to the CSDs");
   machine.declare_phase("submission", "the host thread submits attend commands");
@@ -225,9 +220,21 @@ void InstiSystem::place(RunContext& run) {
       {std::string(Machine::kKvAccess), "s", "KV pages on their way from flash",
        [csd = machine.csds().front().get()] { return to_seconds(csd->work().reading); }});
 
-  machine.gpu().memory().allocate("weights", model.weight_bytes());
+  run.model.allocate_weights();
+}
+
+void InstiSystem::begin_batch(RunContext& run) {
+  const DesignPoint& point = run.point;
+  const ModelShape& model = point.model;
+  Machine& machine = run.machine;
+  const std::int64_t batch = run.batch->sequences();
+  const auto drive_count = static_cast<std::int64_t>(machine.csds().size());
+  pairs_ = static_cast<int>(batch * model.kv_heads / drive_count);
+  drives_.clear();
+  appended_ = 0;
+  is_flushing_ = false;
   const kernels::PageGeometry geometry = geometry_of(point);
-  const int longest = point.workload.longest_context();
+  const int longest = run.batch->longest_context();
   const KvPageCounts pages = flushed_pages(geometry, longest, sparse_);
   const Bytes page = point.csd.front().flash.page_size;
   // Groups that are not full wait in the drive's DRAM, for every head of every layer.
@@ -245,7 +252,7 @@ void InstiSystem::place(RunContext& run) {
     csd.dram().allocate("token group buffers", token_buffer * pairs_ * model.layers);
     csd.dram().allocate("channel group buffers", channel_buffer * pairs_ * model.layers);
     // One arrives while the one before is programmed; a chunk is at least one pair's KV.
-    const Bytes pair_kv = model.values(2 * model.head_dim) * point.workload.prompt_tokens;
+    const Bytes pair_kv = model.values(2 * model.head_dim) * run.groups().front().prompt_tokens;
     csd.dram().allocate("store chunks", std::max(csd.config().store_chunk, pair_kv) * 2);
     csd.dram().allocate("staging buffers", csd.config().staging_memory(pages.total(), pairs_));
     drives_.push_back({&csd, machine.csd_node(static_cast<int>(i)),
@@ -265,8 +272,8 @@ void InstiSystem::prefill(RunContext& run) {
   const DesignPoint& point = run.point;
   const ModelShape& model = point.model;
   Machine& machine = run.machine;
-  const SequenceBatch prompt{point.workload.batch, point.workload.prompt_tokens,
-                             point.workload.prompt_tokens};
+  const SequenceBatch prompt{run.batch->sequences(), run.groups().front().prompt_tokens,
+                             run.groups().front().prompt_tokens};
   const Bytes layer_kv = model.kv_bytes_per_token_and_layer() * prompt.tokens();
   const ScopedAllocation workspace(machine.gpu().memory(), "prefill workspace",
                                    layer_workspace(model, prompt, AttentionKernel::fused).peak());
@@ -293,11 +300,11 @@ void InstiSystem::prefill(RunContext& run) {
           *stored.back());
     }
   }
-  machine.compute(next_token(model, point.workload.batch));
+  machine.compute(next_token(model, run.batch->sequences()));
   for (const auto& completion : stored) {
     machine.engine().wait(*completion);
   }
-  appended_ = point.workload.prompt_tokens;
+  appended_ = run.groups().front().prompt_tokens;
 }
 
 /// Moves one layer's KV of the prompt to a drive, in chunks: a chunk is programmed while the next
@@ -305,7 +312,7 @@ void InstiSystem::prefill(RunContext& run) {
 void InstiSystem::store_layer(RunContext& run, Drive& drive, int layer) {
   const DesignPoint& point = run.point;
   Machine& machine = run.machine;
-  const int prompt = point.workload.prompt_tokens;
+  const int prompt = run.groups().front().prompt_tokens;
   const Bytes pair_kv = point.model.values(2 * point.model.head_dim) * prompt;
   const Bytes chunk = drive.csd->config().store_chunk;
   const int pairs_a_chunk = static_cast<int>(std::max<std::int64_t>(1, chunk / pair_kv));
@@ -353,11 +360,12 @@ std::vector<std::shared_ptr<const AttendBatch>> InstiSystem::batches_at(const De
   return batches;
 }
 
-void InstiSystem::decode_step(RunContext& run, int context) {
+void InstiSystem::decode_step(RunContext& run, int step) {
+  const int context = run.groups().front().context_of(step);
   const DesignPoint& point = run.point;
   const ModelShape& model = point.model;
   Machine& machine = run.machine;
-  const std::int64_t batch = point.workload.batch;
+  const std::int64_t batch = run.batch->sequences();
   const ScopedAllocation workspace(
       machine.gpu().memory(), "decode workspace",
       layer_workspace(model, {batch, 1, 1}, AttentionKernel::fused).peak());
@@ -402,8 +410,8 @@ void InstiSystem::append_skipped_tokens(std::int64_t layers, int context) {
   }
 }
 
-void InstiSystem::finish(RunContext& run) {
-  append_skipped_tokens(run.point.model.layers, run.point.workload.longest_context());
+void InstiSystem::finish_batch(RunContext& run) {
+  append_skipped_tokens(run.point.model.layers, run.batch->longest_context());
   for (const Drive& drive : drives_) {
     drive.csd->finish_task(drive.task, run.machine.engine().now());
   }
@@ -439,7 +447,7 @@ InstiSystem::LayerTimes InstiSystem::attend_layer(RunContext& run, Drive& drive,
   Engine& engine = machine.engine();
   const ModelShape& model = run.point.model;
   const auto drive_count = static_cast<std::int64_t>(drives_.size());
-  const std::int64_t sequences = run.point.workload.batch;
+  const std::int64_t sequences = run.batch->sequences();
   LayerTimes times;
   SimTime mark = engine.now();
   const auto lap = [&] {

@@ -23,18 +23,40 @@ Gauge busy_gauge(std::string name, std::string doc, double servers,
 
 }  // namespace
 
+Machine::GpuPort::GpuPort(Engine& engine, const GpuConfig& config, const std::string& memory_name,
+                          NodeId at)
+    : gpu(config, memory_name), node(at), h2d_engines(engine, ceil_div(config.copy_engines, 2)) {
+  if (config.copy_engines > 1) {
+    d2h_engines.emplace(engine, config.copy_engines / 2);
+  }
+}
+
 Machine::Machine(const DesignPoint& point)
-    : gpu_(point.gpu.front()),
-      fabric_(engine_, point.pcie, device_names(point), "pcie", point.host.dram_rate),
-      h2d_engines_(engine_, ceil_div(point.gpu.front().copy_engines, 2)),
+    : fabric_(engine_, point.pcie, device_names(point), "pcie", point.host.dram_rate,
+              point.parallelism.network()),
+      bounce_chunk_(point.pcie.peer_to_peer.bounce_chunk),
       host_cores_(point.host.cores),
       pageable_h2d_rate_(point.host.pageable_h2d),
       pageable_d2h_rate_(point.host.pageable_d2h) {
-  if (const int engines = point.gpu.front().copy_engines; engines > 1) {
-    d2h_engines_.emplace(engine_, engines / 2);
+  for (const std::string& device : device_names(point)) {
+    device_of_node_[fabric_.node(device).index] = device;
+  }
+  device_of_node_[fabric_.host().index] = "host";
+  const int gpus = point.parallelism.gpus();
+  for (int i = 0; i < gpus; ++i) {
+    const std::string name = fmt::format("gpu/{}", i);
+    gpus_.push_back(std::make_unique<GpuPort>(engine_, point.gpu.front(),
+                                              gpus == 1 ? "VRAM" : "VRAM of " + name,
+                                              fabric_.node(name)));
   }
   if (!point.ssd.empty()) {
-    ssds_ = std::make_unique<SsdArray>(point.ssd.front(), fabric_.path("ssd/0", "host").bandwidth);
+    // RAID-0 keeps all drives at work: a link that they share is divided equally.
+    std::vector<PcieFabric::Ends> to_host;
+    for (int i = 0; i < point.ssd.front().count; ++i) {
+      to_host.push_back({fmt::format("ssd/{}", i), "host"});
+    }
+    ssds_ = std::make_unique<SsdArray>(point.ssd.front(),
+                                       fabric_.shared_paths(to_host).front().bandwidth);
     host_storage_ = std::make_unique<HostStorage>(engine_.loop(), point.host, host_cores_, *ssds_);
   }
   if (!point.csd.empty()) {
@@ -48,7 +70,9 @@ Machine::Machine(const DesignPoint& point)
   gauges_.add({std::string(kExtrapolationBound), "s",
                "error bound of what was taken to be like simulated work",
                [this] { return to_seconds(extrapolation_bound_); }});
-  add_gpu_gauges();
+  for (int i = 0; i < gpus; ++i) {
+    add_gpu_gauges(i);
+  }
   add_host_gauges();
   add_link_gauges();
   for (int i = 0; i < static_cast<int>(csds_.size()); ++i) {
@@ -57,7 +81,10 @@ Machine::Machine(const DesignPoint& point)
 }
 
 std::vector<std::string> Machine::device_names(const DesignPoint& point) const {
-  std::vector<std::string> names{"gpu/0"};
+  std::vector<std::string> names;
+  for (int i = 0; i < point.parallelism.gpus(); ++i) {
+    names.push_back(fmt::format("gpu/{}", i));
+  }
   const auto add = [&](const char* kind, const auto& drives) {
     for (int i = 0; !drives.empty() && i < drives.front().count; ++i) {
       names.push_back(fmt::format("{}/{}", kind, i));
@@ -68,31 +95,102 @@ std::vector<std::string> Machine::device_names(const DesignPoint& point) const {
   return names;
 }
 
-void Machine::compute(std::span<const OperatorWork> operators) {
-  engine_.wait_until(gpu_.issue(engine_.now(), operators).done);
+void Machine::compute(std::span<const OperatorWork> operators, int gpu) {
+  engine_.wait_until(gpus_[gpu]->gpu.issue(engine_.now(), operators).done);
 }
 
 void Machine::transfer(NodeId from, NodeId to, Bytes size) {
-  if (size > Bytes{0}) {
+  if (size <= Bytes{0}) {
+    return;
+  }
+  if (fabric_.is_direct(from, to)) {
     engine_.transfer(from, to, size);
+  } else {
+    bounce(from, to, size);
   }
 }
 
-void Machine::pinned_copy(CopyDirection direction, Bytes size) {
+void Machine::bounce(NodeId from, NodeId to, Bytes size) {
+  const Bytes chunk = std::min(bounce_chunk_, size);
+  const Bytes rest = size - chunk;
+  engine_.transfer(from, host_node(), chunk);
+  transfer_together(std::vector<Transfer>{{from, host_node(), rest}, {host_node(), to, rest}});
+  engine_.transfer(host_node(), to, chunk);
+}
+
+void Machine::transfer_together(std::span<const Transfer> transfers) {
+  std::vector<std::function<void()>> actions;
+  for (const Transfer& one : transfers) {
+    if (one.size > Bytes{0}) {
+      actions.emplace_back([this, one] { transfer(one.from, one.to, one.size); });
+    }
+  }
+  together(actions);
+}
+
+void Machine::together(std::span<const std::function<void()>> actions) {
+  if (actions.empty()) {
+    return;
+  }
+  std::vector<Worker*> helpers;
+  std::vector<Completion> done(actions.size() - 1);
+  for (std::size_t i = 0; i < done.size(); ++i) {
+    if (idle_helpers_.empty()) {
+      idle_helpers_.push_back(&add_worker(fmt::format("helper/{}", helpers_++), host_node()));
+    }
+    helpers.push_back(idle_helpers_.back());
+    idle_helpers_.pop_back();
+    helpers.back()->post(actions[i + 1], done[i]);
+  }
+  actions.front()();
+  for (Completion& completion : done) {
+    engine_.wait(completion);
+  }
+  idle_helpers_.insert(idle_helpers_.end(), helpers.rbegin(), helpers.rend());
+}
+
+std::vector<PcieFabric::Path> Machine::shared_paths(std::span<const Transfer> transfers) const {
+  std::vector<PcieFabric::Ends> flows;
+  for (const Transfer& one : transfers) {
+    flows.push_back({device_of_node_.at(one.from.index), device_of_node_.at(one.to.index)});
+  }
+  return fabric_.shared_paths(flows);
+}
+
+SimDuration Machine::time_together(std::span<const Transfer> transfers) const {
+  const std::vector<PcieFabric::Path> paths = shared_paths(transfers);
+  SimDuration longest{};
+  for (std::size_t i = 0; i < transfers.size(); ++i) {
+    longest = std::max(longest, paths[i].latency + time_for(transfers[i].size, paths[i].bandwidth));
+  }
+  return longest;
+}
+
+SimDuration Machine::longest_latency(std::span<const Transfer> transfers) const {
+  SimDuration longest{};
+  for (const PcieFabric::Path& path : shared_paths(transfers)) {
+    longest = std::max(longest, path.latency);
+  }
+  return longest;
+}
+
+void Machine::pinned_copy(CopyDirection direction, Bytes size, int gpu) {
+  GpuPort& port = *gpus_[gpu];
   const bool to_gpu = direction == CopyDirection::host_to_gpu;
-  CreditPool& engines = to_gpu || !d2h_engines_ ? h2d_engines_ : *d2h_engines_;
+  CreditPool& engines = to_gpu || !port.d2h_engines ? port.h2d_engines : *port.d2h_engines;
   engines.acquire();
-  transfer(to_gpu ? host_node() : gpu_node(), to_gpu ? gpu_node() : host_node(), size);
+  transfer(to_gpu ? host_node() : port.node, to_gpu ? port.node : host_node(), size);
   engines.release();
 }
 
-void Machine::pageable_copy(CopyDirection direction, Bytes size) {
+void Machine::pageable_copy(CopyDirection direction, Bytes size, int gpu) {
+  GpuPort& port = *gpus_[gpu];
   const bool to_gpu = direction == CopyDirection::host_to_gpu;
-  FifoServers& staging = to_gpu ? pageable_h2d_ : pageable_d2h_;
+  FifoServers& staging = to_gpu ? port.pageable_h2d : port.pageable_d2h;
   const SimTime staged =
       staging.issue(engine_.now(), time_for(size, to_gpu ? pageable_h2d_rate_ : pageable_d2h_rate_))
           .done;
-  pinned_copy(direction, size);
+  pinned_copy(direction, size, gpu);
   engine_.wait_until(std::max(staged, engine_.now()));
 }
 
@@ -133,16 +231,19 @@ void Machine::declare_phase(const std::string& phase, const std::string& doc) {
       {"phase/" + phase, "s", doc, [this, phase] { return to_seconds(phases_.at(phase)); }});
 }
 
-void Machine::add_gpu_gauges() {
-  gauges_.add(busy_gauge("gpu/0/compute", "GPU busy with operators", 1, [this] {
-    SimDuration busy{};
-    for (const SimDuration part : gpu_.counters().busy) {
-      busy += part;
-    }
-    return busy;
-  }));
-  gauges_.add(bytes_gauge("gpu/0/memory", "bytes that operators moved from and to VRAM",
-                          [this] { return gpu_.counters().bytes; }));
+void Machine::add_gpu_gauges(int index) {
+  const Gpu* gpu = &gpus_[index]->gpu;
+  gauges_.add(
+      busy_gauge(fmt::format("gpu/{}/compute", index), "GPU busy with operators", 1, [gpu] {
+        SimDuration busy{};
+        for (const SimDuration part : gpu->counters().busy) {
+          busy += part;
+        }
+        return busy;
+      }));
+  gauges_.add(bytes_gauge(fmt::format("gpu/{}/memory", index),
+                          "bytes that operators moved from and to VRAM",
+                          [gpu] { return gpu->counters().bytes; }));
 }
 
 void Machine::add_host_gauges() {
@@ -207,7 +308,10 @@ void Machine::report_memories(Metrics& metrics) const {
     metrics.add("high_water/" + name, static_cast<double>(high_water.count()), "B",
                 fmt::format("most that was held, of {}", format_short(capacity)));
   };
-  add("VRAM", gpu_.memory().high_water(), gpu_.memory().capacity());
+  for (const auto& port : gpus_) {
+    const CapacityLedger& memory = port->gpu.memory();
+    add(memory.resource(), memory.high_water(), memory.capacity());
+  }
   if (host_storage_ != nullptr) {
     const HostMemory& memory = host_storage_->memory();
     add("host DRAM", memory.high_water(), memory.capacity() + memory.pinned().held());

@@ -2,6 +2,7 @@
 // use them. Systems issue work here; the parts say how long it takes.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -37,9 +38,11 @@ class Machine {
   explicit Machine(const DesignPoint& point);
 
   [[nodiscard]] Engine& engine() { return engine_; }
-  [[nodiscard]] Gpu& gpu() { return gpu_; }
+  [[nodiscard]] int gpu_count() const { return static_cast<int>(gpus_.size()); }
+  [[nodiscard]] Gpu& gpu(int index = 0) { return gpus_[index]->gpu; }
   [[nodiscard]] std::vector<std::unique_ptr<Csd>>& csds() { return csds_; }
   /// Only with an SSD, which it reads and swaps to.
+  [[nodiscard]] bool has_host_storage() const { return host_storage_ != nullptr; }
   [[nodiscard]] HostStorage& host_storage() {
     check(host_storage_ != nullptr, "host storage without an SSD");
     return *host_storage_;
@@ -48,22 +51,41 @@ class Machine {
   [[nodiscard]] FifoServers& submitter() { return submitter_; }
   [[nodiscard]] Gauges& gauges() { return gauges_; }
 
-  [[nodiscard]] NodeId gpu_node() const { return fabric_.node("gpu/0"); }
+  [[nodiscard]] NodeId gpu_node(int index = 0) const { return gpus_[index]->node; }
   [[nodiscard]] NodeId host_node() const { return fabric_.host(); }
   [[nodiscard]] NodeId csd_node(int index) const {
     return fabric_.node("csd/" + std::to_string(index));
   }
 
   // -- Inside an actor: each returns when the work is done.
-  void compute(std::span<const OperatorWork> operators);
+  void compute(std::span<const OperatorWork> operators, int gpu = 0);
   /// Direct memory access by a drive or between drives and VRAM; nothing happens for no bytes.
+  /// Where the platform refuses peer-to-peer traffic, the data pass host memory in chunks of
+  /// pcie/peer_to_peer/bounce_chunk, one arriving while the one before leaves:
+  ///     time = chunk over one way + rest over the slower way + chunk over the other way.
   void transfer(NodeId from, NodeId to, Bytes size);
+  struct Transfer {
+    NodeId from;
+    NodeId to;
+    Bytes size;
+  };
+  /// Starts all of them now; returns when the last one is done.
+  void transfer_together(std::span<const Transfer> transfers);
+  /// Does several things at the same time, as threads would; returns when all are done.
+  void together(std::span<const std::function<void()>> actions);
   enum class CopyDirection { host_to_gpu, gpu_to_host };
   /// A copy of pinned memory by one of the GPU's copy engines.
-  void pinned_copy(CopyDirection direction, Bytes size);
+  void pinned_copy(CopyDirection direction, Bytes size, int gpu = 0);
   /// A copy of pageable memory: the driver stages it through pinned buffers, so that it moves at
   /// the slower of the host's pageable rate and the link.
-  void pageable_copy(CopyDirection direction, Bytes size);
+  void pageable_copy(CopyDirection direction, Bytes size, int gpu = 0);
+
+  /// What transfer_together() takes on an idle fabric if each link is divided equally among the
+  /// transfers, all of which must be direct.
+  [[nodiscard]] SimDuration time_together(std::span<const Transfer> transfers) const;
+  [[nodiscard]] SimDuration longest_latency(std::span<const Transfer> transfers) const;
+  /// Payload a second that one device gets to another ("host" is a valid end).
+  [[nodiscard]] const PcieFabric& fabric() const { return fabric_; }
 
   /// Gauges, what extrapolate() added to them included.
   [[nodiscard]] std::vector<double> read_gauges() const;
@@ -94,24 +116,39 @@ class Machine {
 
  private:
   [[nodiscard]] std::vector<std::string> device_names(const DesignPoint& point) const;
-  void add_gpu_gauges();
+  void add_gpu_gauges(int index);
+  void bounce(NodeId from, NodeId to, Bytes size);
+  [[nodiscard]] std::vector<PcieFabric::Path> shared_paths(
+      std::span<const Transfer> transfers) const;
   void add_link_gauges();
   void add_csd_gauges(int index);
   void add_host_gauges();
 
+  /// A GPU and what its copies pass.
+  struct GpuPort {
+    GpuPort(Engine& engine, const GpuConfig& config, const std::string& memory_name, NodeId at);
+
+    Gpu gpu;
+    NodeId node;
+    // One engine serves both directions in turn; of several, each direction has its own.
+    CreditPool h2d_engines;
+    std::optional<CreditPool> d2h_engines;
+    FifoServers pageable_h2d{1};  // the thread that stages
+    FifoServers pageable_d2h{1};
+  };
+
   Engine engine_;
-  Gpu gpu_;
   PcieFabric fabric_;
-  // One engine serves both directions in turn; of several, each direction has its own.
-  CreditPool h2d_engines_;
-  std::optional<CreditPool> d2h_engines_;
+  std::vector<std::unique_ptr<GpuPort>> gpus_;
+  std::map<int, std::string> device_of_node_;  // by index
+  Bytes bounce_chunk_;
+  std::vector<Worker*> idle_helpers_;  // of together()
+  int helpers_ = 0;
   FifoServers host_cores_;
   std::unique_ptr<SsdArray> ssds_;
   std::unique_ptr<HostStorage> host_storage_;
   std::vector<std::unique_ptr<Csd>> csds_;
   FifoServers submitter_{1};
-  FifoServers pageable_h2d_{1};
-  FifoServers pageable_d2h_{1};
   Rate pageable_h2d_rate_;
   Rate pageable_d2h_rate_;
   std::vector<std::unique_ptr<Worker>> workers_;

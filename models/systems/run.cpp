@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "models/systems/machine.hpp"
+#include "models/systems/parallel_model.hpp"
 #include "models/systems/step_sampler.hpp"
 #include "sim/core/check.hpp"
 
@@ -37,10 +38,18 @@ struct Measurements {
 class Driver {
  public:
   Driver(const DesignPoint& point, Machine& machine)
-      : point_(point), run_{point, machine}, machine_(machine), system_(*point.system) {}
+      : point_(point),
+        model_(machine, point),
+        run_{point, machine, model_},
+        machine_(machine),
+        system_(dynamic_cast<BatchSystem&>(*point.system)) {}
 
   void operator()() {
     system_.place(run_);
+    const Batch batch({{point_.workload.batch, point_.workload.prompt_tokens,
+                        point_.workload.output_tokens}});
+    run_.batch = &batch;
+    system_.begin_batch(run_);
     const SimTime begin = machine_.engine().now();
     const StepValues before = machine_.read_gauges();
     system_.prefill(run_);
@@ -51,7 +60,7 @@ class Driver {
     } else {
       decode_all();
     }
-    system_.finish(run_);
+    system_.finish_batch(run_);
     machine_.stop_workers();
   }
 
@@ -69,7 +78,7 @@ class Driver {
   StepValues simulate(int step) {
     const StepValues before = machine_.read_gauges();
     const SimTime begin = machine_.engine().now();
-    system_.decode_step(run_, point_.workload.context_of(step));
+    system_.decode_step(run_, step);
     StepValues values{to_seconds(machine_.engine().now() - begin)};
     const StepValues increments = difference(machine_.read_gauges(), before);
     values.insert(values.end(), increments.begin(), increments.end());
@@ -87,11 +96,11 @@ class Driver {
   }
 
   void decode_all() {
-    const int steps = point_.workload.decode_steps();
+    const int steps = run_.batch->decode_steps();
     const StepValues before = machine_.read_gauges();
     const SimTime begin = machine_.engine().now();
     for (int step = 0; step < steps; ++step) {
-      system_.decode_step(run_, point_.workload.context_of(step));
+      system_.decode_step(run_, step);
     }
     found.decode = {to_seconds(machine_.engine().now() - begin)};
     const StepValues increments = difference(machine_.read_gauges(), before);
@@ -101,8 +110,8 @@ class Driver {
 
   void decode_sampled() {
     std::vector<StepKey> keys;
-    for (int step = 0; step < point_.workload.decode_steps(); ++step) {
-      keys.push_back(system_.step_key(point_, point_.workload.context_of(step)));
+    for (int step = 0; step < run_.batch->decode_steps(); ++step) {
+      keys.push_back(system_.step_key(run_, step));
     }
     StepSampler sampler(keys, {point_.simulation.sampling_tolerance,
                                point_.simulation.most_sampled_steps, kSamplingSafety});
@@ -111,7 +120,7 @@ class Driver {
     while (const std::optional<int> step = sampler.next()) {
       const bool warms_up = *step > 0 && previous != *step - 1;
       if (warms_up) {
-        system_.warm_up(run_, point_.workload.context_of(*step - 1));
+        system_.warm_up(run_, *step - 1);
       }
       StepValues values = simulate(*step);
       if (warms_up) {
@@ -136,7 +145,7 @@ class Driver {
     for (int i = 0; i < kWarmUpChecks && !warmed.empty() && !system_.warms_up_exactly(); ++i) {
       const auto [step, time] = *std::next(warmed.begin(), static_cast<int>(spacing * i));
       if (step > 1) {
-        system_.warm_up(run_, point_.workload.context_of(step - 2));
+        system_.warm_up(run_, step - 2);
         simulate(step - 1);
         sum += std::abs(simulate(step).front() - time) / time;
         ++checks;
@@ -146,9 +155,10 @@ class Driver {
   }
 
   const DesignPoint& point_;
+  ParallelModel model_;
   RunContext run_;
   Machine& machine_;
-  System& system_;
+  BatchSystem& system_;
 };
 
 void report(const DesignPoint& point, const Machine& machine, const Gauges& gauges,
@@ -205,18 +215,23 @@ void report(const DesignPoint& point, const Machine& machine, const Gauges& gaug
 
 RunOutcome run_design_point(const DesignPoint& point) {
   RunOutcome outcome;
-  outcome.notes = point.system->notes(point);
   Machine machine(point);
   Driver driver(point, machine);
   machine.engine().spawn("driver", machine.host_node(), [&driver] { driver(); });
   try {
     machine.engine().run();
     report(point, machine, machine.gauges(), driver.found, outcome.metrics);
+    point.system->report(point, outcome.metrics);
   } catch (const OutOfCapacity& overflow) {
     outcome.status = RunStatus::out_of_memory;
     outcome.status_detail = overflow.what();
     machine.report_memories(outcome.metrics);
+  } catch (const Infeasible& problem) {
+    outcome.status = RunStatus::infeasible;
+    outcome.status_detail = problem.what();
+    machine.report_memories(outcome.metrics);
   }
+  outcome.notes = point.system->notes(point);
   outcome.digest = machine.engine().digest();
   outcome.wakeups = machine.engine().wakeups();
   return outcome;

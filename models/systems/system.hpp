@@ -8,18 +8,26 @@
 #include <string_view>
 #include <vector>
 
+#include "models/systems/batch.hpp"
 #include "models/systems/step_sampler.hpp"
+#include "models/systems/workload.hpp"
 #include "sim/core/fields.hpp"
+#include "sim/core/metrics.hpp"
 
 namespace nearkv {
 
 class Machine;
+class ParallelModel;
 struct DesignPoint;
 
 /// What a system works with during a run.
 struct RunContext {
   const DesignPoint& point;
   Machine& machine;
+  ParallelModel& model;          // on the machine's GPUs
+  const Batch* batch = nullptr;  // of a BatchSystem: the one at work
+
+  [[nodiscard]] const std::vector<SequenceGroup>& groups() const { return batch->groups(); }
 };
 
 class System {
@@ -36,34 +44,54 @@ class System {
   virtual void require_parts(FieldVisitor& v, const DesignPoint& point) const = 0;
 
   /// Allocates what lives as long as the run, declares the phases of the driver's time and adds the
-  /// gauge Machine::kKvAccess. Throws OutOfCapacity. Runs inside an actor, as all
+  /// gauge Machine::kKvAccess. Throws OutOfCapacity and Infeasible. Runs inside an actor, as all
   /// that follows.
   virtual void place(RunContext& run) = 0;
+
+  /// What a reader of the record must know; asked after the run.
+  [[nodiscard]] virtual std::vector<std::string> notes(const DesignPoint& point) const = 0;
+
+  /// Metrics of its own, after those of the run.
+  virtual void report(const DesignPoint& /*point*/, Metrics& /*metrics*/) const {}
+};
+
+/// Works batch by batch: all sequences of a batch are prefilled together and decoded in lock step.
+/// For each batch (run.batch), begin_batch to finish_batch in this order.
+class BatchSystem : public System {
+ public:
+  /// Allocates what the batch's KV cache needs. Throws OutOfCapacity.
+  virtual void begin_batch(RunContext& run) = 0;
 
   /// Processes the prompts of the batch, and returns when the first token of every sequence is
   /// known and the KV cache is where decode needs it.
   virtual void prefill(RunContext& run) = 0;
 
-  /// Generates one token for every sequence, attending over `context` tokens (the new one
-  /// included). Steps may come in any order: a sampled run leaves most of them out.
-  virtual void decode_step(RunContext& run, int context) = 0;
+  /// Generates one token for every sequence that is not done: Batch::at_step(step), counted
+  /// from 0. Steps may come in any order: a sampled run leaves most of them out.
+  virtual void decode_step(RunContext& run, int step) = 0;
 
-  /// The batch is done, whether or not all of its steps were simulated: storage may forget it.
-  virtual void finish(RunContext& /*run*/) {}
+  /// The batch is done, whether or not all of its steps were simulated: its KV cache may go.
+  virtual void finish_batch(RunContext& /*run*/) {}
 
-  /// Brings the machine into the state in which step `context` leaves it, for a sampled run that
+  /// Brings the machine into the state in which step `step` leaves it, for a sampled run that
   /// goes on with the step behind it. What cannot be derived is simulated.
-  virtual void warm_up(RunContext& run, int context) { decode_step(run, context); }
+  virtual void warm_up(RunContext& run, int step) { decode_step(run, step); }
 
   /// Whether a step after warm_up() takes the time that it takes in a run of all steps, to the
   /// picosecond. If not, a sampled run repeats some steps to see the difference.
   [[nodiscard]] virtual bool warms_up_exactly() const { return false; }
 
   /// Steps of equal keys take equal time (step_sampler.hpp).
-  [[nodiscard]] virtual StepKey step_key(const DesignPoint& point, int context) const = 0;
+  [[nodiscard]] virtual StepKey step_key(const RunContext& run, int step) const = 0;
+};
 
-  /// What a reader of the record must know.
-  [[nodiscard]] virtual std::vector<std::string> notes(const DesignPoint& point) const = 0;
+/// Schedules requests itself, iteration by iteration.
+class ServingSystem : public System {
+ public:
+  /// Serves all requests, which are in the order of their arrival. The times are those of the
+  /// engine, counted from its now() at the call.
+  virtual std::vector<RequestTimes> serve(RunContext& run,
+                                          const std::vector<Request>& requests) = 0;
 };
 
 struct SystemKind {

@@ -26,6 +26,13 @@ class OutOfCapacity : public std::runtime_error {
   Bytes capacity;
 };
 
+/// A legal design point for which no placement exists, found before anything runs: a result of the
+/// run ("infeasible: weights ..."). what() says what does not fit and what would help.
+class Infeasible : public std::runtime_error {
+ public:
+  explicit Infeasible(const std::string& reason) : std::runtime_error("infeasible: " + reason) {}
+};
+
 /// Tracks named allocations in one memory. Frees must match (more than is held is our bug: check);
 /// the sum never exceeds the capacity.
 class CapacityLedger {

@@ -35,6 +35,7 @@ class Metrics {
 enum class RunStatus {
   ok,
   out_of_memory,  // a memory of the simulated machine overflowed: a result
+  infeasible,     // nothing ran: no placement fits the memories: a result as well
   drive_full,     // a drive has no free block and none to gain: a result too
 };
 

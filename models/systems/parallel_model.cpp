@@ -1,0 +1,266 @@
+#include "models/systems/parallel_model.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "sim/core/check.hpp"
+
+namespace nearkv {
+
+ParallelModel::ParallelModel(Machine& machine, const DesignPoint& point)
+    : machine_(machine),
+      shape_(point.model),
+      rank_shape_(point.model.tensor_shard(point.parallelism.tensor)),
+      ranks_(point.parallelism.tensor),
+      stages_(point.parallelism.pipeline),
+      collective_overhead_(point.parallelism.collective_overhead) {}
+
+int ParallelModel::stage_of(std::int64_t layer) const {
+  // The first stages get one more where the layers do not divide.
+  for (int stage = 0; stage < stages_; ++stage) {
+    layer -= layers_of(stage);
+    if (layer < 0) {
+      return stage;
+    }
+  }
+  check(false, "a layer that the model does not have");
+  return 0;
+}
+
+std::int64_t ParallelModel::layers_of(int stage) const {
+  return shape_.layers / stages_ + (stage < shape_.layers % stages_ ? 1 : 0);
+}
+
+Bytes ParallelModel::weight_bytes(int stage) const {
+  const bool is_first = stage == 0;
+  const bool is_last = stage == stages_ - 1;
+  if (is_first && is_last) {
+    return rank_shape_.weight_bytes();
+  }
+  std::int64_t parameters = layers_of(stage) * rank_shape_.parameters_per_layer();
+  if (is_first) {
+    parameters += rank_shape_.hidden * (rank_shape_.vocab + rank_shape_.learned_positions);
+  }
+  if (is_last) {  // with a copy of tied embeddings
+    const std::int64_t final_norm = rank_shape_.parameters() - rank_shape_.embedding_parameters() -
+                                    rank_shape_.layers * rank_shape_.parameters_per_layer();
+    parameters += rank_shape_.hidden * rank_shape_.vocab + final_norm;
+  }
+  return rank_shape_.values(parameters);
+}
+
+void ParallelModel::allocate_weights() {
+  for (int gpu = 0; gpu < machine_.gpu_count(); ++gpu) {
+    CapacityLedger& memory = machine_.gpu(gpu).memory();
+    const Bytes weights = weight_bytes(gpu / ranks_);
+    if (weights > memory.available()) {
+      throw Infeasible(fmt::format(
+          "{}: the weights of {} take {} a GPU, {} are free; use more GPUs "
+          "(parallelism/tensor, parallelism/pipeline) or a system that offloads weights",
+          memory.resource(), shape_.name, format_short(weights), format_short(memory.available())));
+    }
+    memory.allocate("weights", weights);
+  }
+}
+
+GpuAllocation ParallelModel::hold(std::string_view label, Bytes size_a_gpu) {
+  GpuAllocation held;
+  for (int gpu = 0; gpu < machine_.gpu_count(); ++gpu) {
+    held.add(machine_.gpu(gpu).memory(), label, size_a_gpu);
+  }
+  return held;
+}
+
+GpuAllocation ParallelModel::hold_workspace(std::string_view label,
+                                            std::span<const SequenceBatch> batch,
+                                            AttentionKernel kernel) {
+  return hold(label, layer_workspace(rank_shape_, batch, kernel).peak());
+}
+
+Bytes ParallelModel::rank_share(Bytes kv) const {
+  return Bytes{ceil_div(kv.count() * rank_shape_.kv_heads, shape_.kv_heads)};
+}
+
+Bytes ParallelModel::free_memory() const {
+  Bytes least = machine_.gpu(0).memory().available();
+  for (int gpu = 1; gpu < machine_.gpu_count(); ++gpu) {
+    least = std::min(least, machine_.gpu(gpu).memory().available());
+  }
+  return least;
+}
+
+void ParallelModel::compute(int stage, std::span<const OperatorWork> operators) {
+  SimTime done = machine_.engine().now();
+  for (int rank = 0; rank < ranks_; ++rank) {
+    Gpu& gpu = machine_.gpu(stage * ranks_ + rank);
+    done = std::max(done, gpu.issue(machine_.engine().now(), operators).done);
+  }
+  machine_.engine().wait_until(done);
+}
+
+void ParallelModel::embed(std::int64_t tokens) {
+  compute(0, std::vector{embedding(rank_shape_, tokens)});
+  all_reduce(0, shape_.hidden_bytes_per_token() * tokens);
+}
+
+void ParallelModel::enter_layer(std::int64_t layer, std::int64_t tokens) {
+  const int stage = stage_of(layer);
+  if (layer > 0 && stage_of(layer - 1) != stage) {
+    step_to_next_stage(stage - 1, tokens);
+  }
+}
+
+void ParallelModel::before_attention(std::int64_t layer, std::int64_t tokens) {
+  compute(stage_of(layer), nearkv::before_attention(rank_shape_, tokens));
+}
+
+void ParallelModel::attention(std::int64_t layer, std::span<const SequenceBatch> batch,
+                              AttentionKernel kernel) {
+  compute(stage_of(layer), nearkv::attention(rank_shape_, batch, kernel));
+}
+
+void ParallelModel::after_attention(std::int64_t layer, std::int64_t tokens) {
+  const int stage = stage_of(layer);
+  const std::vector<OperatorWork> operators = nearkv::after_attention(rank_shape_, tokens);
+  if (ranks_ == 1) {
+    compute(stage, operators);
+    return;
+  }
+  const Bytes hidden = shape_.hidden_bytes_per_token() * tokens;
+  const std::span<const OperatorWork> all(operators);
+  compute(stage, all.first(1));  // the output projection; then what follows its sum
+  all_reduce(stage, hidden);
+  compute(stage, all.subspan(1));
+  all_reduce(stage, hidden);
+}
+
+void ParallelModel::layer(std::int64_t layer, std::span<const SequenceBatch> batch,
+                          AttentionKernel kernel) {
+  std::int64_t tokens = 0;
+  for (const SequenceBatch& group : batch) {
+    tokens += group.tokens();
+  }
+  enter_layer(layer, tokens);
+  if (ranks_ == 1) {
+    compute(stage_of(layer), layer_operators(rank_shape_, batch, kernel));
+    return;
+  }
+  before_attention(layer, tokens);
+  attention(layer, batch, kernel);
+  after_attention(layer, tokens);
+}
+
+void ParallelModel::next_token(std::int64_t sequences) {
+  const int stage = stages_ - 1;
+  compute(stage, nearkv::next_token(rank_shape_, sequences));
+  if (ranks_ > 1) {  // every rank has the scores of its part of the vocabulary
+    const int steps = ranks_ - 1;
+    run_ring(stage, {logits_bytes(rank_shape_, sequences) * steps, steps});
+  }
+}
+
+// -- Communication ------------------------------------------------------------------------------
+
+ParallelModel::RingStep ParallelModel::all_reduce_ring(Bytes size) const {
+  const int steps = 2 * (ranks_ - 1);
+  return {Bytes{ceil_div(size.count() * steps, std::int64_t{ranks_})}, steps};
+}
+
+ParallelModel::RingStep ParallelModel::gather_ring(std::int64_t tokens) const {
+  const Bytes hidden = shape_.hidden_bytes_per_token() * tokens;
+  const int steps = ranks_ - 1;
+  return {Bytes{ceil_div(hidden.count() * steps, std::int64_t{ranks_})}, steps};
+}
+
+std::vector<Machine::Transfer> ParallelModel::ring_transfers(int stage, Bytes sent) const {
+  std::vector<Machine::Transfer> transfers;
+  for (int rank = 0; rank < ranks_; ++rank) {
+    const int next = (rank + 1) % ranks_;
+    transfers.push_back({machine_.gpu_node(stage * ranks_ + rank),
+                         machine_.gpu_node(stage * ranks_ + next), sent});
+  }
+  return transfers;
+}
+
+std::vector<Machine::Transfer> ParallelModel::stage_transfers(int stage,
+                                                              std::int64_t tokens) const {
+  const Bytes hidden = shape_.hidden_bytes_per_token() * tokens;
+  const Bytes part{ceil_div(hidden.count(), std::int64_t{ranks_})};
+  std::vector<Machine::Transfer> transfers;
+  for (int rank = 0; rank < ranks_; ++rank) {
+    transfers.push_back({machine_.gpu_node(stage * ranks_ + rank),
+                         machine_.gpu_node((stage + 1) * ranks_ + rank), part});
+  }
+  return transfers;
+}
+
+void ParallelModel::run_ring(int stage, const RingStep& ring) {
+  const std::vector<Machine::Transfer> transfers = ring_transfers(stage, ring.sent);
+  // A transfer pays the latency of the first step.
+  const SimDuration further = machine_.longest_latency(transfers) * (ring.steps - 1);
+  machine_.engine().wait_until(machine_.engine().now() + collective_overhead_ + further);
+  machine_.transfer_together(transfers);
+}
+
+SimDuration ParallelModel::ring_time(int stage, const RingStep& ring) const {
+  const std::vector<Machine::Transfer> transfers = ring_transfers(stage, ring.sent);
+  return collective_overhead_ + machine_.longest_latency(transfers) * (ring.steps - 1) +
+         machine_.time_together(transfers);
+}
+
+void ParallelModel::all_reduce(int stage, Bytes size) {
+  if (ranks_ > 1) {
+    run_ring(stage, all_reduce_ring(size));
+  }
+}
+
+void ParallelModel::step_to_next_stage(int stage, std::int64_t tokens) {
+  machine_.engine().wait_until(machine_.engine().now() + collective_overhead_);
+  machine_.transfer_together(stage_transfers(stage, tokens));
+  if (ranks_ > 1) {
+    run_ring(stage + 1, gather_ring(tokens));
+  }
+}
+
+SimDuration ParallelModel::all_reduce_time(int stage, Bytes size) const {
+  return ranks_ > 1 ? ring_time(stage, all_reduce_ring(size)) : SimDuration{};
+}
+
+SimDuration ParallelModel::stage_step_time(int stage, std::int64_t tokens) const {
+  const SimDuration step =
+      collective_overhead_ + machine_.time_together(stage_transfers(stage, tokens));
+  return ranks_ > 1 ? step + ring_time(stage + 1, gather_ring(tokens)) : step;
+}
+
+// -- KV data ------------------------------------------------------------------------------------
+
+void ParallelModel::copy(Machine::CopyDirection direction, std::int64_t layer, Bytes kv,
+                         HostMemoryKind kind) {
+  const Bytes share = rank_share(kv);
+  std::vector<std::function<void()>> copies;
+  for (int rank = 0; rank < ranks_; ++rank) {
+    copies.emplace_back([this, direction, share, kind, gpu = gpu_of(layer, rank)] {
+      if (kind == HostMemoryKind::pinned) {
+        machine_.pinned_copy(direction, share, gpu);
+      } else {
+        machine_.pageable_copy(direction, share, gpu);
+      }
+    });
+  }
+  machine_.together(copies);
+}
+
+std::vector<ParallelModel::Share> ParallelModel::shares(std::int64_t layer) const {
+  std::vector<Share> shares;
+  // More ranks than KV heads: equally many neighbours hold each head.
+  const int ranks_a_head = static_cast<int>(ranks_ * rank_shape_.kv_heads / shape_.kv_heads);
+  for (int rank = 0; rank < ranks_; rank += ranks_a_head) {
+    const std::int64_t first = rank / ranks_a_head * rank_shape_.kv_heads;
+    shares.push_back({machine_.gpu_node(gpu_of(layer, rank)), first,
+                      first + rank_shape_.kv_heads});
+  }
+  return shares;
+}
+
+}  // namespace nearkv
