@@ -35,7 +35,7 @@ const HeadReads& AttendBatch::reads_of(int pair) const {
   return segment.patterns[static_cast<std::size_t>(place.pair) % segment.patterns.size()];
 }
 
-std::int64_t StoreBatch::pages() const {
+std::int64_t PageBatch::pages() const {
   std::int64_t count = 0;
   for (const Span& span : spans) {
     count += std::int64_t{pairs} * (span.last - span.first);
@@ -43,12 +43,11 @@ std::int64_t StoreBatch::pages() const {
   return count;
 }
 
-std::uint64_t StoreBatch::hash() const {
+std::uint64_t PageBatch::hash() const {
   std::uint64_t key =
       mix_hash(static_cast<std::uint64_t>(first_pair), static_cast<std::uint64_t>(pairs));
   for (const Span& span : spans) {
-    check(0 <= span.first && span.first <= span.last,
-          "a store of pages that end before they begin");
+    check(0 <= span.first && span.first <= span.last, "pages that end before they begin");
     key = mix_hash(key, static_cast<std::uint64_t>(span.stream));
     key = mix_hash(mix_hash(key, static_cast<std::uint64_t>(span.first)),
                    static_cast<std::uint64_t>(span.last));

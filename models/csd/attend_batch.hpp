@@ -1,4 +1,4 @@
-// What the host asks of a CSD: attention over a layer's heads, and pages to program.
+// What the host asks of a CSD: attention over a layer's heads, and pages to program or to read.
 #pragma once
 
 #include <cstdint>
@@ -62,8 +62,8 @@ struct AttendWork {
   }
 };
 
-/// Pages [first, last) of each stream, programmed for `pairs` pairs from first_pair on.
-struct StoreBatch {
+/// Pages [first, last) of each stream of `pairs` pairs from first_pair on.
+struct PageBatch {
   struct Span {
     KvStream stream;
     int first;

@@ -7,9 +7,15 @@
 
 namespace nearkv {
 
+namespace {
+/// Begins the hash of a plain read, which no attend batch begins with.
+constexpr std::uint64_t kReadBatch = ~std::uint64_t{0};
+}  // namespace
+
 Csd::Work& Csd::Work::operator+=(const Work& o) {
   flash += o.flash;
   attends += o.attends;
+  reads += o.reads;
   attending += o.attending;
   reading += o.reading;
   computing += o.computing;
@@ -23,6 +29,7 @@ Csd::Work& Csd::Work::operator+=(const Work& o) {
 Csd::Work operator-(Csd::Work a, const Csd::Work& b) {
   a.flash -= b.flash;
   a.attends -= b.attends;
+  a.reads -= b.reads;
   a.attending -= b.attending;
   a.reading -= b.reading;
   a.computing -= b.computing;
@@ -42,7 +49,8 @@ Csd::Csd(EventLoop& loop, const CsdConfig& config, std::string name, const Optio
       cores_(config.controller.cores),
       kernels_(config.engine.attention_kernels),
       flash_capacity_("CSD flash", config.flash.capacity()),
-      dram_("CSD DRAM", config.dram.capacity) {
+      dram_("CSD DRAM", config.dram.capacity),
+      memory_(options.memory ? options.memory : make_memory()) {
   if (config.engine.feed.kind == FeedKind::pages) {
     pipeline_.emplace(config_, flash_);
   }
@@ -51,11 +59,12 @@ Csd::Csd(EventLoop& loop, const CsdConfig& config, std::string name, const Optio
   loop.attach(*this);
 }
 
+std::shared_ptr<Csd::Memory> Csd::make_memory() { return std::make_shared<Memory>(); }
+
 // -- Tasks ------------------------------------------------------------------------------------
 
 KvFtl::TaskId Csd::open_task(const KvTaskShape& shape, const kernels::PageGeometry& pages) {
-  const std::int64_t most =
-      flushed_pages(pages, shape.max_tokens, shape.channel_copy).total() * shape.heads();
+  const std::int64_t most = shape.flushed(pages, shape.max_tokens).total() * shape.heads();
   const Bytes size = config_.flash.page_size * most;
   flash_capacity_.allocate("KV cache", size);
   const KvFtl::TaskId task = flash_.ftl().open_task(shape, pages);
@@ -137,11 +146,22 @@ void Csd::submit_attend(SimTime now, AttendWork work, Completion& done) {
       flash_.ftl().touch(layer.task);
     }
   }
-  Waiting next{now, std::move(work), &done};
+  submit({.submitted = now, .work = std::move(work), .read = std::nullopt, .done = &done});
+}
+
+void Csd::submit_read(SimTime now, const PageBatch& batch, Completion& done, const KvLayer& layer) {
+  check(batch.pairs > 0 && batch.pages() > 0, "a read of no pages");
+  if (layer.task != KvLayer::kNoTask) {
+    flash_.ftl().touch(layer.task);
+  }
+  submit({.submitted = now, .work = {}, .read = PlainRead{batch, layer}, .done = &done});
+}
+
+void Csd::submit(Waiting next) {
   if (running_) {
     waiting_.push(std::move(next));
   } else {
-    begin(now, std::move(next));
+    begin(next.submitted, std::move(next));
   }
 }
 
@@ -149,19 +169,18 @@ void Csd::submit_attend(SimTime now, AttendWork work, Completion& done) {
 /// posted, and everything else that it used is done by then.
 void Csd::begin(SimTime now, Waiting next) {
   const SimTime start = std::max(now, next.submitted);
-  running_.emplace(Running{.work = std::move(next.work), .done = next.done, .start = start});
+  running_.emplace(Running{.work = std::move(next.work),
+                           .read = std::move(next.read),
+                           .done = next.done,
+                           .start = start});
   running_->work_at_start = work();
   if (!reuse_ || !flash_.has_state()) {
     running_->disturbed = true;
     simulate();
     return;
   }
-  std::uint64_t where = running_->work.batch->hash();
-  for (const KvLayer& layer : running_->work.layers) {
-    where = mix_hash(where, flash_.places_key(layer));
-  }
-  running_->key = mix_hash(where, flash_.state_after(start).hash());
-  if (const auto found = remembered_.find(running_->key); found != remembered_.end()) {
+  running_->key = mix_hash(what_runs(), flash_.state_after(start).hash());
+  if (const auto found = memory_->batches.find(running_->key); found != memory_->batches.end()) {
     running_->reused = true;
     push(start + found->second.duration, EventKind::reused_done, 0);
     return;
@@ -169,18 +188,35 @@ void Csd::begin(SimTime now, Waiting next) {
   simulate();
 }
 
+/// Names the batch and the places of its pages.
+std::uint64_t Csd::what_runs() const {
+  if (running_->read) {
+    const auto& [pages, layer] = *running_->read;
+    return mix_hash(mix_hash(kReadBatch, pages.hash()), flash_.places_key(layer));
+  }
+  std::uint64_t what = running_->work.batch->hash();
+  for (const KvLayer& layer : running_->work.layers) {
+    what = mix_hash(what, flash_.places_key(layer));
+  }
+  return what;
+}
+
 void Csd::simulate() {
   Running& run = *running_;
-  work_.firmware += config_.engine.attend_cost * pairs();
-  if (pipeline_) {
-    pipeline_->begin(run.work);
+  work_.firmware += command_cost() * pairs();
+  if (run.read || pipeline_) {
+    if (run.read) {
+      run.groups.assign(pairs(), PageGroup{});
+    } else {
+      pipeline_->begin(run.work);
+    }
     push(fetched(0), EventKind::command_fetched, 0);
     return;
   }
   const int block_count = static_cast<int>(ceil_div(pairs(), heads_per_block()));
   run.blocks.assign(block_count, Block{});
   if (flash_.is_event_driven()) {
-    run.first_steps.assign(pairs(), PageGroup{});
+    run.groups.assign(pairs(), PageGroup{});
   }
   push(fetched(end_pair(0) - 1), EventKind::start_block, 0);
 }
@@ -284,6 +320,12 @@ void Csd::handle(const Event& event) {
     case EventKind::command_ready:
       pipeline_->add_head(event.index, event.at);
       break;
+    case EventKind::read_ready:
+      read_pair(event.index, event.at);
+      break;
+    case EventKind::pair_read:
+      complete_pair(event.at);
+      break;
     case EventKind::idle:
       reclaim_if_idle(event.at);
       break;
@@ -308,6 +350,7 @@ void Csd::page_done(std::uint64_t tag, SimTime at) {
       break;
     case PageOwner::first_step:
     case PageOwner::block:
+    case PageOwner::read:
       page_of_block_done(owner, tag, at);
       break;
     case PageOwner::store: {
@@ -331,16 +374,17 @@ void Csd::page_of_block_done(PageOwner owner, std::uint64_t tag, SimTime at) {
   const auto index = static_cast<int>(static_cast<std::uint32_t>(tag));
   const SimTime arrived =
       (tag & kFilteredTag) != 0 ? flash_.filtered(CsdFlash::channel_in(tag), at) : at;
-  const bool is_first = owner == PageOwner::first_step;
-  PageGroup& group = is_first ? running_->first_steps[index] : running_->blocks[index].pages;
+  const bool is_of_block = owner == PageOwner::block;
+  PageGroup& group = is_of_block ? running_->blocks[index].pages : running_->groups[index];
   group.arrived = std::max(group.arrived, arrived);
   if (--group.on_their_way > 0) {
     return;
   }
-  if (is_first) {
-    push(group.arrived, EventKind::scores_arrived, index);
-  } else {
+  if (is_of_block) {
     block_may_have_arrived(index, at);
+  } else {
+    push(group.arrived, owner == PageOwner::read ? EventKind::pair_read : EventKind::scores_arrived,
+         index);
   }
 }
 
@@ -348,8 +392,10 @@ void Csd::page_of_block_done(PageOwner owner, std::uint64_t tag, SimTime at) {
 void Csd::accept_commands(SimTime now) {
   Running& run = *running_;
   for (; run.accepted < pairs() && fetched(run.accepted) <= now; ++run.accepted) {
-    const SimTime ready = cores_.issue(fetched(run.accepted), config_.engine.attend_cost).done;
-    if (pipeline_) {
+    const SimTime ready = cores_.issue(fetched(run.accepted), command_cost()).done;
+    if (run.read) {
+      push(ready, EventKind::read_ready, run.accepted);
+    } else if (pipeline_) {
       push(ready, EventKind::command_ready, run.accepted);
     } else {
       Block& block = block_of(run.accepted);
@@ -430,7 +476,7 @@ void Csd::read_first_step(int pair, SimTime now) {
   const std::vector<int>& pages = reads_of(pair).channel_pages;
   const CsdFlash::Stream channels = stream_of(pair, KvStream::key_channels);
   PageGroup alone;
-  PageGroup& group = flash_.is_event_driven() ? running_->first_steps[pair] : alone;
+  PageGroup& group = flash_.is_event_driven() ? running_->groups[pair] : alone;
   group.arrived = now;
   if (flash_.has_log() && !flash_.is_event_driven()) [[unlikely]] {
     flash_.log_reads(channels, pages);
@@ -492,11 +538,45 @@ void Csd::complete_block(int index, SimTime now) {
   start_next_block(now);
 }
 
-// -- Both feeds ---------------------------------------------------------------------------------
+// -- Plain reads --------------------------------------------------------------------------------
+
+void Csd::read_pair(int pair, SimTime now) {
+  Running& run = *running_;
+  if (pair == 0) {
+    run.reads_start = now;
+  }
+  PageGroup& group = run.groups[pair];
+  group.arrived = now;
+  for (const PageBatch::Span& span : run.read->pages.spans) {
+    const CsdFlash::Stream stream =
+        flash_.stream(run.read->layer, run.read->pages.first_pair + pair, span.stream);
+    for (int page = span.first; page < span.last; ++page) {
+      if (flash_.has_log() && !flash_.is_event_driven()) [[unlikely]] {
+        flash_.log_reads(stream, {page});
+      }
+      read_page(group, tag_of(PageOwner::read, pair), stream, page, now);
+    }
+  }
+  if (flash_.is_event_driven()) {
+    flash_.engine().start(now);
+  } else {
+    push(group.arrived, EventKind::pair_read, pair);
+  }
+}
+
+void Csd::complete_pair(SimTime now) {
+  accept_commands(now);
+  if (running_->heads_done + 1 == pairs()) {
+    work_.reading += now - running_->reads_start;
+  }
+  complete_heads(1, now);
+}
+
+// -- All batches --------------------------------------------------------------------------------
 
 void Csd::complete_heads(int heads, SimTime now) {
   Running& run = *running_;
-  work_.attends += heads;
+  (run.read ? work_.reads : work_.attends) += heads;
   work_.firmware += config_.controller.completion_cost * heads;
   for (int head = 0; head < heads; ++head) {
     const SimTime posted = cores_.issue(now, config_.controller.completion_cost).done;
@@ -510,9 +590,12 @@ void Csd::complete_heads(int heads, SimTime now) {
 
 void Csd::finish_batch(SimTime now) {
   Running& run = *running_;
-  work_.attending += now - run.start;
+  if (!run.read) {
+    work_.attending += now - run.start;
+  }
   if (reuse_ && !run.disturbed) {
-    remembered_[run.key] = {now - run.start, flash_.state_after(now), work() - run.work_at_start};
+    memory_->batches[run.key] = {now - run.start, flash_.state_after(now),
+                                 work() - run.work_at_start};
   }
   loop_.finish(*run.done, now);
   completed_something_ = true;
@@ -520,7 +603,7 @@ void Csd::finish_batch(SimTime now) {
 }
 
 void Csd::finish_reused(SimTime now) {
-  const RememberedRun& run = remembered_.at(running_->key);
+  const Memory::Run& run = memory_->batches.at(running_->key);
   flash_.restore(run.flash_at_end, now);
   flash_.add(run.work.flash);
   work_ += run.work;
@@ -544,7 +627,7 @@ void Csd::begin_next(SimTime now) {
 
 // -- Store ------------------------------------------------------------------------------------
 
-void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done,
+void Csd::submit_store(SimTime now, const PageBatch& batch, Completion* done,
                        const KvLayer& layer) {
   disturb(now);
   const std::uint64_t what = batch.hash();
@@ -563,8 +646,7 @@ void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done,
       may_reuse ? mix_hash(mix_hash(what, flash_.places_key(layer)), flash_.state_after(now).hash())
                 : 0;
   SimTime last = now;
-  if (const auto found = remembered_stores_.find(key);
-      may_reuse && found != remembered_stores_.end()) {
+  if (const auto found = memory_->stores.find(key); may_reuse && found != memory_->stores.end()) {
     flash_.restore(found->second.flash_at_end, now);
     flash_.add(found->second.work.flash);
     last = now + found->second.duration;
@@ -575,7 +657,7 @@ void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done,
     if (may_reuse) {
       Work programmed;
       programmed.flash = flash_.counters();
-      remembered_stores_[key] = {last - now, flash_.state_after(now), programmed - before};
+      memory_->stores[key] = {last - now, flash_.state_after(now), programmed - before};
     }
   }
   work_.storing += last - now;
@@ -588,10 +670,10 @@ void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done,
 }
 
 /// Returns when the last page is programmed; event-driven, `store` counts its pages.
-SimTime Csd::program(const StoreBatch& batch, const KvLayer& layer, int store, SimTime now) {
+SimTime Csd::program(const PageBatch& batch, const KvLayer& layer, int store, SimTime now) {
   SimTime last = now;
   for (int pair = batch.first_pair; pair < batch.first_pair + batch.pairs; ++pair) {
-    for (const StoreBatch::Span& span : batch.spans) {
+    for (const PageBatch::Span& span : batch.spans) {
       const CsdFlash::Stream stream = flash_.stream(layer, pair, span.stream);
       for (int page = span.first; page < span.last; ++page) {
         if (flash_.is_event_driven()) {

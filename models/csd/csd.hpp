@@ -30,7 +30,7 @@
 // submitted meanwhile, the reused batch is simulated after all, from its start. What is submitted
 // at the picosecond of an event of the drive comes after that event. With an event-driven policy
 // only batches that begin with idle flash are reused, and none where retries or a spread of array
-// times are drawn at random.
+// times are drawn at random. Drives of one config may share what they remember.
 #pragma once
 
 #include <map>
@@ -54,10 +54,14 @@ namespace nearkv {
 
 class Csd final : public Component, private PageSink {
  public:
+  /// Runs of batches and stores that may be reused.
+  struct Memory;
   struct Options {
-    bool reuse = false;      // else every page is simulated
-    std::uint64_t seed = 1;  // of bad blocks and of what the flash draws
+    bool reuse = false;                        // else every page is simulated
+    std::uint64_t seed = 1;                    // of bad blocks and of what the flash draws
+    std::shared_ptr<Memory> memory = nullptr;  // shared by equal drives; null: one of its own
   };
+  [[nodiscard]] static std::shared_ptr<Memory> make_memory();
   /// `name` is the config path without its slash ("csd/0").
   Csd(EventLoop& loop, const CsdConfig& config, std::string name, const Options& options);
 
@@ -82,9 +86,15 @@ class Csd final : public Component, private PageSink {
   void submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, Completion& done,
                      const KvLayer& layer = {});
 
+  /// Reads pages into the drive's DRAM, from where their data may leave: a command for each pair,
+  /// in turn with attend batches. Each costs the controller's command_cost, and its pages are asked
+  /// for when it is ready. `done` as in submit_attend().
+  void submit_read(SimTime now, const PageBatch& batch, Completion& done,
+                   const KvLayer& layer = {});
+
   /// Programs pages whose data are in the drive's DRAM. `done` (may be null: background) is
   /// finished when the last page is programmed.
-  void submit_store(SimTime now, const StoreBatch& batch, Completion* done,
+  void submit_store(SimTime now, const PageBatch& batch, Completion* done,
                     const KvLayer& layer = {});
 
   [[nodiscard]] SimTime next_event() const override;
@@ -102,6 +112,7 @@ class Csd final : public Component, private PageSink {
   struct Work {
     CsdFlash::Counters flash;
     std::int64_t attends = 0;
+    std::int64_t reads = 0;   // commands of submit_read()
     SimDuration attending{};  // some batch was at work, from its doorbell to its last completion
     SimDuration reading{};    // some block's pages, or some page, were on their way from flash
     SimDuration computing{};  // some block was in the attention kernels, or some GeMV unit at work
@@ -143,6 +154,8 @@ class Csd final : public Component, private PageSink {
     computed,         // a block has left the attention kernels
     command_fetched,  // feed pages: the controller has a head's command
     command_ready,    // likewise: a core is done with it
+    read_ready,       // a core is done with a pair's read command
+    pair_read,        // its pages are there
     idle,             // the flash may be idle
     batch_done,       // the last completion is in host memory
     reused_done,      // the same, of a batch whose run was reused
@@ -167,14 +180,20 @@ class Csd final : public Component, private PageSink {
     int heads_to_select = 0;  // heads whose second step is not issued yet
   };
   /// The batch that the drive works on.
+  struct PlainRead {
+    PageBatch pages;
+    KvLayer layer;
+  };
   struct Running {
     AttendWork work;
+    std::optional<PlainRead> read;  // or else `work`
     Completion* done;
     SimTime start;
     std::vector<Block> blocks{};
-    std::vector<PageGroup> first_steps{};  // by pair; event-driven
-    int accepted = 0;                      // commands that the cores were given
-    int next_block = 0;                    // the next one to read
+    std::vector<PageGroup> groups{};  // by pair: first steps, event-driven, or plain reads
+    SimTime reads_start{};            // of plain reads
+    int accepted = 0;                 // commands that the cores were given
+    int next_block = 0;               // the next one to read
     int heads_done = 0;
     int blocks_computed = 0;
     bool reading = false;  // a block's pages are on their way
@@ -187,14 +206,10 @@ class Csd final : public Component, private PageSink {
     bool disturbed = false;  // or began with flash at work that no state describes
     Work work_at_start{};
   };
-  struct RememberedRun {
-    SimDuration duration;
-    CsdFlash::State flash_at_end;
-    Work work;
-  };
   struct Waiting {
     SimTime submitted;
     AttendWork work;
+    std::optional<PlainRead> read;
     Completion* done;
   };
   struct Store {
@@ -203,7 +218,7 @@ class Csd final : public Component, private PageSink {
     std::int64_t on_their_way = 0;  // event-driven
   };
   /// What a page of the FlashEngine belongs to, in its tag above the channel.
-  enum class PageOwner : std::uint8_t { pipeline, first_step, block, store, reclaim };
+  enum class PageOwner : std::uint8_t { pipeline, first_step, block, read, store, reclaim };
   static constexpr int kOwnerShift = CsdFlash::kChannelShift + CsdFlash::kChannelBits;
   [[nodiscard]] static std::uint64_t tag_of(PageOwner owner, int index) {
     return static_cast<std::uint64_t>(owner) << kOwnerShift | static_cast<std::uint32_t>(index);
@@ -211,6 +226,7 @@ class Csd final : public Component, private PageSink {
 
   void push(SimTime at, EventKind kind, int index) { events_.push({at, sequence_++, kind, index}); }
   void begin(SimTime now, Waiting next);
+  [[nodiscard]] std::uint64_t what_runs() const;
   void simulate();
   void step(SimTime at);
   void settle(SimTime now);
@@ -229,13 +245,17 @@ class Csd final : public Component, private PageSink {
   void complete_block(int index, SimTime now);
   // feed pages
   void fetch_command(int pair, SimTime now);
-  // both
+  // plain reads
+  void read_pair(int pair, SimTime now);
+  void complete_pair(SimTime now);
+  // all
+  void submit(Waiting next);
   void complete_heads(int heads, SimTime now);
   void finish_batch(SimTime now);
   void finish_reused(SimTime now);
   void begin_next(SimTime now);
   void finish_store(int index, SimTime now);
-  SimTime program(const StoreBatch& batch, const KvLayer& layer, int store, SimTime now);
+  SimTime program(const PageBatch& batch, const KvLayer& layer, int store, SimTime now);
   void erase(const KvOperations& erases, SimTime now);
   void reclaim_if_idle(SimTime now);
 
@@ -260,7 +280,12 @@ class Csd final : public Component, private PageSink {
   [[nodiscard]] const HeadReads& reads_of(int pair) const {
     return running_->work.batch->reads_of(pair);
   }
-  [[nodiscard]] int pairs() const { return running_->work.batch->pairs(); }
+  [[nodiscard]] int pairs() const {
+    return running_->read ? running_->read->pages.pairs : running_->work.batch->pairs();
+  }
+  [[nodiscard]] SimDuration command_cost() const {
+    return running_->read ? config_.controller.command_cost : config_.engine.attend_cost;
+  }
   [[nodiscard]] CsdFlash::Stream stream_of(int pair, KvStream stream) const {
     const AttendWork::Place place = running_->work.place_of(pair);
     return flash_.stream(place.layer, place.pair, stream);
@@ -292,13 +317,22 @@ class Csd final : public Component, private PageSink {
   std::optional<Running> running_;
   std::queue<Waiting> waiting_;
   bool completed_something_ = false;
-  std::map<std::uint64_t, RememberedRun> remembered_;
-  std::map<std::uint64_t, RememberedRun> remembered_stores_;
+  std::shared_ptr<Memory> memory_;
   std::map<int, Store> stores_;  // not finished
   int next_store_ = 0;
   int erases_on_their_way_ = 0;  // event-driven
   SimTime flash_busy_until_{};   // with stores and erases; by recurrence
   Work work_{};                  // without the flash counters, which flash_ keeps
+};
+
+struct Csd::Memory {
+  struct Run {
+    SimDuration duration;
+    CsdFlash::State flash_at_end;
+    Work work;
+  };
+  std::map<std::uint64_t, Run> batches;
+  std::map<std::uint64_t, Run> stores;
 };
 
 }  // namespace nearkv

@@ -275,7 +275,7 @@ TEST_CASE("csd: a store is the bus time of its pages and one program") {
   Drive drive(round_config());
   CHECK(drive.store(at(3ns), {0, 1, {{KvStream::key_tokens, 0, 1}}}) == at(3ns + kSlot + 200us));
   // K and V of one head, 8 pages each, on 16 units.
-  const StoreBatch store{0, 1, {{KvStream::key_tokens, 0, 8}, {KvStream::value_tokens, 0, 8}}};
+  const PageBatch store{0, 1, {{KvStream::key_tokens, 0, 8}, {KvStream::value_tokens, 0, 8}}};
   CHECK(store.pages() == 16);
   CHECK(drive.store(at(1ms), store) == at(1ms + 16 * kSlot + 200us));
   CHECK(drive.csd.work().flash.pages_programmed == 17);
@@ -524,7 +524,7 @@ std::shared_ptr<const AttendBatch> random_batch(Rng& rng) {
 }
 
 /// The same but for one thing.
-StoreBatch similar_store(Rng& rng, StoreBatch store) {
+PageBatch similar_store(Rng& rng, PageBatch store) {
   switch (rng.below(4)) {
     case 0:
       ++store.first_pair;
@@ -541,8 +541,8 @@ StoreBatch similar_store(Rng& rng, StoreBatch store) {
   return store;
 }
 
-StoreBatch random_store(Rng& rng) {
-  StoreBatch store{.first_pair = pick(rng, 6), .pairs = 1 + pick(rng, 4), .spans = {}};
+PageBatch random_store(Rng& rng) {
+  PageBatch store{.first_pair = pick(rng, 6), .pairs = 1 + pick(rng, 4), .spans = {}};
   for (const KvStream stream :
        {KvStream::key_tokens, KvStream::value_tokens, KvStream::key_channels}) {
     const int first = pick(rng, 20);
@@ -554,7 +554,7 @@ StoreBatch random_store(Rng& rng) {
 struct Operation {
   SimTime at;
   std::shared_ptr<const AttendBatch> attend;  // or else a store
-  StoreBatch store;
+  PageBatch store;
   bool background = false;
 };
 
@@ -642,7 +642,7 @@ std::vector<SimTime> event_times(const CsdConfig& config,
 /// random picoseconds and at those of the drive's own events.
 std::vector<Operation> random_operations(Rng& rng, const CsdConfig& config, bool with_stores) {
   const std::array batches{random_batch(rng), random_batch(rng)};
-  const StoreBatch store = random_store(rng);
+  const PageBatch store = random_store(rng);
   const std::array stores{store, similar_store(rng, store)};
   const std::array times{event_times(config, batches[0]), event_times(config, batches[1])};
   const std::int64_t longest =
@@ -725,7 +725,7 @@ TEST_CASE("csd: stores that are reused equal those that are simulated") {
     CAPTURE(seed);
     Rng rng(seed, "models/csd/csd_test/stores");
     const CsdConfig config = random_config(rng);
-    const StoreBatch store = random_store(rng);
+    const PageBatch store = random_store(rng);
     const std::array stores{store, similar_store(rng, store)};
     std::vector<Operation> operations;
     SimTime now{};
@@ -841,12 +841,11 @@ CrowdedRun run_tasks(const CsdConfig& config, std::uint64_t seed, bool reuse) {
     drive.csd.append(layer, after - before, now);
     const KvPageCounts from = flushed_pages(small_pages(), before, copy);
     const KvPageCounts to = flushed_pages(small_pages(), after, copy);
-    const StoreBatch batch{
-        0,
-        pairs,
-        {{KvStream::key_tokens, int(from.key_tokens), int(to.key_tokens)},
-         {KvStream::value_tokens, int(from.value_tokens), int(to.value_tokens)},
-         {KvStream::key_channels, int(from.key_channels), int(to.key_channels)}}};
+    const PageBatch batch{0,
+                          pairs,
+                          {{KvStream::key_tokens, int(from.key_tokens), int(to.key_tokens)},
+                           {KvStream::value_tokens, int(from.value_tokens), int(to.value_tokens)},
+                           {KvStream::key_channels, int(from.key_channels), int(to.key_channels)}}};
     drive.csd.submit_store(now, batch, nullptr, layer);
   };
   try {
@@ -968,7 +967,7 @@ TEST_CASE("csd: pages are read where the FTL has put them") {
   CHECK(drive.csd.ftl().plane_of(tasks[0].task, {}, KvStream::key_tokens, 0) == 0);
   CHECK(drive.csd.ftl().plane_of(tasks[8].task, {}, KvStream::key_tokens, 0) == 1);
   // A program on unit 0, until 204 us, holds up the first task's pages and not those of the ninth.
-  const StoreBatch store{0, 1, {{KvStream::key_channels, 0, 1}}};
+  const PageBatch store{0, 1, {{KvStream::key_channels, 0, 1}}};
   drive.csd.submit_store(at(1ms), store, nullptr);
   Completion done;
   drive.csd.submit_attend(at(1ms), batch, done, tasks[8]);

@@ -169,7 +169,7 @@ struct Drive {
     csd.submit_attend(now, batch, done);
     return finish(done);
   }
-  SimTime store(SimTime now, const StoreBatch& batch) {
+  SimTime store(SimTime now, const PageBatch& batch) {
     run_to(now);
     Completion done;
     csd.submit_store(now, batch, &done);

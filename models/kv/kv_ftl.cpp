@@ -28,6 +28,14 @@ void KvFtlConfig::fields(FieldVisitor& v) {
             "must be at least reclaim_below");
 }
 
+KvPageCounts KvTaskShape::flushed(const kernels::PageGeometry& pages, int tokens) const {
+  KvPageCounts counts = flushed_pages(pages, tokens, channel_copy);
+  if (inputs_only) {
+    counts.value_tokens = 0;
+  }
+  return counts;
+}
+
 KvFtl::KvFtl(const KvFtlConfig& config, const Parts& parts, std::uint64_t seed,
              const std::string& name)
     : config_(config),
@@ -101,7 +109,7 @@ std::size_t KvFtl::head_index(const Task& task, const KvHead& head) {
 }
 
 KvFtl::StreamPages KvFtl::stream_pages(const Task& task, int tokens) {
-  const KvPageCounts counts = flushed_pages(task.pages, tokens, task.shape.channel_copy);
+  const KvPageCounts counts = task.shape.flushed(task.pages, tokens);
   return {static_cast<int>(counts.key_tokens), static_cast<int>(counts.value_tokens),
           static_cast<int>(counts.key_channels)};
 }
@@ -109,13 +117,14 @@ KvFtl::StreamPages KvFtl::stream_pages(const Task& task, int tokens) {
 std::int64_t KvFtl::new_pages(const Task& task, int before, int tokens) {
   check(tokens >= 0 && tokens <= task.shape.max_tokens - before,
         "more tokens than the KV task may hold");
-  return flushed_pages(task.pages, before + tokens, task.shape.channel_copy).total() -
-         flushed_pages(task.pages, before, task.shape.channel_copy).total();
+  return task.shape.flushed(task.pages, before + tokens).total() -
+         task.shape.flushed(task.pages, before).total();
 }
 
 Bytes KvFtl::buffer_of(const Task& task, int tokens) {
   const int channel_rows = task.shape.channel_copy ? task.pages.buffered_channel_tokens(tokens) : 0;
-  const std::int64_t rows = 2 * task.pages.buffered_tokens(tokens) + channel_rows;
+  const int rows_a_token = task.shape.inputs_only ? 1 : 2;
+  const std::int64_t rows = rows_a_token * task.pages.buffered_tokens(tokens) + channel_rows;
   return Bytes{rows * task.pages.d_head() * kernels::PageGeometry::element_bytes};
 }
 
@@ -281,7 +290,7 @@ std::int64_t KvFtl::available_pages(TaskId task) const { return available_to(tas
 std::int64_t KvFtl::flushed_pages_of(const Task& task) const {
   std::int64_t pages = 0;
   for (std::size_t head = 0; head < task.extra_tokens.size(); ++head) {
-    pages += flushed_pages(task.pages, held_tokens(task, head), task.shape.channel_copy).total();
+    pages += task.shape.flushed(task.pages, held_tokens(task, head)).total();
   }
   return pages;
 }

@@ -62,7 +62,10 @@ struct KvTaskShape {
   int kv_heads = 0;  // on this drive
   int max_tokens = 0;
   bool channel_copy = false;
+  bool inputs_only = false;  // one row a token and head in place of K and V: there is no V stream
 
+  /// Pages on flash of a head that has `tokens` tokens.
+  [[nodiscard]] KvPageCounts flushed(const kernels::PageGeometry& pages, int tokens) const;
   [[nodiscard]] std::int64_t heads() const { return std::int64_t{sequences} * layers * kv_heads; }
 };
 

@@ -319,7 +319,7 @@ void InstiSystem::store_layer(RunContext& run, Drive& drive, int layer) {
   const KvPageCounts pages = flushed_pages(geometry_of(point), prompt, sparse_);
 
   drive.csd->append({drive.task, layer}, prompt, machine.engine().now());
-  StoreBatch store;
+  PageBatch store;
   store.spans = {{KvStream::key_tokens, 0, static_cast<int>(pages.key_tokens)},
                  {KvStream::value_tokens, 0, static_cast<int>(pages.value_tokens)}};
   if (sparse_) {
@@ -480,7 +480,7 @@ void InstiSystem::flush_full_groups(RunContext& run, int layer, int context) {
   if (before.total() == now.total()) {
     return;
   }
-  StoreBatch store;
+  PageBatch store;
   store.pairs = pairs_;
   const auto add = [&](KvStream stream, std::int64_t first, std::int64_t last) {
     if (first < last) {
