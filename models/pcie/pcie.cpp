@@ -324,8 +324,7 @@ std::vector<std::size_t> PcieFabric::route(std::string_view from, std::string_vi
   return route(begin->second, end->second);
 }
 
-bool PcieFabric::is_allowed(const PeerToPeerConfig& peers, std::size_t from,
-                            std::size_t to) const {
+bool PcieFabric::is_allowed(const PeerToPeerConfig& peers, std::size_t from, std::size_t to) const {
   const bool same_network = vertices_[from].gpu_out && vertices_[to].gpu_in;
   if (from == 0 || to == 0 || same_network) {
     return true;
@@ -333,8 +332,7 @@ bool PcieFabric::is_allowed(const PeerToPeerConfig& peers, std::size_t from,
   // Below the root, both have one ancestor in common where their branches are one.
   const std::vector<std::size_t> above_from = ancestors(from);
   const std::vector<std::size_t> above_to = ancestors(to);
-  const bool share_a_switch =
-      above_from[above_from.size() - 2] == above_to[above_to.size() - 2];
+  const bool share_a_switch = above_from[above_from.size() - 2] == above_to[above_to.size() - 2];
   return share_a_switch ? peers.below_a_switch : peers.through_root;
 }
 

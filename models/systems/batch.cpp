@@ -18,8 +18,8 @@ Batch::Batch(std::vector<SequenceGroup> groups) {
     sequences_of[{group.prompt_tokens, group.output_tokens}] += group.sequences;
   }
   for (const auto& [lengths, sequences] : sequences_of) {
-    const SequenceGroup& group = groups_.emplace_back(
-        SequenceGroup{sequences, lengths.first, lengths.second});
+    const SequenceGroup& group =
+        groups_.emplace_back(SequenceGroup{sequences, lengths.first, lengths.second});
     sequences_ += sequences;
     prompt_tokens_ += std::int64_t{sequences} * group.prompt_tokens;
     output_tokens_ += std::int64_t{sequences} * group.output_tokens;

@@ -94,8 +94,8 @@ void DeepSpeedSystem::begin_batch(RunContext& run) { create_regions(run); }
 void DeepSpeedSystem::create_regions(RunContext& run) {
   for (std::int64_t layer = 0; layer < run.point.model.layers; ++layer) {
     for (const SequenceGroup& group : run.groups()) {
-      regions_.push_back(run.machine.host_storage().create_region(
-          footprint(run, group, group.longest_context())));
+      regions_.push_back(
+          run.machine.host_storage().create_region(footprint(run, group, group.longest_context())));
     }
   }
   touched_step_ = 0;

@@ -14,6 +14,7 @@
 #include "models/systems/design_point.hpp"
 #include "models/systems/layer_loop.hpp"
 #include "models/systems/machine.hpp"
+#include "models/systems/parallel_model.hpp"
 #include "models/systems/system.hpp"
 
 namespace nearkv {
@@ -86,7 +87,6 @@ class FlexGenSystem final : public BatchSystem {
 };
 
 void FlexGenSystem::place(RunContext& run) {
-  const DesignPoint& point = run.point;
   Machine& machine = run.machine;
   machine.declare_phase("gpu_compute", "GPU operators");
   machine.declare_phase("kv_wait", "waiting for KV files, relay copies and their PCIe transfers");

@@ -20,6 +20,7 @@
 #include "models/llm/operators.hpp"
 #include "models/systems/design_point.hpp"
 #include "models/systems/machine.hpp"
+#include "models/systems/parallel_model.hpp"
 #include "models/systems/system.hpp"
 #include "sim/core/check.hpp"
 

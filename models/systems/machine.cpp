@@ -45,9 +45,8 @@ Machine::Machine(const DesignPoint& point)
   const int gpus = point.parallelism.gpus();
   for (int i = 0; i < gpus; ++i) {
     const std::string name = fmt::format("gpu/{}", i);
-    gpus_.push_back(std::make_unique<GpuPort>(engine_, point.gpu.front(),
-                                              gpus == 1 ? "VRAM" : "VRAM of " + name,
-                                              fabric_.node(name)));
+    gpus_.push_back(std::make_unique<GpuPort>(
+        engine_, point.gpu.front(), gpus == 1 ? "VRAM" : "VRAM of " + name, fabric_.node(name)));
   }
   if (!point.ssd.empty()) {
     // RAID-0 keeps all drives at work: a link that they share is divided equally.
@@ -234,14 +233,13 @@ void Machine::declare_phase(const std::string& phase, const std::string& doc) {
 
 void Machine::add_gpu_gauges(int index) {
   const Gpu* gpu = &gpus_[index]->gpu;
-  gauges_.add(
-      busy_gauge(fmt::format("gpu/{}/compute", index), "GPU busy with operators", 1, [gpu] {
-        SimDuration busy{};
-        for (const SimDuration part : gpu->counters().busy) {
-          busy += part;
-        }
-        return busy;
-      }));
+  gauges_.add(busy_gauge(fmt::format("gpu/{}/compute", index), "GPU busy with operators", 1, [gpu] {
+    SimDuration busy{};
+    for (const SimDuration part : gpu->counters().busy) {
+      busy += part;
+    }
+    return busy;
+  }));
   gauges_.add(bytes_gauge(fmt::format("gpu/{}/memory", index),
                           "bytes that operators moved from and to VRAM",
                           [gpu] { return gpu->counters().bytes; }));

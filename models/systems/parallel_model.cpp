@@ -177,8 +177,8 @@ std::vector<Machine::Transfer> ParallelModel::ring_transfers(int stage, Bytes se
   std::vector<Machine::Transfer> transfers;
   for (int rank = 0; rank < ranks_; ++rank) {
     const int next = (rank + 1) % ranks_;
-    transfers.push_back({machine_.gpu_node(stage * ranks_ + rank),
-                         machine_.gpu_node(stage * ranks_ + next), sent});
+    transfers.push_back(
+        {machine_.gpu_node(stage * ranks_ + rank), machine_.gpu_node(stage * ranks_ + next), sent});
   }
   return transfers;
 }
@@ -257,8 +257,7 @@ std::vector<ParallelModel::Share> ParallelModel::shares(std::int64_t layer) cons
   const int ranks_a_head = static_cast<int>(ranks_ * rank_shape_.kv_heads / shape_.kv_heads);
   for (int rank = 0; rank < ranks_; rank += ranks_a_head) {
     const std::int64_t first = rank / ranks_a_head * rank_shape_.kv_heads;
-    shares.push_back({machine_.gpu_node(gpu_of(layer, rank)), first,
-                      first + rank_shape_.kv_heads});
+    shares.push_back({machine_.gpu_node(gpu_of(layer, rank)), first, first + rank_shape_.kv_heads});
   }
   return shares;
 }

@@ -18,7 +18,8 @@ void ParallelismConfig::fields(FieldVisitor& v) {
     link.variant({"kind", "pcie: over the PCIe tree; nvlink: over a network of their own"},
                  {"pcie", "nvlink"}, index, [this](std::size_t kind, FieldVisitor& fields) {
                    if (kind == static_cast<std::size_t>(GpuLinkKind::nvlink)) {
-                     fields.constant("rate", nvlink_rate, "one GPU, one direction", at_least(1e6));
+                     fields.constant("rate", nvlink_rate, "one GPU, one direction",
+                                     at_least(static_cast<double>((1_MBps).per_second())));
                      fields.constant("latency", nvlink_latency, "one way");
                    }
                  });
@@ -27,9 +28,9 @@ void ParallelismConfig::fields(FieldVisitor& v) {
   v.constant("collective_overhead", collective_overhead,
              "time that an all-reduce or the step to the next stage adds to its transfers",
              range_of(0_ps, 10ms));
-  v.require(gpus() <= kMostGpus, "tensor",
-            fmt::format("times pipeline makes {} GPUs; at most {} are simulated", gpus(),
-                        kMostGpus));
+  v.require(
+      gpus() <= kMostGpus, "tensor",
+      fmt::format("times pipeline makes {} GPUs; at most {} are simulated", gpus(), kMostGpus));
 }
 
 void ParallelismConfig::require_divisible(FieldVisitor& v, const ModelShape& model) const {
@@ -37,7 +38,7 @@ void ParallelismConfig::require_divisible(FieldVisitor& v, const ModelShape& mod
             fmt::format("{} stages cannot share {} layers; use at most {}", pipeline, model.layers,
                         model.layers));
   if (v.checks_rules()) {
-    const std::string problem = model.why_not_divisible(tensor);
+    const std::string problem = model.tensor_shard_problem(tensor);
     v.require(problem.empty(), "parallelism/tensor", problem);
   }
 }

@@ -46,8 +46,8 @@ class Driver {
 
   void operator()() {
     system_.place(run_);
-    const Batch batch({{point_.workload.batch, point_.workload.prompt_tokens,
-                        point_.workload.output_tokens}});
+    const Batch batch(
+        {{point_.workload.batch, point_.workload.prompt_tokens, point_.workload.output_tokens}});
     run_.batch = &batch;
     system_.begin_batch(run_);
     const SimTime begin = machine_.engine().now();

@@ -52,7 +52,7 @@ template <class OfContext>
 double over_steps(const DesignPoint& point, OfContext of_context) {
   double sum = 0;
   for (int step = 0; step < point.workload.decode_steps(); ++step) {
-    sum += of_context(point.workload.context_of(step));
+    sum += of_context(point.workload.prompt_tokens + 1 + step);
   }
   return sum;
 }
