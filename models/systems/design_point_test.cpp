@@ -155,17 +155,6 @@ TEST_CASE("design point: schema and reference text need no values") {
   }
 }
 
-TEST_CASE("workload: contexts of the decode steps") {
-  const Workload work{.batch = 2, .prompt_tokens = 1024, .output_tokens = 1024};
-  CHECK(work.decode_steps() == 1023);  // prefill gives the first token
-  CHECK(work.context_of(0) == 1025);
-  CHECK(work.context_of(1022) == 2047);
-  CHECK(work.longest_context() == 2047);
-  const Workload least{.batch = 1, .prompt_tokens = 1, .output_tokens = 2};
-  CHECK(least.decode_steps() == 1);
-  CHECK(least.context_of(0) == least.longest_context());
-}
-
 // -- Rules, word by word ------------------------------------------------------------------------
 
 TEST_CASE("design point: the message of each rule") {
