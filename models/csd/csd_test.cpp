@@ -477,6 +477,7 @@ CsdConfig random_config(Rng& rng) {
   config.controller.cores = 1 + pick(rng, 3);
   config.engine.attend_cost = often_zero(4);
   config.controller.completion_cost = often_zero(3);
+  config.controller.command_cost = often_zero(3);
   config.engine.feed.heads_per_block = 1 + pick(rng, 5);
   config.engine.feed.staging_buffers = 1 + pick(rng, 3);
   if (config.flash.is_event_driven() && rng.below(2) == 0) {
@@ -553,10 +554,21 @@ PageBatch random_store(Rng& rng) {
 
 struct Operation {
   SimTime at;
-  std::shared_ptr<const AttendBatch> attend;  // or else a store
-  PageBatch store;
-  bool background = false;
+  std::shared_ptr<const AttendBatch> attend;  // or else a store or a read
+  PageBatch pages;
+  bool background = false;  // of a store
+  bool is_read = false;
 };
+
+void submit(Csd& csd, const Operation& operation, Completion& done) {
+  if (operation.attend) {
+    csd.submit_attend(operation.at, operation.attend, done);
+  } else if (operation.is_read) {
+    csd.submit_read(operation.at, operation.pages, done);
+  } else {
+    csd.submit_store(operation.at, operation.pages, operation.background ? nullptr : &done);
+  }
+}
 
 /// What one can see of a run: when each operation was done, and the work counted when all was
 /// quiet.
@@ -570,25 +582,25 @@ struct Trace {
 
 void append_work(Trace& trace, const Csd& csd) {
   const Csd::Work work = csd.work();
-  trace.work.insert(
-      trace.work.end(),
-      {work.flash.pages_read, work.flash.pages_programmed, work.attends, work.reading.count(),
-       work.computing.count(), work.firmware.count(), work.storing.count(), work.attending.count(),
-       work.gemv_busy.count(), work.flash.bus_busy.count(), work.flash.bus_stalled.count()});
+  trace.work.insert(trace.work.end(),
+                    {work.flash.pages_read, work.flash.pages_programmed, work.attends, work.reads,
+                     work.reading.count(), work.computing.count(), work.firmware.count(),
+                     work.storing.count(), work.attending.count(), work.gemv_busy.count(),
+                     work.flash.bus_busy.count(), work.flash.bus_stalled.count()});
 }
 
 /// Who comes first when an operation is submitted at the picosecond of one of the drive's events.
 enum class Ties { drive_first, operation_first };
 
 /// Runs the operations; each is submitted when a timer rings.
-Trace run(const CsdConfig& config, const std::vector<Operation>& operations, bool reuse,
-          Ties ties) {
+Trace run(const CsdConfig& config, const std::vector<Operation>& operations, bool reuse, Ties ties,
+          const char* name = "csd/0", const std::shared_ptr<Csd::Memory>& memory = nullptr) {
   EventLoop loop;
   std::optional<TimerQueue> timers;
   if (ties == Ties::operation_first) {
     timers.emplace(loop);
   }
-  Csd csd(loop, config, "csd/0", {.reuse = reuse, .seed = 1});
+  Csd csd(loop, config, name, {.reuse = reuse, .seed = 1, .memory = memory});
   if (!timers) {
     timers.emplace(loop);
   }
@@ -606,11 +618,7 @@ Trace run(const CsdConfig& config, const std::vector<Operation>& operations, boo
       if (csd.next_event() == kNever) {
         append_work(trace, csd);
       }
-      if (operation.attend) {
-        csd.submit_attend(operation.at, operation.attend, done[i]);
-      } else {
-        csd.submit_store(operation.at, operation.store, operation.background ? nullptr : &done[i]);
-      }
+      submit(csd, operation, done[i]);
     }
   }
   while (loop.run(kForever)) {
@@ -644,6 +652,8 @@ std::vector<Operation> random_operations(Rng& rng, const CsdConfig& config, bool
   const std::array batches{random_batch(rng), random_batch(rng)};
   const PageBatch store = random_store(rng);
   const std::array stores{store, similar_store(rng, store)};
+  PageBatch read = random_store(rng);
+  ++read.spans.front().last;
   const std::array times{event_times(config, batches[0]), event_times(config, batches[1])};
   const std::int64_t longest =
       2 + std::max(ps(times[0].back()), ps(times[1].back())) + config.flash.t_program.lsb.count();
@@ -663,8 +673,12 @@ std::vector<Operation> random_operations(Rng& rng, const CsdConfig& config, bool
       } else if (dice == 1) {
         next += below(rng, longest);
       }
-      if (!with_stores || rng.below(3) == 0) {
+      if (!with_stores && rng.below(4) == 0) {
+        operations.push_back({next, nullptr, read, false, true});
+      } else if (!with_stores || rng.below(3) == 0) {
         operations.push_back({next, batches[rng.below(2)], {}});
+      } else if (rng.below(3) == 0) {
+        operations.push_back({next, nullptr, read, false, true});
       } else {
         operations.push_back({next, nullptr, stores[rng.below(2)], rng.below(2) == 0});
       }
@@ -718,6 +732,27 @@ TEST_CASE("csd: reuse that stores disturb at any time equals the simulation of e
   }
   MESSAGE(reused, " of ", batches, " batches were reused");
   CHECK(reused > batches / 5);
+}
+
+TEST_CASE("csd: equal drives that share what they remember are as fast as alone") {
+  std::int64_t alone = 0;
+  std::int64_t shared = 0;
+  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+    CAPTURE(seed);
+    Rng rng(seed, "models/csd/csd_test/shared");
+    const CsdConfig config = random_config(rng);
+    const std::vector<Operation> operations = random_operations(rng, config, true);
+    const Trace first = run(config, operations, true, Ties::drive_first);
+    const std::shared_ptr<Csd::Memory> memory = Csd::make_memory();
+    for (const char* name : {"csd/0", "csd/1"}) {
+      CAPTURE(name);
+      const Trace trace = run(config, operations, true, Ties::drive_first, name, memory);
+      REQUIRE(trace == first);
+      shared += trace.reused;
+      alone += first.reused;
+    }
+  }
+  CHECK(shared > alone);
 }
 
 TEST_CASE("csd: stores that are reused equal those that are simulated") {
@@ -979,8 +1014,60 @@ TEST_CASE("csd: pages are read where the FTL has put them") {
   CHECK(drive.finish(behind) == at(2ms + 204us + two + 10us + 1'500ns));
 }
 
-TEST_CASE(
-    "csd: a batch of several tasks takes the time of its heads, wherever they are told from") {
+TEST_CASE("csd: plain reads by hand") {
+  for (const FlashPolicy policy : {FlashPolicy::first_gap, FlashPolicy::out_of_order}) {
+    CsdConfig config = round_config();
+    config.flash.policy = policy;
+    config.controller.command_cost = 3us;
+    Drive drive(config);
+    Completion done;
+    drive.csd.submit_read(at(0ns), {0, 2, {{KvStream::key_tokens, 0, 3}}}, done);
+    drive.finish(done);
+    // The commands of all six pages are over when the first one is ready: with events a page's
+    // data-out takes 3 us, in the recurrence a command's bus time behind it, too.
+    const SimDuration apart = policy == FlashPolicy::first_gap ? kSlot : kSlot - 1us;
+    MESSAGE(
+        "doorbell 0.5 + fetch 0.1 + command 3; the first page leaves 44 us later, five behind "
+        "it, ",
+        apart.count(), " ps apart; completion_cost 0.6 + completion 0.9; got ", ps(done.at()));
+    CHECK(done.at() == at(3'600ns + kPage + 5 * apart + 1'500ns));
+    const Csd::Work work = drive.csd.work();
+    CHECK(work.reads == 2);
+    CHECK(work.attends == 0);
+    CHECK(work.attending == 0_ps);
+    CHECK(work.reading == kPage + 5 * apart);
+    CHECK(work.firmware == 2 * 3us + 2 * 600ns);
+    // A batch behind it waits for its last completion.
+    Completion read;
+    Completion attended;
+    const auto batch = batch_of(1, {dense_head(1, 0)});
+    drive.csd.submit_read(at(1ms), {0, 1, {{KvStream::value_tokens, 4, 5}}}, read);
+    drive.csd.submit_attend(at(1ms), batch, attended);
+    drive.finish(attended);
+    CHECK(read.at() == at(1ms + 3'600ns + kPage + 1'500ns));
+    CHECK(attended.at() - read.at() == attend_time(config, batch));
+  }
+}
+
+TEST_CASE("csd: inputs in place of K and V take one stream") {
+  const kernels::PageGeometry pages({.d_head = 128, .page_bytes = 4096, .channels_per_group = 4});
+  KvTaskShape shape{
+      .sequences = 2, .layers = 3, .kv_heads = 5, .max_tokens = 100, .channel_copy = false};
+  Drive kv(round_config());
+  const KvLayer kv_layer{kv.csd.open_task(shape, pages), 1};
+  shape.inputs_only = true;
+  Drive inputs(round_config());
+  const KvLayer inputs_layer{inputs.csd.open_task(shape, pages), 1};
+  CHECK(inputs.csd.flash_capacity().held() * 2 == kv.csd.flash_capacity().held());
+  kv.csd.append(kv_layer, 41, at(0ns));
+  inputs.csd.append(inputs_layer, 41, at(0ns));
+  CHECK(inputs.csd.ftl().counters().programs == 2 * 5 * 2);
+  CHECK(inputs.csd.ftl().counters().programs * 2 == kv.csd.ftl().counters().programs);
+  CHECK(inputs.csd.ftl().buffered() == Bytes{2 * 5 * 9 * 256});
+  inputs.csd.ftl().audit();
+}
+
+TEST_CASE("csd: a batch of several tasks takes the time of its heads") {
   // Without skew every head of every task begins in the same place.
   CsdConfig config = round_config();
   config.layout.stream_skew = 0;
@@ -1106,13 +1193,17 @@ TEST_CASE("csd: every page that was asked for is read once, and every page store
     const std::vector<Operation> operations = random_operations(rng, config, true);
     std::int64_t read = 0;
     std::int64_t attends = 0;
+    std::int64_t reads = 0;
     std::int64_t programmed = 0;
     for (const Operation& operation : operations) {
       if (operation.attend) {
         read += pages_of(*operation.attend);
         attends += operation.attend->pairs();
+      } else if (operation.is_read) {
+        read += operation.pages.pages();
+        reads += operation.pages.pairs;
       } else {
-        programmed += operation.store.pages();
+        programmed += operation.pages.pages();
       }
     }
     for (const bool reuse : {false, true}) {
@@ -1120,19 +1211,19 @@ TEST_CASE("csd: every page that was asked for is read once, and every page store
       std::deque<Completion> done(operations.size());
       for (std::size_t i = 0; i < operations.size(); ++i) {
         drive.run_to(operations[i].at);
-        if (operations[i].attend) {
-          drive.csd.submit_attend(operations[i].at, operations[i].attend, done[i]);
-        } else {
-          drive.csd.submit_store(operations[i].at, operations[i].store, &done[i]);
-        }
+        Operation waited_for = operations[i];
+        waited_for.background = false;
+        submit(drive.csd, waited_for, done[i]);
       }
       drive.run_to(kForever);
       const Csd::Work work = drive.csd.work();
       REQUIRE(work.flash.pages_read == read);
       REQUIRE(work.flash.pages_programmed == programmed);
       REQUIRE(work.attends == attends);
-      REQUIRE(work.firmware ==
-              attends * (config.engine.attend_cost + config.controller.completion_cost));
+      REQUIRE(work.reads == reads);
+      REQUIRE(work.firmware == attends * config.engine.attend_cost +
+                                   reads * config.controller.command_cost +
+                                   (attends + reads) * config.controller.completion_cost);
       REQUIRE(drive.csd.bytes_read() == config.flash.page_size * read);
       REQUIRE(std::all_of(done.begin(), done.end(),
                           [](const Completion& completion) { return completion.done(); }));
