@@ -89,6 +89,32 @@ void Csd::append(const KvLayer& layer, int tokens, std::optional<SimTime> now) {
   }
 }
 
+void Csd::append_skipped(const std::vector<KvFtl::Growing>& tasks) {
+  KvFtl& ftl = flash_.ftl();
+  const bool can_count =
+      std::all_of(tasks.begin(), tasks.end(),
+                  [&ftl](const KvFtl::Growing& growing) { return ftl.can_count(growing.task); });
+  if (can_count) {
+    ftl.append_counted(tasks);
+    return;
+  }
+  int most_tokens = 0;
+  int most_layers = 0;
+  for (const KvFtl::Growing& growing : tasks) {
+    most_tokens = std::max(most_tokens, growing.tokens);
+    most_layers = std::max(most_layers, ftl.layers_of(growing.task));
+  }
+  for (int token = 0; token < most_tokens; ++token) {
+    for (int layer = 0; layer < most_layers; ++layer) {
+      for (const KvFtl::Growing& growing : tasks) {
+        if (token < growing.tokens && layer < ftl.layers_of(growing.task)) {
+          append({growing.task, layer}, 1, std::nullopt);
+        }
+      }
+    }
+  }
+}
+
 void Csd::finish_task(KvFtl::TaskId task, SimTime now) {
   flash_.ftl().finish(task);
   flash_capacity_.release("KV cache", task_capacity_.at(task));

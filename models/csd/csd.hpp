@@ -74,6 +74,9 @@ class Csd final : public Component, private PageSink {
   /// What they fill is programmed by submit_store(). Finished tasks are erased first when flash is
   /// short: at `now`, or, without it, in no time (state only). Throws OutOfCapacity.
   void append(const KvLayer& layer, int tokens, std::optional<SimTime> now);
+  /// One token after the other of all layers of several tasks, in no time: the state of as many
+  /// append(). Throws OutOfCapacity.
+  void append_skipped(const std::vector<KvFtl::Growing>& tasks);
   /// The task's data are not needed any more.
   void finish_task(KvFtl::TaskId task, SimTime now);
 

@@ -1,6 +1,7 @@
 #include "models/kv/kv_ftl.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -351,7 +352,7 @@ KvFtl::Outcome KvFtl::append_layer(TaskId task, int layer, int tokens, KvOperati
   if (needed > 0 && uniform && t.table == nullptr) {
     check(out == nullptr, "operations of a KV task that keeps counts only");
     const int before = held_tokens(t, first);
-    count_layer(t, {.before = before, .after = before + tokens});
+    count_layers(t, {.before = before, .after = before + tokens}, 1);
   } else if (needed > 0) {
     std::size_t index = first;
     for (int sequence = 0; sequence < t.shape.sequences; ++sequence) {
@@ -408,12 +409,67 @@ void KvFtl::store(Task& task, const KvHead& head, const Growth& tokens, KvOperat
   }
 }
 
-/// All heads' pages of a layer at once, for a task that keeps counts only.
-void KvFtl::count_layer(Task& task, const Growth& tokens) {
+/// All heads' pages of so many layers at once, for a task that keeps counts only.
+void KvFtl::count_layers(Task& task, const Growth& tokens, int layers) {
   const std::vector<std::int64_t> pages = layer_pages_by_slot(
       task, stream_pages(task, tokens.before), stream_pages(task, tokens.after));
   for (std::size_t slot = 0; slot < pages.size(); ++slot) {
-    program_pages(task, stripe_.plane_of(slot), pages[slot]);
+    program_pages(task, stripe_.plane_of(slot), pages[slot] * layers);
+  }
+}
+
+bool KvFtl::can_count(TaskId task) const {
+  const Task& t = task_at(task);
+  return t.table == nullptr &&
+         std::find(t.uniform.begin(), t.uniform.end(), false) == t.uniform.end() &&
+         std::adjacent_find(t.layer_tokens.begin(), t.layer_tokens.end(), std::not_equal_to<>()) ==
+             t.layer_tokens.end();
+}
+
+void KvFtl::append_counted(const std::vector<Growing>& tasks) {
+  buffers_grow(tasks);
+  for (const Growing& growing : tasks) {
+    Task& task = task_at(growing.task);
+    check(!task.finished && can_count(growing.task), "a KV task that cannot be counted grows");
+    const int before = task.layer_tokens.front();
+    static_cast<void>(new_pages(task, before, growing.tokens));  // checks max_tokens
+    count_layers(task, {.before = before, .after = before + growing.tokens}, task.shape.layers);
+    for (int& tokens : task.layer_tokens) {
+      tokens += growing.tokens;
+    }
+    task.last_use = ++uses_;
+  }
+}
+
+/// What the group buffers hold in between: they reach their high water somewhere on the way.
+void KvFtl::buffers_grow(const std::vector<Growing>& tasks) {
+  struct Step {
+    int layers;
+    int tokens;
+    std::vector<Bytes> growth;  // of a layer, by token
+  };
+  std::vector<Step> steps;
+  int most_tokens = 0;
+  int most_layers = 0;
+  for (const Growing& growing : tasks) {
+    const Task& task = task_at(growing.task);
+    const int before = task.layer_tokens.front();
+    Step& step = steps.emplace_back(Step{task.shape.layers, growing.tokens, {}});
+    for (int token = before; token < before + growing.tokens; ++token) {
+      step.growth.push_back((buffer_of(task, token + 1) - buffer_of(task, token)) *
+                            static_cast<std::int64_t>(pairs_of(task)));
+    }
+    most_tokens = std::max(most_tokens, growing.tokens);
+    most_layers = std::max(most_layers, task.shape.layers);
+  }
+  for (int token = 0; token < most_tokens; ++token) {
+    for (int layer = 0; layer < most_layers; ++layer) {
+      for (const Step& step : steps) {
+        if (token < step.tokens && layer < step.layers) {
+          buffer_grows(step.growth[static_cast<std::size_t>(token)]);
+        }
+      }
+    }
   }
 }
 
