@@ -307,12 +307,92 @@ TEST_CASE("pcie: flows from and to the host share its memory") {
 
 TEST_CASE("pcie: every shipped link fits into a platform") {
   for (const char* name :
-       {"gen3_x4_nvme", "gen4_x4_nvme", "gen5_x4_nvme", "gen6_x4_nvme", "gen4_x16_gpu",
-        "gen5_x16_gpu", "gen6_x16_gpu", "gen4_x16_switch", "gen5_x16_switch"}) {
+       {"gen3_x4_nvme", "gen4_x4_nvme", "gen5_x4_nvme", "gen6_x4_nvme", "gen3_x16_gpu",
+        "gen4_x16_gpu", "gen5_x16_gpu", "gen6_x16_gpu", "gen3_x16_switch", "gen4_x16_switch",
+        "gen5_x16_switch", "gen6_x16_switch"}) {
     CAPTURE(name);
     nlohmann::json config = shipped_json("root_gen4");
     config["ports"][0]["link"] = shipped_json("links/" + std::string(name));
     const PcieConfig pcie = read_pcie(config);
     CHECK(pcie.bandwidth_of(pcie.ports[0].link) > Rate{3'000'000'000});
   }
+}
+
+TEST_CASE("pcie: shared_paths() divides each link among the flows that cross it") {
+  Engine engine;
+  const PcieFabric fabric(engine, switch_and_root(), kDevices);
+  // Both drives go up the switch's 4 GB/s; gpu/0 comes down alone.
+  const auto paths = fabric.shared_paths({{"csd/0", "host"}, {"csd/1", "host"}, {"host", "gpu/0"}});
+  CHECK(paths[0].bandwidth == Rate{2'000'000'000});
+  CHECK(paths[1].bandwidth == Rate{2'000'000'000});
+  CHECK(paths[2].bandwidth == Rate{4'000'000'000});
+  CHECK(paths[0].latency == 150ns);
+}
+
+TEST_CASE("pcie: peer-to-peer traffic may be refused below switches, through the root, or both") {
+  const auto is_direct = [](bool below_a_switch, bool through_root, const char* from,
+                            const char* to) {
+    PcieConfig config = switch_and_root();
+    config.peer_to_peer = {below_a_switch, through_root, 1_MiB};
+    Engine engine;
+    const PcieFabric fabric(engine, config, kDevices);
+    return fabric.is_direct(end_of(fabric, from), end_of(fabric, to));
+  };
+  CHECK(is_direct(true, false, "gpu/0", "csd/1"));
+  CHECK_FALSE(is_direct(false, true, "gpu/0", "csd/1"));
+  CHECK(is_direct(false, true, "gpu/1", "ssd/0"));
+  CHECK(is_direct(false, true, "gpu/1", "csd/0"));  // one of them is below a switch
+  CHECK_FALSE(is_direct(true, false, "gpu/1", "csd/0"));
+  CHECK(is_direct(false, false, "host", "csd/0"));
+  CHECK(is_direct(false, false, "gpu/0", "host"));
+}
+
+TEST_CASE("pcie: GPUs with a network of their own meet there and nowhere else") {
+  Engine engine;
+  PcieConfig config = switch_and_root();
+  config.peer_to_peer = {false, false, 1_MiB};
+  const PcieFabric fabric(engine, config, kDevices, "pcie", std::nullopt,
+                          GpuLinkConfig{Rate{50'000'000'000}, 700ns});
+  CHECK(fabric.path("gpu/0", "gpu/1").bandwidth == Rate{50'000'000'000});
+  CHECK(fabric.path("gpu/1", "gpu/0").latency == 700ns);
+  CHECK(fabric.is_direct(fabric.node("gpu/0"), fabric.node("gpu/1")));
+  CHECK(fabric.path("gpu/0", "host").bandwidth == Rate{4'000'000'000});
+  CHECK_FALSE(fabric.is_direct(fabric.node("gpu/0"), fabric.node("csd/0")));
+  // Both directions of a ring of two have their own links.
+  const auto ring = fabric.shared_paths({{"gpu/0", "gpu/1"}, {"gpu/1", "gpu/0"}});
+  CHECK(ring[0].bandwidth == Rate{50'000'000'000});
+}
+
+TEST_CASE("pcie: a generation doubles what root and switch platforms carry, within overheads") {
+  const auto rate = [](const std::string& platform, const char* from, const char* to) {
+    Engine engine;
+    const PcieFabric fabric(engine, read_pcie(shipped_json(platform)), {"gpu/0", "csd/0"});
+    return static_cast<double>(fabric.path(from, to).bandwidth.per_second());
+  };
+  for (const std::string kind : {"root", "switch"}) {
+    for (int generation = 3; generation < 6; ++generation) {
+      CAPTURE(generation);
+      const std::string lower = kind + "_gen" + std::to_string(generation);
+      const std::string upper = kind + "_gen" + std::to_string(generation + 1);
+      const double ratio = rate(upper, "gpu/0", "host") / rate(lower, "gpu/0", "host");
+      CHECK(ratio > 1.9);
+      CHECK(ratio < 2.15);
+      CHECK(rate(upper, "gpu/0", "csd/0") > 1.9 * rate(lower, "gpu/0", "csd/0"));
+    }
+  }
+}
+
+TEST_CASE("pcie: 64 drives of the shipped tree share its trunk") {
+  std::vector<std::string> devices{"gpu/0"};
+  std::vector<PcieFabric::Ends> flows;
+  for (int i = 0; i < 64; ++i) {
+    devices.push_back("csd/" + std::to_string(i));
+    flows.push_back({devices.back(), "gpu/0"});
+  }
+  Engine engine;
+  const PcieFabric fabric(engine, read_pcie(shipped_json("drive_tree_gen4")), devices);
+  const Rate trunk = fabric.path("csd/0", "csd/16").bandwidth;  // a drive's own link
+  CHECK(fabric.path("csd/0", "gpu/0").bandwidth == trunk);
+  const Rate through_root{22'700'000'000 / 64};
+  CHECK(fabric.shared_paths(flows)[17].bandwidth == through_root);
 }

@@ -53,9 +53,7 @@ std::string why_not(const FigureResults& results, const std::string& series,
   if (record == nullptr) {
     return fmt::format("needs {} at {}, which --quick leaves out", series, at);
   }
-  return record->is_ok()
-             ? ""
-             : fmt::format("{} at {}: out of memory ({})", series, at, record->overflowed_memory());
+  return record->is_ok() ? "" : fmt::format("{} at {}: {}", series, at, record->why_not_run());
 }
 
 Found find_best(const MetricAt& wanted, const FigureResults& results) {
@@ -125,8 +123,11 @@ ClaimResult evaluate_kind(const MemoryClaim& claim, const FigureResults& results
       }
       const std::string ours = record->overflowed_memory();
       const std::string what = fmt::format("{} at {} {}", points.series, at,
-                                           ours.empty() ? "runs" : "overflows " + ours);
-      (ours == memory ? seen : against).push_back(what);
+                                           record->is_ok() ? "runs"
+                                           : ours.empty()  ? "is " + record->status()
+                                                           : "overflows " + ours);
+      const bool is_as_said = record->is_ok() ? memory.empty() : ours == memory && !ours.empty();
+      (is_as_said ? seen : against).push_back(what);
     }
     return std::string();
   };

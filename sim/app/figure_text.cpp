@@ -27,7 +27,8 @@ double relative_bound(const RecordView& record, const std::string& metric) {
 
 std::string cell_of(const RecordView& record, const std::string& metric) {
   if (!record.is_ok()) {
-    return overflow_text(record.overflowed_memory());
+    const std::string memory = record.overflowed_memory();
+    return memory.empty() ? record.status() : overflow_text(memory);
   }
   const std::optional<double> value = record.metric(metric);
   if (!value.has_value()) {

@@ -19,17 +19,17 @@ TEST_CASE("a figure's text marks what does not fit and what is rough") {
       {"fast", "slow"}, {"4", "8"}, true,
       {record_with({{"throughput", 10}, {"decode_time", 9}, {"decode_time_bound", 1}}),
        record_with({{"throughput", 12.345}, {"decode_time", 99}, {"decode_time_bound", 1}}),
-       record_with({{"other", 1}}), record_out_of("host DRAM and swap")});
+       infeasible_record(), record_out_of("host DRAM and swap")});
   CHECK(figure_text(figure, results, {}) ==
         "fig: a title\n"
         "a paper\n"
         "\n"
         "throughput [token/s] against batch [sequences]\n"
         "\n"
-        "batch      4         8\n"
-        "-----  -----  --------\n"
-        "fast   ~10.0      12.3\n"
-        "slow       -  OOM host\n"
+        "batch           4         8\n"
+        "-----  ----------  --------\n"
+        "fast        ~10.0      12.3\n"
+        "slow   infeasible  OOM host\n"
         "OOM host: out of memory: host DRAM and swap\n"
         "decode steps are sampled; error bound of the cells at most 1.0 %, of those with ~ at most "
         "11 %\n");

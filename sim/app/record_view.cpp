@@ -57,6 +57,11 @@ std::string RecordView::overflowed_memory() const {
   return detail.substr(0, detail.find(':'));
 }
 
+std::string RecordView::why_not_run() const {
+  const std::string memory = overflowed_memory();
+  return is_ok() ? "" : memory.empty() ? status() : fmt::format("out of memory ({})", memory);
+}
+
 std::string RecordView::status_detail() const {
   return record_.at("status_detail").get<std::string>();
 }

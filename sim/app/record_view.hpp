@@ -36,6 +36,8 @@ class RecordView {
   [[nodiscard]] std::string status() const;
   /// What overflowed ("VRAM"), or empty.
   [[nodiscard]] std::string overflowed_memory() const;
+  /// "out of memory (VRAM)" or the status; empty when it ran.
+  [[nodiscard]] std::string why_not_run() const;
   [[nodiscard]] std::string status_detail() const;
 
   [[nodiscard]] const std::vector<Metric>& metrics() const { return metrics_; }

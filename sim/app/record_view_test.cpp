@@ -21,6 +21,10 @@ TEST_CASE("a record view names the memory that overflowed") {
   CHECK(record_out_of("VRAM").overflowed_memory() == "VRAM");
   CHECK(record_out_of("host DRAM and swap").overflowed_memory() == "host DRAM and swap");
   CHECK_FALSE(record_out_of("VRAM").is_ok());
+  CHECK(record_out_of("VRAM").why_not_run() == "out of memory (VRAM)");
+  CHECK(infeasible_record().overflowed_memory().empty());
+  CHECK(infeasible_record().why_not_run() == "infeasible");
+  CHECK(record_with({}).why_not_run().empty());
 }
 
 TEST_CASE("a bound of the decode time becomes one of what depends on it") {

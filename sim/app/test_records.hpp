@@ -36,4 +36,15 @@ inline RecordView record_out_of(const std::string& memory) {
   return RecordView(record.to_json("0"));
 }
 
+inline RecordView infeasible_record() {
+  RunRecord record;
+  record.name = "made_up";
+  record.fidelity = "sampled";
+  record.config = {{"name", "made_up"}};
+  record.outcome.status = RunStatus::infeasible;
+  record.outcome.status_detail = "infeasible: VRAM: the weights take 3 GB a GPU, 1 GB are free";
+  record.outcome.metrics.add("high_water/VRAM", 1e9, "B", "most that was held");
+  return RecordView(record.to_json("0"));
+}
+
 }  // namespace nearkv
