@@ -51,7 +51,8 @@ KvFtl::KvFtl(const KvFtlConfig& config, const Parts& parts, std::uint64_t seed,
   for (int plane = 0; plane < flash_.planes(); ++plane) {
     pools_.emplace_back(BlockPool::Options{.blocks = flash_.blocks_per_plane,
                                            .least_worn_first = config.least_worn_first,
-                                           .bad = config.bad_blocks},
+                                           .bad = config.bad_blocks,
+                                           .lazy = true},
                         Rng(seed, fmt::format("{}/bad_blocks/{}", name, plane)));
     free_blocks_ += pools_.back().free_blocks();
   }
