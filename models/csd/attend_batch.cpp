@@ -55,4 +55,8 @@ std::uint64_t PageBatch::hash() const {
   return key;
 }
 
+std::uint64_t ReadBatch::hash() const {
+  return mix_hash(pages.hash(), static_cast<std::uint64_t>(pairs_a_command));
+}
+
 }  // namespace nearkv

@@ -78,4 +78,15 @@ struct PageBatch {
   [[nodiscard]] std::uint64_t hash() const;
 };
 
+/// Pages that are read as they are, so many pairs with one command.
+struct ReadBatch {
+  PageBatch pages;
+  int pairs_a_command = 1;
+
+  [[nodiscard]] int commands() const {
+    return static_cast<int>(ceil_div(pages.pairs, pairs_a_command));
+  }
+  [[nodiscard]] std::uint64_t hash() const;
+};
+
 }  // namespace nearkv

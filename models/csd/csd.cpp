@@ -175,8 +175,8 @@ void Csd::submit_attend(SimTime now, AttendWork work, Completion& done) {
   submit({.submitted = now, .work = std::move(work), .read = std::nullopt, .done = &done});
 }
 
-void Csd::submit_read(SimTime now, const PageBatch& batch, Completion& done, const KvLayer& layer) {
-  check(batch.pairs > 0 && batch.pages() > 0, "a read of no pages");
+void Csd::submit_read(SimTime now, const ReadBatch& batch, Completion& done, const KvLayer& layer) {
+  check(batch.pages.pages() > 0 && batch.pairs_a_command > 0, "a read of no pages");
   if (layer.task != KvLayer::kNoTask) {
     flash_.ftl().touch(layer.task);
   }
@@ -217,8 +217,8 @@ void Csd::begin(SimTime now, Waiting next) {
 /// Names the batch and the places of its pages.
 std::uint64_t Csd::what_runs() const {
   if (running_->read) {
-    const auto& [pages, layer] = *running_->read;
-    return mix_hash(mix_hash(kReadBatch, pages.hash()), flash_.places_key(layer));
+    const auto& [batch, layer] = *running_->read;
+    return mix_hash(mix_hash(kReadBatch, batch.hash()), flash_.places_key(layer));
   }
   std::uint64_t what = running_->work.batch->hash();
   for (const KvLayer& layer : running_->work.layers) {
@@ -229,20 +229,20 @@ std::uint64_t Csd::what_runs() const {
 
 void Csd::simulate() {
   Running& run = *running_;
-  work_.firmware += command_cost() * pairs();
+  work_.firmware += command_cost() * commands();
   if (run.read || pipeline_) {
     if (run.read) {
-      run.groups.assign(pairs(), PageGroup{});
+      run.groups.assign(commands(), PageGroup{});
     } else {
       pipeline_->begin(run.work);
     }
     push(fetched(0), EventKind::command_fetched, 0);
     return;
   }
-  const int block_count = static_cast<int>(ceil_div(pairs(), heads_per_block()));
+  const int block_count = static_cast<int>(ceil_div(commands(), heads_per_block()));
   run.blocks.assign(block_count, Block{});
   if (flash_.is_event_driven()) {
-    run.groups.assign(pairs(), PageGroup{});
+    run.groups.assign(commands(), PageGroup{});
   }
   push(fetched(end_pair(0) - 1), EventKind::start_block, 0);
 }
@@ -347,10 +347,10 @@ void Csd::handle(const Event& event) {
       pipeline_->add_head(event.index, event.at);
       break;
     case EventKind::read_ready:
-      read_pair(event.index, event.at);
+      read_pages(event.index, event.at);
       break;
-    case EventKind::pair_read:
-      complete_pair(event.at);
+    case EventKind::pages_read:
+      complete_read(event.at);
       break;
     case EventKind::idle:
       reclaim_if_idle(event.at);
@@ -409,15 +409,15 @@ void Csd::page_of_block_done(PageOwner owner, std::uint64_t tag, SimTime at) {
   if (is_of_block) {
     block_may_have_arrived(index, at);
   } else {
-    push(group.arrived, owner == PageOwner::read ? EventKind::pair_read : EventKind::scores_arrived,
-         index);
+    push(group.arrived,
+         owner == PageOwner::read ? EventKind::pages_read : EventKind::scores_arrived, index);
   }
 }
 
 /// Gives the cores the commands that the controller has by `now`: before whatever comes later.
 void Csd::accept_commands(SimTime now) {
   Running& run = *running_;
-  for (; run.accepted < pairs() && fetched(run.accepted) <= now; ++run.accepted) {
+  for (; run.accepted < commands() && fetched(run.accepted) <= now; ++run.accepted) {
     const SimTime ready = cores_.issue(fetched(run.accepted), command_cost()).done;
     if (run.read) {
       push(ready, EventKind::read_ready, run.accepted);
@@ -430,10 +430,10 @@ void Csd::accept_commands(SimTime now) {
   }
 }
 
-void Csd::fetch_command(int pair, SimTime now) {
+void Csd::fetch_command(int command, SimTime now) {
   accept_commands(now);
-  if (pair + 1 < pairs()) {
-    push(fetched(pair + 1), EventKind::command_fetched, pair + 1);
+  if (command + 1 < commands()) {
+    push(fetched(command + 1), EventKind::command_fetched, command + 1);
   }
 }
 
@@ -566,33 +566,37 @@ void Csd::complete_block(int index, SimTime now) {
 
 // -- Plain reads --------------------------------------------------------------------------------
 
-void Csd::read_pair(int pair, SimTime now) {
+void Csd::read_pages(int command, SimTime now) {
   Running& run = *running_;
-  if (pair == 0) {
+  if (command == 0) {
     run.reads_start = now;
   }
-  PageGroup& group = run.groups[pair];
+  PageGroup& group = run.groups[command];
   group.arrived = now;
-  for (const PageBatch::Span& span : run.read->pages.spans) {
-    const CsdFlash::Stream stream =
-        flash_.stream(run.read->layer, run.read->pages.first_pair + pair, span.stream);
-    for (int page = span.first; page < span.last; ++page) {
-      if (flash_.has_log() && !flash_.is_event_driven()) [[unlikely]] {
-        flash_.log_reads(stream, {page});
+  const auto& [pages, pairs_a_command] = run.read->batch;
+  const int end = std::min(pages.pairs, (command + 1) * pairs_a_command);
+  for (int pair = command * pairs_a_command; pair < end; ++pair) {
+    for (const PageBatch::Span& span : pages.spans) {
+      const CsdFlash::Stream stream =
+          flash_.stream(run.read->layer, pages.first_pair + pair, span.stream);
+      for (int page = span.first; page < span.last; ++page) {
+        if (flash_.has_log() && !flash_.is_event_driven()) [[unlikely]] {
+          flash_.log_reads(stream, {page});
+        }
+        read_page(group, tag_of(PageOwner::read, command), stream, page, now);
       }
-      read_page(group, tag_of(PageOwner::read, pair), stream, page, now);
     }
   }
   if (flash_.is_event_driven()) {
     flash_.engine().start(now);
   } else {
-    push(group.arrived, EventKind::pair_read, pair);
+    push(group.arrived, EventKind::pages_read, command);
   }
 }
 
-void Csd::complete_pair(SimTime now) {
+void Csd::complete_read(SimTime now) {
   accept_commands(now);
-  if (running_->heads_done + 1 == pairs()) {
+  if (running_->heads_done + 1 == commands()) {
     work_.reading += now - running_->reads_start;
   }
   complete_heads(1, now);
@@ -609,7 +613,7 @@ void Csd::complete_heads(int heads, SimTime now) {
     run.completions_posted = std::max(run.completions_posted, posted);
   }
   run.heads_done += heads;
-  if (run.heads_done == pairs()) {
+  if (run.heads_done == commands()) {
     push(run.completions_posted + config_.nvme.completion, EventKind::batch_done, 0);
   }
 }

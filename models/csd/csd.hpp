@@ -89,10 +89,10 @@ class Csd final : public Component, private PageSink {
   void submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, Completion& done,
                      const KvLayer& layer = {});
 
-  /// Reads pages into the drive's DRAM, from where their data may leave: a command for each pair,
-  /// in turn with attend batches. Each costs the controller's command_cost, and its pages are asked
-  /// for when it is ready. `done` as in submit_attend().
-  void submit_read(SimTime now, const PageBatch& batch, Completion& done,
+  /// Reads pages into the drive's DRAM, from where their data may leave, in turn with attend
+  /// batches. A command costs the controller's command_cost, and its pages are asked for when it is
+  /// ready. `done` as in submit_attend().
+  void submit_read(SimTime now, const ReadBatch& batch, Completion& done,
                    const KvLayer& layer = {});
 
   /// Programs pages whose data are in the drive's DRAM. `done` (may be null: background) is
@@ -157,8 +157,8 @@ class Csd final : public Component, private PageSink {
     computed,         // a block has left the attention kernels
     command_fetched,  // feed pages: the controller has a head's command
     command_ready,    // likewise: a core is done with it
-    read_ready,       // a core is done with a pair's read command
-    pair_read,        // its pages are there
+    read_ready,       // a core is done with a read command
+    pages_read,       // its pages are there
     idle,             // the flash may be idle
     batch_done,       // the last completion is in host memory
     reused_done,      // the same, of a batch whose run was reused
@@ -184,7 +184,7 @@ class Csd final : public Component, private PageSink {
   };
   /// The batch that the drive works on.
   struct PlainRead {
-    PageBatch pages;
+    ReadBatch batch;
     KvLayer layer;
   };
   struct Running {
@@ -193,10 +193,11 @@ class Csd final : public Component, private PageSink {
     Completion* done;
     SimTime start;
     std::vector<Block> blocks{};
-    std::vector<PageGroup> groups{};  // by pair: first steps, event-driven, or plain reads
-    SimTime reads_start{};            // of plain reads
-    int accepted = 0;                 // commands that the cores were given
-    int next_block = 0;               // the next one to read
+    std::vector<PageGroup>
+        groups{};           // by pair: first steps, event-driven; by command of plain reads
+    SimTime reads_start{};  // of plain reads
+    int accepted = 0;       // commands that the cores were given
+    int next_block = 0;     // the next one to read
     int heads_done = 0;
     int blocks_computed = 0;
     bool reading = false;  // a block's pages are on their way
@@ -247,10 +248,10 @@ class Csd final : public Component, private PageSink {
   void compute_block(int index, SimTime now);
   void complete_block(int index, SimTime now);
   // feed pages
-  void fetch_command(int pair, SimTime now);
+  void fetch_command(int command, SimTime now);
   // plain reads
-  void read_pair(int pair, SimTime now);
-  void complete_pair(SimTime now);
+  void read_pages(int command, SimTime now);
+  void complete_read(SimTime now);
   // all
   void submit(Waiting next);
   void complete_heads(int heads, SimTime now);
@@ -276,15 +277,16 @@ class Csd final : public Component, private PageSink {
   }
   static constexpr int kFilteredBit = 40;  // not a constant: between the index and the channel
   static constexpr std::uint64_t kFilteredTag = std::uint64_t{1} << kFilteredBit;
-  /// When the controller has command `pair` of the running batch.
-  [[nodiscard]] SimTime fetched(int pair) const {
-    return running_->start + config_.nvme.doorbell + config_.nvme.command_fetch * (pair + 1);
+  /// When the controller has a command of the running batch.
+  [[nodiscard]] SimTime fetched(int command) const {
+    return running_->start + config_.nvme.doorbell + config_.nvme.command_fetch * (command + 1);
   }
   [[nodiscard]] const HeadReads& reads_of(int pair) const {
     return running_->work.batch->reads_of(pair);
   }
-  [[nodiscard]] int pairs() const {
-    return running_->read ? running_->read->pages.pairs : running_->work.batch->pairs();
+  /// Of attend batches, the pairs; a command each.
+  [[nodiscard]] int commands() const {
+    return running_->read ? running_->read->batch.commands() : running_->work.batch->pairs();
   }
   [[nodiscard]] SimDuration command_cost() const {
     return running_->read ? config_.controller.command_cost : config_.engine.attend_cost;
@@ -296,7 +298,9 @@ class Csd final : public Component, private PageSink {
   [[nodiscard]] int heads_per_block() const { return config_.engine.feed.heads_per_block; }
   [[nodiscard]] Block& block_of(int pair) { return running_->blocks[pair / heads_per_block()]; }
   [[nodiscard]] int first_pair(int block) const { return block * heads_per_block(); }
-  [[nodiscard]] int end_pair(int block) const { return std::min(first_pair(block + 1), pairs()); }
+  [[nodiscard]] int end_pair(int block) const {
+    return std::min(first_pair(block + 1), commands());
+  }
   SimTime compute(SimTime now, Flops work);
   [[nodiscard]] SimDuration argtopk_time(std::int64_t elements) const {
     return time_for(Flops{elements}, FlopRate{config_.engine.argtopk_rate});

@@ -552,6 +552,8 @@ PageBatch random_store(Rng& rng) {
   return store;
 }
 
+constexpr int kPairsARead = 2;
+
 struct Operation {
   SimTime at;
   std::shared_ptr<const AttendBatch> attend;  // or else a store or a read
@@ -564,7 +566,7 @@ void submit(Csd& csd, const Operation& operation, Completion& done) {
   if (operation.attend) {
     csd.submit_attend(operation.at, operation.attend, done);
   } else if (operation.is_read) {
-    csd.submit_read(operation.at, operation.pages, done);
+    csd.submit_read(operation.at, {operation.pages, kPairsARead}, done);
   } else {
     csd.submit_store(operation.at, operation.pages, operation.background ? nullptr : &done);
   }
@@ -1021,7 +1023,7 @@ TEST_CASE("csd: plain reads by hand") {
     config.controller.command_cost = 3us;
     Drive drive(config);
     Completion done;
-    drive.csd.submit_read(at(0ns), {0, 2, {{KvStream::key_tokens, 0, 3}}}, done);
+    drive.csd.submit_read(at(0ns), {{0, 2, {{KvStream::key_tokens, 0, 3}}}, 1}, done);
     drive.finish(done);
     // The commands of all six pages are over when the first one is ready: with events a page's
     // data-out takes 3 us, in the recurrence a command's bus time behind it, too.
@@ -1041,10 +1043,10 @@ TEST_CASE("csd: plain reads by hand") {
     Completion read;
     Completion attended;
     const auto batch = batch_of(1, {dense_head(1, 0)});
-    drive.csd.submit_read(at(1ms), {0, 1, {{KvStream::value_tokens, 4, 5}}}, read);
+    drive.csd.submit_read(at(1ms), {{0, 2, {{KvStream::value_tokens, 4, 5}}}, 2}, read);
     drive.csd.submit_attend(at(1ms), batch, attended);
     drive.finish(attended);
-    CHECK(read.at() == at(1ms + 3'600ns + kPage + 1'500ns));
+    CHECK(read.at() == at(1ms + 3'600ns + kPage + apart + 1'500ns));
     CHECK(attended.at() - read.at() == attend_time(config, batch));
   }
 }
@@ -1201,7 +1203,7 @@ TEST_CASE("csd: every page that was asked for is read once, and every page store
         attends += operation.attend->pairs();
       } else if (operation.is_read) {
         read += operation.pages.pages();
-        reads += operation.pages.pairs;
+        reads += ceil_div(operation.pages.pairs, kPairsARead);
       } else {
         programmed += operation.pages.pages();
       }
