@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include <fmt/format.h>
+#include <zlib.h>
 
 #include "sim/core/check.hpp"
 
@@ -14,18 +15,23 @@ namespace nearkv::traces {
 namespace {
 
 constexpr std::size_t kBlock = std::size_t{1} << 20;  // and the longest line
-constexpr std::string_view kGzip = "\x1f\x8b";
 
 }  // namespace
 
-TextLines::TextLines(const std::string& file) : name_(printable(file)), block_(kBlock) {
+void TextLines::Closer::operator()(gzFile_s* stream) const { gzclose_r(stream); }
+
+TextLines::TextLines(const std::string& file, Compressed compressed)
+    : name_(printable(file)), block_(kBlock) {
   errno = 0;
-  stream_.reset(std::fopen(file.c_str(), "rb"));
+  stream_.reset(gzopen(file.c_str(), "rb"));  // reads files that are not compressed as they are
   if (stream_ == nullptr) {
     if (errno == ENOENT) {
       fail_file("no such file; name a trace or a workload");
     }
     fail_file(fmt::format("cannot be opened ({})", std::generic_category().message(errno)));
+  }
+  if (compressed == Compressed::refused && gzdirect(stream_.get()) == 0) {
+    fail_file("is compressed; replay what gzip -dc makes of it");
   }
   if (!refill()) {
     fail_file("the file is empty; a trace was expected");
@@ -41,18 +47,33 @@ void TextLines::fail_file(std::string_view what) const {
   throw ConfigError(fmt::format("{}: {}", name_, what));
 }
 
+void TextLines::fail_reading() const {
+  int error = Z_OK;
+  const std::string_view message = gzerror(stream_.get(), &error);
+  if (error == Z_ERRNO) {
+    fail_file(fmt::format("cannot be read ({})", std::generic_category().message(errno)));
+  }
+  if (error == Z_BUF_ERROR) {
+    fail_file("the compressed file is cut off; take a whole one");
+  }
+  const std::size_t behind_file = message.rfind(": ");
+  fail_file(fmt::format(
+      "the compressed file is damaged ({})",
+      behind_file == std::string_view::npos ? message : message.substr(behind_file + 2)));
+}
+
 /// Moves what is left to the front and reads behind it; false at the end of the file.
 bool TextLines::refill() {
   std::memmove(block_.data(), block_.data() + at_, end_ - at_);
   end_ -= at_;
   at_ = 0;
-  errno = 0;
-  const std::size_t got = std::fread(block_.data() + end_, 1, block_.size() - end_, stream_.get());
-  if (got == 0 && std::ferror(stream_.get()) != 0) {
-    fail_file(fmt::format("cannot be read ({})", std::generic_category().message(errno)));
-  }
-  if (number_ == 0 && end_ == 0 && std::string_view(block_.data(), got).starts_with(kGzip)) {
-    fail_file("is compressed; replay what gzip -dc makes of it");
+  const int read =
+      gzread(stream_.get(), block_.data() + end_, static_cast<unsigned>(block_.size() - end_));
+  const std::size_t got = read > 0 ? static_cast<std::size_t>(read) : 0;
+  int error = Z_OK;
+  gzerror(stream_.get(), &error);
+  if (read < 0 || (read == 0 && error != Z_OK && error != Z_STREAM_END)) {
+    fail_reading();
   }
   if (std::memchr(block_.data() + end_, '\0', got) != nullptr) {
     fail_file("is a binary file; a trace is text");

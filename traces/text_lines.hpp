@@ -1,20 +1,25 @@
-// Lines of a large text file, read in blocks: never more than one block and one line in memory.
+// Lines of a large text file, read in blocks: never more than one block and one line in memory,
+// also where the file is compressed.
 // Problems are ConfigError "file:line: what was expected; what was found".
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+struct gzFile_s;  // zlib's
+
 namespace nearkv::traces {
+
+/// What becomes of a file that gzip has compressed.
+enum class Compressed : std::uint8_t { refused, read };
 
 class TextLines {
  public:
   /// `file` is opened as the user named it. Throws ConfigError when it cannot be, or is empty.
-  explicit TextLines(const std::string& file);
+  explicit TextLines(const std::string& file, Compressed compressed = Compressed::refused);
 
   /// The next line without its end, which is LF or CR LF; false at the end of the file. The view is
   /// valid until the next call. Throws ConfigError for what is no text.
@@ -32,13 +37,14 @@ class TextLines {
 
  private:
   struct Closer {
-    void operator()(std::FILE* stream) const { std::fclose(stream); }
+    void operator()(gzFile_s* stream) const;
   };
 
   bool refill();
+  [[noreturn]] void fail_reading() const;
 
   std::string name_;
-  std::unique_ptr<std::FILE, Closer> stream_;
+  std::unique_ptr<gzFile_s, Closer> stream_;
   std::vector<char> block_;
   std::size_t at_ = 0;   // of the next line in the block
   std::size_t end_ = 0;  // of what was read into the block

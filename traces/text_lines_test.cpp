@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <zlib.h>
 
 #include "sim/core/random.hpp"
 #include "traces/test_files.hpp"
@@ -27,6 +28,30 @@ std::vector<std::string> lines_of(const std::string& text) {
 
 std::string refusal(const std::string& text) {
   return refusal_of([&] { static_cast<void>(lines_of(text)); });
+}
+
+/// What gzip makes of a text.
+std::string compressed(const std::string& text) {
+  const TemporaryFile file("", ".trace.gz");
+  gzFile_s* const stream = gzopen(file.path().c_str(), "wb");
+  REQUIRE(gzwrite(stream, text.data(), static_cast<unsigned>(text.size())) ==
+          static_cast<int>(text.size()));
+  REQUIRE(gzclose(stream) == Z_OK);
+  return file.text();
+}
+
+/// Number of lines and, if there is one, the message.
+std::string outcome_of_compressed(const std::string& bytes) {
+  const TemporaryFile file(bytes, ".trace.gz");
+  int count = 0;
+  const std::string problem = refusal_of([&] {
+    TextLines lines(file.path(), Compressed::read);
+    std::string_view line;
+    while (lines.next(line)) {
+      ++count;
+    }
+  });
+  return std::to_string(count) + " lines " + problem;
 }
 
 }  // namespace
@@ -67,6 +92,30 @@ TEST_CASE("text lines: what is no text is refused") {
   CHECK(refusal_of([] { TextLines("/nowhere/at/all"); }) ==
         "/nowhere/at/all: no such file; name a trace or a workload");
   CHECK(refusal_of([] { TextLines("/"); }) == "/: cannot be read (Is a directory)");
+}
+
+TEST_CASE("text lines: a compressed file gives the lines of the text, unless it is refused") {
+  std::string text;
+  for (int i = 0; i < 300'000; ++i) {
+    text += std::to_string(i) + "\n";
+  }
+  REQUIRE(text.size() > (1U << 20));  // several blocks
+  const std::string bytes = compressed(text);
+  CHECK(outcome_of_compressed(bytes) == "300000 lines ");
+  CHECK(outcome_of_compressed(text) == "300000 lines ");
+  CHECK(refusal(bytes) == "FILE: is compressed; replay what gzip -dc makes of it");
+
+  CHECK(outcome_of_compressed(compressed("")) ==
+        "0 lines FILE.gz: the file is empty; a trace was "
+        "expected");
+  const std::string cut = outcome_of_compressed(bytes.substr(0, bytes.size() / 2));
+  CHECK(cut.ends_with("lines FILE.gz: the compressed file is cut off; take a whole one"));
+  CHECK(outcome_of_compressed(bytes.substr(0, bytes.size() - 1))
+            .ends_with("lines FILE.gz: the compressed file is cut off; take a whole one"));
+  std::string damaged = bytes;
+  damaged[damaged.size() - 6] ^= 1;  // of the checksum
+  CHECK(outcome_of_compressed(damaged).ends_with(
+      "lines FILE.gz: the compressed file is damaged (incorrect data check)"));
 }
 
 TEST_CASE("words: numbers end where the word does") {

@@ -85,6 +85,7 @@ def check_another_gpu(folder):
     config = json.loads((folder / "gpu.json").read_text())
     assert "extends" not in config and config["tensor_peak"]["value"] == "1000TFLOP/s"
     assert config["tensor_peak"]["source"] == "datasheet"
+    assert config["power"]["active"]["source"] == config["price_usd"]["source"] == "assumed"
     _, errors = nearkv(folder, "calibrate", "--from", "rows.json", "--out", "gpu.json",
                        "--memory-bandwidth", "1TB/s", "--tensor-peak", "1000TFLOP/s",
                        status=USER_ERROR)

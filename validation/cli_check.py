@@ -119,6 +119,36 @@ def check_run_writes_a_record(folder):
     return record
 
 
+def check_models_of_the_hub(folder):
+    config = {"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16,
+              "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 8192,
+              "vocab_size": 128256, "max_position_embeddings": 131072,
+              "tie_word_embeddings": True, "torch_dtype": "bfloat16"}
+    (folder / "tiny").mkdir()
+    (folder / "tiny" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    text, errors = nearkv(folder, "model", "tiny/config.json")
+    assert errors == "", errors
+    model = json.loads(text)
+    assert (model["name"], model["ffn"], model["kv_heads"]) == ("tiny", 8192, 8), text
+    summary, _ = nearkv(folder, "model", "tiny/config.json", "--out", "tiny/model.json")
+    assert "1235814400" in summary, summary
+    assert json.loads((folder / "tiny" / "model.json").read_text()) == model
+    again, _ = nearkv(folder, "model", "tiny/model.json")
+    assert json.loads(again) == model, again
+    assert nearkv(folder, "model", "tiny/model.json", "--summary")[0] == summary
+
+    for name in ("config.json", "model.json"):
+        point = {"extends": "nearkv:design_points/flexgen_opt13b_a6000.json", "name": "hub",
+                 "model": {"extends": f"tiny/{name}"}}
+        (folder / "point.json").write_text(json.dumps(point), encoding="utf-8")
+        nearkv(folder, "run", "point.json", "--set", "workload/batch=2",
+               "--set", "workload/output_tokens=3", "--out", name.split(".", maxsplit=1)[0])
+    records = [json.loads((folder / name / "hub.record.json").read_text())
+               for name in ("config", "model")]
+    assert records[0]["config"]["model"]["layers"] == 16
+    assert records[0] == records[1], "a config.json and the model made of it run differently"
+
+
 def check_metrics_are_described(folder, record):
     text, _ = nearkv(folder, "describe", "metrics")
     families = {}
@@ -296,6 +326,7 @@ def main():
     checks = [
         check_help_and_version,
         lambda folder: check_metrics_are_described(folder, record),
+        check_models_of_the_hub,
         check_overrides_and_workers,
         check_out_of_memory_is_a_result,
         check_configs_are_found,

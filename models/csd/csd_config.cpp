@@ -53,6 +53,20 @@ void AttentionEngineConfig::fields(FieldVisitor& v) {
              {1, std::numeric_limits<double>::max()});
 }
 
+void CsdPowerConfig::fields(FieldVisitor& v) {
+  v.constant("idle", idle,
+             "power of a drive that has nothing to do, static power of the engine included",
+             at_least(0));
+  v.constant("engine", engine, "power that the attention engine adds while its kernels compute",
+             at_least(0));
+  v.constant("controller_core", controller_core, "power that each busy controller core adds",
+             at_least(0));
+  v.constant("flash_read", flash_read, "energy to read a flash page and bring it to the controller",
+             at_least(0));
+  v.constant("flash_program", flash_program, "energy to bring a page to the flash and program it",
+             at_least(0));
+}
+
 void CsdConfig::fields(FieldVisitor& v) {
   v.parameter("count", count, "equal drives of this kind", {1, 64});
   DriveConfig::fields(v);
@@ -62,6 +76,8 @@ void CsdConfig::fields(FieldVisitor& v) {
               "size of the chunks in which prefill's KV arrives and is programmed",
               range_of(64_KiB, Bytes{1LL << 36}));
   v.group("engine", engine, "attention engine");
+  v.group("power", power, "power states of a drive, and energies of its flash");
+  v.constant("price_usd", price_usd, "purchase price of a drive in US dollars", at_least(0));
   v.require(store_chunk <= dram.capacity, "store_chunk", "must fit in dram/capacity");
   const auto fed_by_blocks = [this] { return engine.feed.kind == FeedKind::blocks; };
   v.require([&] { return fed_by_blocks() || flash.is_event_driven(); }, "engine",

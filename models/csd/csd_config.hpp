@@ -41,12 +41,25 @@ struct AttentionEngineConfig {
   void fields(FieldVisitor& v);
 };
 
+/// All but `idle` come on top of it.
+struct CsdPowerConfig {
+  Power idle{};             // controller, DRAM, link and the engine's static power
+  Power engine{};           // while attention kernels compute
+  Power controller_core{};  // each busy firmware core
+  Energy flash_read{};      // of one flash page, its way to the controller included
+  Energy flash_program{};   // likewise
+
+  void fields(FieldVisitor& v);
+};
+
 struct CsdConfig : DriveConfig {
   int count = 0;  // equal drives
   KvLayoutConfig layout;
   KvFtlConfig kv_ftl;
   Bytes store_chunk{};  // KV of prefill arrives and is programmed in chunks of this size
   AttentionEngineConfig engine;
+  CsdPowerConfig power;
+  double price_usd = 0;  // of one drive
 
   void fields(FieldVisitor& v);
 

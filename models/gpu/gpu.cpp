@@ -30,6 +30,14 @@ void GemmPoint::fields(FieldVisitor& v) {
              fraction_range());
 }
 
+void GpuPowerConfig::fields(FieldVisitor& v) {
+  v.constant("idle", idle, "Power between operators, with a context and raised clocks.",
+             at_least(0));
+  v.constant("active", active, "Power while an operator runs, in all.", at_least(0));
+  v.require(idle <= active, "active",
+            fmt::format("must be at least the idle power, {}", format_exact(idle)));
+}
+
 void GpuConfig::fields(FieldVisitor& v) {
   v.parameter("name", name, "Name of the GPU in tables and records.");
   v.constant("memory_capacity", memory_capacity, "GPU memory.", at_least(1));
@@ -61,6 +69,8 @@ void GpuConfig::fields(FieldVisitor& v) {
   v.constant("kernel_launch", kernel_launch, "Time that a kernel adds before it computes.");
   v.constant("copy_engines", copy_engines, "DMA engines; copies that can run at a time.",
              at_least(1));
+  v.group("power", power, "Power states.");
+  v.constant("price_usd", price_usd, "Purchase price in US dollars.", at_least(0));
 
   v.require(!gemm_peak_fractions.empty(), "gemm_peak_fractions",
             "is empty; give one point or more");
@@ -146,7 +156,7 @@ Grant Gpu::issue(SimTime now, std::span<const OperatorWork> operators) {
     const SimDuration time = time_of(work);
     sum += time;
     counters_.busy[static_cast<std::size_t>(work.kind)] += time;
-    counters_.flops += work.flops;
+    counters_.flops += work.flops.count();
     counters_.bytes += work.bytes;
     counters_.kernels += work.kernels;
   }
@@ -175,7 +185,7 @@ void Gpu::report(Metrics& metrics, const std::string& prefix, SimDuration elapse
                 to_seconds(counters_.busy[kind]), "s",
                 fmt::format("Time of {} operators.", kKindNames[kind]));
   }
-  metrics.add(prefix + "/flops", static_cast<double>(counters_.flops.count()), "FLOP",
+  metrics.add(prefix + "/flops", static_cast<double>(counters_.flops), "FLOP",
               "Operations of matrix products.");
   metrics.add(prefix + "/memory_traffic", static_cast<double>(counters_.bytes.count()), "B",
               "Bytes that operators read and wrote in GPU memory.");

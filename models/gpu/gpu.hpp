@@ -32,6 +32,14 @@ struct GemmPoint {
   void fields(FieldVisitor& v);
 };
 
+/// Two states: what the GPU draws while it waits, and while an operator runs.
+struct GpuPowerConfig {
+  Power idle{};    // with a context, between operators
+  Power active{};  // in all
+
+  void fields(FieldVisitor& v);
+};
+
 struct GpuConfig {
   std::string name;
   Bytes memory_capacity{};
@@ -46,6 +54,8 @@ struct GpuConfig {
   double elementwise_memory_fraction = 0;
   SimDuration kernel_launch{};
   int copy_engines = 0;
+  GpuPowerConfig power;
+  double price_usd = 0;
 
   void fields(FieldVisitor& v);
 
@@ -76,7 +86,7 @@ class Gpu {
   static constexpr std::size_t kOperatorKinds = 4;
   struct Counters {
     std::array<SimDuration, kOperatorKinds> busy{};  // by OperatorKind
-    Flops flops;
+    Int128 flops = 0;  // of all operators: a day of computing is beyond 2^63
     Bytes bytes;
     std::int64_t kernels = 0;
   };

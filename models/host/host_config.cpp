@@ -36,6 +36,27 @@ void SwapConfig::fields(FieldVisitor& v) {
              "CPU time to unmap a page and give it a swap slot", cpu_cost);
 }
 
+void HostPowerConfig::fields(FieldVisitor& v) {
+  v.constant("cpu_idle", cpu_idle, "power of the CPU package while no core works", at_least(0));
+  v.constant("cpu_core", cpu_core, "power that each busy core adds", at_least(0));
+  v.constant("dram_per_gib", dram_per_gib,
+             "power of a GiB of installed memory, taken as independent of its traffic",
+             at_least(0));
+  v.constant("board", board, "power of mainboard, fans, network and boot drive", at_least(0));
+  constexpr double kSmallest = 0.1;  // not a constant: a limit against slips
+  v.constant("supply_efficiency", supply_efficiency,
+             "what the power supplies deliver of what they draw", {kSmallest, 1});
+}
+
+void HostPriceConfig::fields(FieldVisitor& v) {
+  v.constant("cpu_usd", cpu_usd, "purchase price of the CPU in US dollars", at_least(0));
+  v.constant("dram_usd_per_gib", dram_usd_per_gib,
+             "purchase price of a GiB of host memory in US dollars", at_least(0));
+  v.constant("chassis_usd", chassis_usd,
+             "purchase price in US dollars of chassis, mainboard, power supplies, fans and network",
+             at_least(0));
+}
+
 void HostConfig::fields(FieldVisitor& v) {
   v.parameter("cores", cores, "CPU cores", {1, 1024});  // not a constant: a limit against slips
   v.parameter("dram", dram, "host memory", at_least(1));
@@ -49,6 +70,8 @@ void HostConfig::fields(FieldVisitor& v) {
               range_of(512_B, 1_GiB));
   v.group("file_system", file_system, "the path of file reads and writes through the page cache");
   v.group("swap", swap, "anonymous memory that does not fit");
+  v.group("power", power, "power of CPU, memory, mainboard and power supplies");
+  v.group("price", price, "purchase prices of CPU, memory and the rest of the server");
 
   const Bytes& window = file_system.readahead_window;
   const auto divides = [](Bytes part, Bytes whole) { return whole.count() % part.count() == 0; };

@@ -30,6 +30,25 @@ struct SwapConfig {
   void fields(FieldVisitor& v);
 };
 
+struct HostPowerConfig {
+  Power cpu_idle{};      // all of the package, in a run: not in a deep sleep state
+  Power cpu_core{};      // on top, for each busy core
+  Power dram_per_gib{};  // of the installed memory, whatever its traffic
+  Power board{};         // mainboard, fans, network, boot drive
+  double supply_efficiency = 0;
+
+  void fields(FieldVisitor& v);
+};
+
+/// Purchase prices in US dollars.
+struct HostPriceConfig {
+  double cpu_usd = 0;
+  double dram_usd_per_gib = 0;
+  double chassis_usd = 0;  // all else: chassis, mainboard, power supplies, fans, network
+
+  void fields(FieldVisitor& v);
+};
+
 struct HostConfig {
   int cores = 0;
   Bytes dram{};
@@ -41,6 +60,8 @@ struct HostConfig {
   Bytes memory_extent{};  // granule of the LRU over page cache and anonymous memory
   FileSystemConfig file_system;
   SwapConfig swap;
+  HostPowerConfig power;
+  HostPriceConfig price;
 
   void fields(FieldVisitor& v);
 };

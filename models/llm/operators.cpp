@@ -1,7 +1,12 @@
 #include "models/llm/operators.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
+#include <fmt/format.h>
+
+#include "sim/core/capacity.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -10,26 +15,42 @@ namespace {
 
 constexpr std::int64_t kFlopsPerMultiplyAdd = 2;
 
-OperatorWork gemm(const ModelShape& shape, std::string_view name, const GemmSize& size) {
-  check(size.m > 0, "a GEMM without rows");
-  return {.name = name,
-          .kind = OperatorKind::gemm,
-          .flops = Flops{kFlopsPerMultiplyAdd * size.m * size.n * size.k},
-          .bytes = shape.values(size.k * size.n + size.m * size.k + size.m * size.n),
-          .size = size,
-          .kernels = 1};
+/// `count` of FLOPs or bytes of one kernel. Beyond 2^63 no memory holds what it works on.
+std::int64_t countable(Int128 count, std::string_view name) {
+  check(count >= 0, "a kernel that does less than nothing");
+  if (count > std::numeric_limits<std::int64_t>::max()) {
+    throw Infeasible(fmt::format(
+        "{}: one kernel of {:.3g} bytes or FLOPs; make the batch or its contexts smaller", name,
+        static_cast<double>(count)));
+  }
+  return static_cast<std::int64_t>(count);
 }
 
-/// An operator without a GEMM; `values` are read or written once each.
-OperatorWork pass(const ModelShape& shape, std::string_view name, OperatorKind kind,
-                  std::int64_t values, std::int64_t multiply_adds = 0) {
+/// `values` are read or written once each.
+OperatorWork launch(const ModelShape& shape, std::string_view name, OperatorKind kind,
+                    Int128 values, Int128 multiply_adds) {
   check(values > 0, "an operator that moves nothing");
   return {.name = name,
           .kind = kind,
-          .flops = Flops{kFlopsPerMultiplyAdd * multiply_adds},
-          .bytes = shape.values(values),
+          .flops = Flops{countable(kFlopsPerMultiplyAdd * multiply_adds, name)},
+          .bytes = Bytes{countable(shape.bytes_per_value * values, name)},
           .size = {},
           .kernels = 1};
+}
+
+OperatorWork gemm(const ModelShape& shape, std::string_view name, const GemmSize& size) {
+  check(size.m > 0, "a GEMM without rows");
+  const Int128 m = size.m;
+  OperatorWork work = launch(shape, name, OperatorKind::gemm,
+                             size.k * size.n + m * size.k + m * size.n, m * size.n * size.k);
+  work.size = size;
+  return work;
+}
+
+/// An operator without a GEMM.
+OperatorWork pass(const ModelShape& shape, std::string_view name, OperatorKind kind,
+                  Int128 values) {
+  return launch(shape, name, kind, values, 0);
 }
 
 /// Adds a block's output to the residual stream: two operands and a result.
@@ -39,11 +60,11 @@ OperatorWork residual(const ModelShape& shape, std::string_view name, std::int64
 
 /// What attention over a batch reads, writes and multiplies, in values and multiply-adds.
 struct AttentionWork {
-  std::int64_t queries = 0;          // the outputs are as many
-  std::int64_t keys = 0;             // the V values are as many
-  std::int64_t scores = 0;           // of one score matrix: each new token, each key, all heads
-  std::int64_t causal_products = 0;  // of one product (Q K or P V), without the masked pairs
-  std::int64_t full_products = 0;    // with them
+  Int128 queries = 0;          // the outputs are as many
+  Int128 keys = 0;             // the V values are as many
+  Int128 scores = 0;           // of one score matrix: each new token, each key, all heads
+  Int128 causal_products = 0;  // of one product (Q K or P V), without the masked pairs
+  Int128 full_products = 0;    // with them
 
   AttentionWork(const ModelShape& shape, std::span<const SequenceBatch> groups) {
     check(!groups.empty(), "a batch without sequences");
@@ -57,17 +78,68 @@ struct AttentionWork {
     check(group.sequences > 0 && group.new_tokens > 0 && group.context >= group.new_tokens,
           "a batch without tokens, or with less context than new tokens");
     const std::int64_t t = group.new_tokens;
-    const std::int64_t width = group.sequences * shape.attention_width;
+    const std::int64_t earlier = group.context - t;
+    // The first new tokens see all before them, the others their window only.
+    const std::int64_t window = shape.attended_tokens(group.context);
+    const std::int64_t full = std::clamp<std::int64_t>(window - earlier, 0, t);
+    const std::int64_t pairs = full * earlier + full * (full + 1) / 2 + (t - full) * window;
+    const std::int64_t seen = std::min(group.context, window + t - 1);
+    const Int128 width = group.sequences * shape.attention_width;
     queries += width * t;
-    keys += group.sequences * group.context * shape.kv_width();
-    scores += group.tokens() * shape.heads * group.context;
-    causal_products += width * (t * (group.context - t) + t * (t + 1) / 2);
-    full_products += width * t * group.context;
+    keys += Int128{group.sequences} * seen * shape.kv_width();
+    scores += Int128{group.tokens()} * shape.heads * seen;
+    causal_products += width * pairs;
+    full_products += width * t * seen;
   }
 };
 
 void append(std::vector<OperatorWork>& all, const std::vector<OperatorWork>& more) {
   all.insert(all.end(), more.begin(), more.end());
+}
+
+/// Names of the three operators of a feed-forward network.
+struct NetworkNames {
+  std::string_view in;
+  std::string_view activation;
+  std::string_view out;
+};
+constexpr NetworkNames kDense{"ffn_in", "ffn_activation", "ffn_out"};
+constexpr NetworkNames kExperts{"experts_in", "experts_activation", "experts_out"};
+constexpr NetworkNames kShared{"shared_in", "shared_activation", "shared_out"};
+
+OperatorWork activation(const ModelShape& shape, std::string_view name, std::int64_t inner,
+                        std::int64_t rows) {
+  return pass(shape, name, OperatorKind::elementwise,
+              Int128{rows} * (shape.ffn_columns(inner) + inner));
+}
+
+/// One feed-forward network, `inner` wide, of all tokens.
+std::vector<OperatorWork> network(const ModelShape& shape, const NetworkNames& names,
+                                  std::int64_t inner, std::int64_t tokens) {
+  return {gemm(shape, names.in, {tokens, shape.ffn_columns(inner), shape.hidden}),
+          activation(shape, names.activation, inner, tokens),
+          gemm(shape, names.out, {tokens, shape.hidden, inner})};
+}
+
+/// A GEMM of each picked expert, in one kernel.
+OperatorWork grouped_gemm(const ModelShape& shape, std::string_view name, std::int64_t tokens,
+                          const GemmSize& of_expert) {
+  const double experts = shape.expected_experts(tokens);
+  const Int128 rows = Int128{tokens} * shape.experts_per_token;
+  const std::int64_t columns = of_expert.n + of_expert.k;
+  const Int128 products = Int128{of_expert.n} * of_expert.k;
+  const auto weights = static_cast<Int128>(std::round(experts * static_cast<double>(products)));
+  OperatorWork work =
+      launch(shape, name, OperatorKind::gemm, weights + rows * columns, rows * products);
+  work.size = of_expert;
+  work.size.m = static_cast<std::int64_t>(std::round(static_cast<double>(rows) / experts));
+  return work;
+}
+
+std::vector<OperatorWork> picked_experts(const ModelShape& shape, std::int64_t tokens) {
+  return {grouped_gemm(shape, kExperts.in, tokens, {0, shape.ffn_in_width(), shape.hidden}),
+          activation(shape, kExperts.activation, shape.ffn, tokens * shape.experts_per_token),
+          grouped_gemm(shape, kExperts.out, tokens, {0, shape.hidden, shape.ffn})};
 }
 
 }  // namespace
@@ -96,34 +168,64 @@ std::vector<OperatorWork> attention(const ModelShape& shape, std::span<const Seq
                                     AttentionKernel kernel) {
   const AttentionWork work(shape, groups);
   if (kernel == AttentionKernel::fused) {
-    return {pass(shape, "attention", OperatorKind::attention, 2 * work.queries + 2 * work.keys,
-                 2 * work.causal_products)};
+    return {launch(shape, "attention", OperatorKind::attention, 2 * work.queries + 2 * work.keys,
+                   2 * work.causal_products)};
   }
-  const std::int64_t operands = work.queries + work.keys + work.scores;
-  return {pass(shape, "attention_scores", OperatorKind::attention, operands, work.full_products),
+  const Int128 operands = work.queries + work.keys + work.scores;
+  return {launch(shape, "attention_scores", OperatorKind::attention, operands, work.full_products),
           pass(shape, "attention_softmax", OperatorKind::elementwise, 2 * work.scores),
-          pass(shape, "attention_values", OperatorKind::attention, operands, work.full_products)};
+          launch(shape, "attention_values", OperatorKind::attention, operands, work.full_products)};
 }
 
 std::vector<OperatorWork> before_attention(const ModelShape& shape, std::int64_t tokens) {
   std::vector<OperatorWork> operators{norm(shape, tokens, "attention_norm"),
                                       qkv_projection(shape, tokens)};
+  const std::int64_t q_and_k = tokens * (shape.attention_width + shape.kv_width());
+  if (shape.qk_norms) {
+    operators.push_back(pass(shape, "qk_norm", OperatorKind::norm, 2 * q_and_k));
+  }
   if (shape.learned_positions == 0) {
-    const std::int64_t turned = tokens * (shape.attention_width + shape.kv_width());
-    operators.push_back(pass(shape, "rotary", OperatorKind::elementwise, 2 * turned));
+    operators.push_back(pass(shape, "rotary", OperatorKind::elementwise, 2 * q_and_k));
+  }
+  return operators;
+}
+
+std::vector<OperatorWork> feed_forward(const ModelShape& shape, std::int64_t tokens) {
+  if (!shape.is_mixture()) {
+    return network(shape, kDense, shape.ffn, tokens);
+  }
+  std::vector<OperatorWork> operators{gemm(shape, "router", {tokens, shape.experts, shape.hidden}),
+                                      pass(shape, "router_choice", OperatorKind::elementwise,
+                                           tokens * (shape.experts + shape.experts_per_token))};
+  append(operators, picked_experts(shape, tokens));
+  // The sum weighted by the router: each picked expert's output in, one out.
+  operators.push_back(pass(shape, "experts_sum", OperatorKind::elementwise,
+                           Int128{tokens} * (shape.experts_per_token + 1) * shape.hidden));
+  if (shape.shared_ffn > 0) {
+    operators.push_back(gemm(shape, "shared_gate", {tokens, 1, shape.hidden}));
+    append(operators, network(shape, kShared, shape.shared_ffn, tokens));
+    operators.push_back(residual(shape, "shared_sum", tokens));
   }
   return operators;
 }
 
 std::vector<OperatorWork> after_attention(const ModelShape& shape, std::int64_t tokens) {
-  const std::int64_t inner = shape.ffn_in_width();
-  return {output_projection(shape, tokens),
-          residual(shape, "attention_residual", tokens),
-          norm(shape, tokens, "ffn_norm"),
-          gemm(shape, "ffn_in", {tokens, inner, shape.hidden}),
-          pass(shape, "ffn_activation", OperatorKind::elementwise, tokens * (inner + shape.ffn)),
-          gemm(shape, "ffn_out", {tokens, shape.hidden, shape.ffn}),
-          residual(shape, "ffn_residual", tokens)};
+  // not a constant: the number of norms of a layer whose blocks have normed outputs
+  const bool norms_outputs = shape.norms_per_layer == 4;
+  std::vector<OperatorWork> operators{output_projection(shape, tokens)};
+  if (norms_outputs) {
+    operators.push_back(norm(shape, tokens, "attention_output_norm"));
+  }
+  operators.push_back(residual(shape, "attention_residual", tokens));
+  if (shape.norms_per_layer > 1) {
+    operators.push_back(norm(shape, tokens, "ffn_norm"));
+  }
+  append(operators, feed_forward(shape, tokens));
+  if (norms_outputs) {
+    operators.push_back(norm(shape, tokens, "ffn_output_norm"));
+  }
+  operators.push_back(residual(shape, "ffn_residual", tokens));
+  return operators;
 }
 
 std::vector<OperatorWork> layer_operators(const ModelShape& shape,
@@ -137,33 +239,54 @@ std::vector<OperatorWork> layer_operators(const ModelShape& shape,
 }
 
 OperatorWork embedding(const ModelShape& shape, std::int64_t tokens) {
-  const std::int64_t rows_read = shape.learned_positions == 0 ? 1 : 2;
-  return pass(shape, "embedding", OperatorKind::elementwise,
-              (rows_read + 1) * tokens * shape.hidden);
+  const Int128 rows = tokens;
+  const Int128 positions = shape.learned_positions == 0 ? 0 : rows * shape.hidden;
+  if (!shape.has_embedding_projection()) {
+    return pass(shape, "embedding", OperatorKind::elementwise, 2 * rows * shape.hidden + positions);
+  }
+  OperatorWork work = gemm(shape, "embedding", {tokens, shape.hidden, shape.embedding_width});
+  work.bytes += Bytes{countable(shape.bytes_per_value * (rows * shape.embedding_width + positions),
+                                "embedding")};  // the lookup; the GEMM reads its result
+  return work;
 }
 
 std::vector<OperatorWork> next_token(const ModelShape& shape, std::int64_t sequences) {
-  return {norm(shape, sequences, "final_norm"),
-          gemm(shape, "lm_head", {sequences, shape.vocab, shape.hidden})};
+  std::vector<OperatorWork> operators;
+  if (shape.final_norm) {
+    operators.push_back(norm(shape, sequences, "final_norm"));
+  }
+  if (shape.has_embedding_projection()) {
+    operators.push_back(
+        gemm(shape, "output_width", {sequences, shape.embedding_width, shape.hidden}));
+  }
+  operators.push_back(gemm(shape, "lm_head", {sequences, shape.vocab, shape.embedding_columns()}));
+  return operators;
 }
 
 Bytes LayerWorkspace::peak() const {
   const Bytes in_attention = qkv + scores + probabilities + attention_output;
-  return hidden + block_input + std::max(in_attention, ffn_inner);
+  return hidden + block_input + std::max(in_attention, ffn_inner + expert_outputs);
 }
 
 LayerWorkspace layer_workspace(const ModelShape& shape, std::span<const SequenceBatch> groups,
                                AttentionKernel kernel) {
-  const std::int64_t tokens = tokens_of(groups);
-  const bool fused = kernel == AttentionKernel::fused;
-  const Bytes scores = shape.values(fused ? 0 : AttentionWork(shape, groups).scores);
-  return {.hidden = shape.values(tokens * shape.hidden),
-          .block_input = shape.values(tokens * shape.hidden),
-          .qkv = shape.values(tokens * shape.qkv_width()),
-          .scores = scores,
-          .probabilities = scores,
-          .attention_output = shape.values(tokens * shape.attention_width),
-          .ffn_inner = shape.values(tokens * shape.ffn_in_width())};
+  const Int128 tokens = tokens_of(groups);
+  const Int128 scores = kernel == AttentionKernel::fused ? 0 : AttentionWork(shape, groups).scores;
+  const std::int64_t networks = shape.is_mixture() ? shape.experts_per_token : 1;
+  const Int128 inner = networks * shape.ffn_in_width() + shape.ffn_columns(shape.shared_ffn);
+  const Int128 picked = shape.experts_per_token;
+  // An eighth of the range each, so that their sum is in range.
+  const auto size = [&shape](Int128 values) {
+    return Bytes{countable(8 * shape.bytes_per_value * values, "workspace") / 8};
+  };
+  return {.hidden = size(tokens * shape.hidden),
+          .block_input = size(tokens * shape.hidden),
+          .qkv = size(tokens * shape.qkv_width()),
+          .scores = size(scores),
+          .probabilities = size(scores),
+          .attention_output = size(tokens * shape.attention_width),
+          .ffn_inner = size(tokens * inner),
+          .expert_outputs = size(tokens * picked * shape.hidden)};
 }
 
 Bytes logits_bytes(const ModelShape& shape, std::int64_t sequences) {

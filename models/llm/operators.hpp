@@ -20,7 +20,8 @@ namespace nearkv {
 /// What limits an operator differs by kind; a GPU has achieved rates for each.
 enum class OperatorKind { gemm, attention, norm, elementwise };
 
-/// Size of [m x k] x [k x n]; m is the number of tokens. Zero for other kinds than gemm.
+/// Size of [m x k] x [k x n]; m is the number of tokens (those of one expert where a kernel does
+/// the products of several). Zero for other kinds than gemm.
 struct GemmSize {
   std::int64_t m = 0;
   std::int64_t n = 0;
@@ -60,10 +61,17 @@ enum class AttentionKernel { fused, unfused };
 [[nodiscard]] OperatorWork norm(const ModelShape& shape, std::int64_t tokens,
                                 std::string_view name);
 
+/// The feed-forward network without its norm and residual: two projections and an activation. In a
+/// mixture of experts (MoE): router, top-k choice, the same three operators over the experts, each
+/// one grouped kernel that reads the weights of the expected number of different experts
+/// (ModelShape::expected_experts), a weighted sum, and the shared expert if there is one.
+[[nodiscard]] std::vector<OperatorWork> feed_forward(const ModelShape& shape, std::int64_t tokens);
+
 /// Causal attention of the new tokens over their context, all heads of one layer.
 /// With b sequences, t new tokens, context s, H heads of d: fused 4 b H d pairs FLOPs, where
 /// pairs = t (s - t) + t (t + 1) / 2, and bytes of q, K, V and output; unfused 4 b H d t s FLOPs
-/// in two kernels, and b H t s scores written, read, written and read.
+/// in two kernels, and b H t s scores written, read, written and read. With a sliding window of w,
+/// token i sees min(i, w) keys, and min(s, w + t - 1) take the place of s keys.
 /// A ragged batch has one SequenceBatch for each group of equal sequences: each kernel is still
 /// launched once and does the sum of the groups' work, without padding. At least one group.
 [[nodiscard]] std::vector<OperatorWork> attention(const ModelShape& shape,
@@ -75,10 +83,12 @@ enum class AttentionKernel { fused, unfused };
   return attention(shape, std::span(&batch, 1), kernel);
 }
 
-/// What a layer does before attention: norm, q, k, v, and rotary positions if the model has them.
+/// What a layer does before attention: norm, q, k, v, and norms of q and k and rotary positions if
+/// the model has them.
 [[nodiscard]] std::vector<OperatorWork> before_attention(const ModelShape& shape,
                                                          std::int64_t tokens);
-/// What it does after: output projection, residual, norm, feed-forward network, residual.
+/// What it does after: output projection, residual, norm, feed-forward network, residual; with
+/// norms of the outputs (norms_per_layer 4), and without the second norm when there is but one.
 [[nodiscard]] std::vector<OperatorWork> after_attention(const ModelShape& shape,
                                                         std::int64_t tokens);
 /// A whole layer on the GPU; a ragged batch as in attention().
@@ -91,9 +101,10 @@ enum class AttentionKernel { fused, unfused };
   return layer_operators(shape, std::span(&batch, 1), kernel);
 }
 
-/// Embedding and position lookup of the new tokens.
+/// Embedding and position lookup of the new tokens, and the projection of a narrower table.
 [[nodiscard]] OperatorWork embedding(const ModelShape& shape, std::int64_t tokens);
-/// Final norm and LM head, for the last token of each sequence only.
+/// Final norm, projection to a narrower table and LM head, for the last token of each sequence
+/// only.
 [[nodiscard]] std::vector<OperatorWork> next_token(const ModelShape& shape, std::int64_t sequences);
 
 /// GPU memory that one layer needs beside weights and KV cache while a batch passes it.
@@ -105,6 +116,7 @@ struct LayerWorkspace {
   Bytes probabilities;     // softmax's output beside its input; none when fused
   Bytes attention_output;  // before the output projection
   Bytes ffn_inner;         // first projection's output; the activation works in place
+  Bytes expert_outputs;    // of each token and expert, before their sum; none when dense
 
   /// Largest sum held at a time: attention and feed-forward network do not overlap.
   [[nodiscard]] Bytes peak() const;

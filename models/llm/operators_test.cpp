@@ -1,10 +1,12 @@
 #include "models/llm/operators.hpp"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
 
+#include "sim/core/capacity.hpp"
 #include "sim/core/check.hpp"
 
 using namespace nearkv;
@@ -25,7 +27,8 @@ ModelShape opt_13b() {
   shape.max_positions = 2048;
   shape.learned_positions = 2050;
   shape.tied_embeddings = true;
-  shape.biases = true;
+  shape.biases = Biases::all;
+  shape.norm_biases = true;
   shape.bytes_per_value = 2;
   return shape;
 }
@@ -157,6 +160,147 @@ TEST_CASE("operators: a whole layer is its parts in order") {
   CHECK(names_of(layer_operators(shape, batch, AttentionKernel::fused)) ==
         names_of(before_attention(shape, 16)) + " attention " +
             names_of(after_attention(shape, 16)));
+}
+
+TEST_CASE("operators: experts read the weights that the tokens' choices need") {
+  ModelShape shape = small_llama();
+  shape.experts = 8;
+  shape.experts_per_token = 2;
+  CHECK(names_of(feed_forward(shape, 1)) ==
+        "router router_choice experts_in experts_activation experts_out experts_sum");
+  // One token: 2 experts of 64 x 200, one row in each.
+  const auto one = feed_forward(shape, 1);
+  CHECK(one[0].size.n == 8);
+  CHECK(one[2].flops.count() == 2 * 2 * 64 * 200);
+  CHECK(one[2].bytes.count() == 2 * (2 * 64 * 200 + 2 * (64 + 200)));
+  CHECK(one[2].size.m == 1);
+  CHECK(one[3].bytes.count() == 2 * 2 * (200 + 100));
+  CHECK(one[4].bytes.count() == 2 * (2 * 64 * 100 + 2 * (64 + 100)));
+  CHECK(one[5].bytes.count() == 2 * 3 * 64);  // two outputs in, their sum out
+  // Two tokens: 8 (1 - 0.75^2) = 3.5 experts.
+  const auto two = feed_forward(shape, 2);
+  CHECK(two[2].flops == one[2].flops * 2);
+  CHECK(two[2].bytes.count() == 2 * (7 * 64 * 200 / 2 + 4 * (64 + 200)));
+  // Many: all 8, and 2 / 8 of the tokens in each.
+  const auto many = feed_forward(shape, 4096);
+  CHECK(many[2].bytes.count() == 2 * (8 * 64 * 200 + 8192 * (64 + 200)));
+  CHECK(many[2].size.m == 1024);
+  // Without a choice it is a dense network of all experts.
+  shape.experts_per_token = 8;
+  CHECK(feed_forward(shape, 3)[2].bytes.count() == 2 * (8 * 64 * 200 + 24 * (64 + 200)));
+}
+
+TEST_CASE("operators: a shared expert is a dense network beside those picked") {
+  ModelShape shape = small_llama();
+  shape.experts = 8;
+  shape.experts_per_token = 2;
+  shape.shared_ffn = 40;
+  const auto operators = feed_forward(shape, 5);
+  CHECK(names_of(operators) ==
+        "router router_choice experts_in experts_activation experts_out experts_sum shared_gate "
+        "shared_in shared_activation shared_out shared_sum");
+  CHECK(operators[7].flops.count() == 2 * 5 * 64 * 80);
+  CHECK(operators[9].flops.count() == 2 * 5 * 64 * 40);
+  const LayerWorkspace workspace = layer_workspace(shape, {5, 1, 9}, AttentionKernel::fused);
+  CHECK(workspace.ffn_inner.count() == 2 * 5 * (2 * 200 + 80));
+  CHECK(workspace.expert_outputs.count() == 2 * 5 * 2 * 64);
+  CHECK(workspace.peak() ==
+        workspace.hidden + workspace.block_input + workspace.ffn_inner + workspace.expert_outputs);
+}
+
+TEST_CASE("operators: a window bounds keys and pairs") {
+  ModelShape windowed = small_llama();
+  windowed.attention_window = 10;
+  const ModelShape full = small_llama();
+  for (const std::int64_t t : {1, 3, 9, 10, 11, 25}) {
+    for (const std::int64_t s : {1, 5, 9, 10, 11, 12, 19, 20, 25, 40}) {
+      if (s < t) {
+        continue;
+      }
+      CAPTURE(t);
+      CAPTURE(s);
+      std::int64_t pairs = 0;
+      for (std::int64_t position = s - t + 1; position <= s; ++position) {
+        pairs += std::min<std::int64_t>(position, 10);
+      }
+      const std::int64_t seen = std::min<std::int64_t>(s, 10 + t - 1);
+      const auto fused = attention(windowed, {2, t, s}, AttentionKernel::fused)[0];
+      CHECK(fused.flops.count() == 4 * 2 * 64 * pairs);
+      CHECK(fused.bytes.count() == 2 * (2 * 2 * t * 64 + 2 * 2 * seen * 32));
+      const auto scores = attention(windowed, {2, t, s}, AttentionKernel::unfused)[0];
+      CHECK(scores.flops.count() == 2 * 2 * 64 * t * seen);
+      if (s <= 10) {
+        CHECK(fused.flops == attention(full, {2, t, s}, AttentionKernel::fused)[0].flops);
+      }
+    }
+  }
+}
+
+TEST_CASE("operators: norms of heads and of outputs, blocks in parallel") {
+  ModelShape shape = small_llama();
+  shape.qk_norms = true;
+  CHECK(names_of(before_attention(shape, 3)) == "attention_norm qkv_projection qk_norm rotary");
+  CHECK(before_attention(shape, 3)[2].bytes.count() == 2 * 2 * 3 * 96);
+  shape.norms_per_layer = 4;
+  CHECK(names_of(after_attention(shape, 3)) ==
+        "output_projection attention_output_norm attention_residual ffn_norm ffn_in "
+        "ffn_activation ffn_out ffn_output_norm ffn_residual");
+  shape.norms_per_layer = 1;
+  CHECK(names_of(after_attention(shape, 3)) ==
+        "output_projection attention_residual ffn_in ffn_activation ffn_out ffn_residual");
+}
+
+TEST_CASE("operators: a narrow embedding table is projected to the stream and back") {
+  ModelShape shape = opt_13b();
+  shape.embedding_width = 512;
+  shape.final_norm = false;
+  const OperatorWork embedded = embedding(shape, 7);
+  CHECK(embedded.kind == OperatorKind::gemm);
+  CHECK(embedded.flops.count() == 2LL * 7 * 512 * 5120);
+  // The lookup's rows; weights, input and output of the projection; positions.
+  CHECK(embedded.bytes.count() == 2LL * (7 * 512 + 512 * 5120 + 7 * 512 + 7 * 5120 + 7 * 5120));
+  const auto next = next_token(shape, 64);
+  CHECK(names_of(next) == "output_width lm_head");
+  CHECK(next[0].flops.count() == 2LL * 64 * 512 * 5120);
+  CHECK(next[1].flops.count() == 2LL * 64 * 512 * 50'272);
+}
+
+TEST_CASE("operators: contexts of a million tokens are counted exactly") {
+  const ModelShape shape = opt_13b();
+  const std::int64_t million = 1 << 20;
+  const SequenceBatch step{.sequences = 256, .new_tokens = 1, .context = million};
+  const auto decode = attention(shape, step, AttentionKernel::fused)[0];
+  CHECK(decode.flops.count() == 4LL * 256 * 5120 * million);
+  CHECK(decode.bytes.count() == 2LL * (2 * 256 * 5120 + 2 * 256 * 5120 * million));
+  // 4 x 256 x 5120 x 2^19 (2^20 + 1) = 2.88e18 and twice as much without the causal mask.
+  const SequenceBatch prompts{.sequences = 256, .new_tokens = million, .context = million};
+  CHECK(attention(shape, prompts, AttentionKernel::fused)[0].flops.count() ==
+        4LL * 256 * 5120 * (million / 2) * (million + 1));
+  CHECK(attention(shape, prompts, AttentionKernel::unfused)[0].flops.count() ==
+        2LL * 256 * 5120 * million * million);
+  CHECK(layer_workspace(shape, prompts, AttentionKernel::unfused).scores.count() ==
+        2LL * 256 * 40 * million * million);
+  CHECK(shape.kv_bytes_per_token() * 256 * million == Bytes{819'200LL * 256 * million});
+}
+
+TEST_CASE("operators: a kernel beyond 2^63 FLOPs or bytes is infeasible, not a wrong number") {
+  ModelShape shape = opt_13b();
+  shape.heads = 128;  // of Llama-3.1-405B
+  shape.attention_width = 16'384;
+  const std::int64_t million = 1 << 20;
+  const SequenceBatch prompts{.sequences = 256, .new_tokens = million, .context = million};
+  try {
+    static_cast<void>(attention(shape, prompts, AttentionKernel::fused));
+    FAIL("no exception");
+  } catch (const Infeasible& reason) {
+    CHECK(std::string(reason.what()) ==
+          "infeasible: attention: one kernel of 9.22e+18 bytes or FLOPs; make the batch or its "
+          "contexts smaller");
+  }
+  const SequenceBatch many{.sequences = 1 << 16, .new_tokens = million, .context = million};
+  CHECK_THROWS_AS(static_cast<void>(layer_workspace(shape, many, AttentionKernel::unfused)),
+                  Infeasible);
+  CHECK_NOTHROW(static_cast<void>(layer_workspace(shape, prompts, AttentionKernel::fused)));
 }
 
 TEST_CASE("operators: a ragged batch is one launch with the sum of its groups") {

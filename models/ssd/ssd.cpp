@@ -8,11 +8,24 @@ namespace nearkv {
 
 using namespace std::chrono_literals;
 
+void SsdPowerConfig::fields(FieldVisitor& v) {
+  v.constant("idle", idle, "power of a drive that is ready and has nothing to do", at_least(0));
+  v.constant("read", read, "power of a drive that reads at read_rate, in all", at_least(0));
+  v.constant("read_rate", read_rate, "rate at which the drive draws the read power", at_least(1));
+  v.constant("write", write, "power of a drive that writes at write_rate, in all", at_least(0));
+  v.constant("write_rate", write_rate, "rate at which the drive draws the write power",
+             at_least(1));
+  v.require(idle <= read, "read", "must be at least the idle power, " + format_exact(idle));
+  v.require(idle <= write, "write", "must be at least the idle power, " + format_exact(idle));
+}
+
 void SsdConfig::fields(FieldVisitor& v) {
   v.parameter("count", count, "equal drives, striped as RAID-0", {1, 64});
   v.parameter("stripe_unit", stripe_unit, "RAID-0 chunk", range_of(4_KiB, 1_GiB));
   v.parameter("capacity", capacity, "user capacity of one drive", at_least(1));
   DriveConfig::fields(v);
+  v.group("power", power, "power states of a drive");
+  v.constant("price_usd", price_usd, "purchase price of a drive in US dollars", at_least(0));
   v.require([this] { return capacity <= block_capacity(); }, "capacity",
             "must not exceed the flash behind it less over-provisioning, " +
                 format_exact(block_capacity()));

@@ -40,10 +40,24 @@
 
 namespace nearkv {
 
+/// As datasheets give it: the drive's power while it reads or writes at a rate. A byte then takes
+/// (read - idle) / read_rate more than idling.
+struct SsdPowerConfig {
+  Power idle{};  // ready for commands
+  Power read{};
+  Rate read_rate{};
+  Power write{};
+  Rate write_rate{};
+
+  void fields(FieldVisitor& v);
+};
+
 struct SsdConfig : DriveConfig {
   int count = 0;        // equal drives, striped as RAID-0
   Bytes stripe_unit{};  // RAID-0 chunk; without meaning for one drive
   Bytes capacity{};     // of one drive
+  SsdPowerConfig power;
+  double price_usd = 0;  // of one drive
 
   void fields(FieldVisitor& v);
 };

@@ -18,13 +18,14 @@ void SimulationConfig::fields(FieldVisitor& v) {
 void DesignPoint::fields(FieldVisitor& v) {
   v.parameter("name", name, "name of the design point, used for files");
   v.group("model", model, "shape of the language model");
-  v.group("workload", workload, "batch and lengths");
+  v.group("workload", workload, "the requests, and how they are served");
   v.list_of("gpu", gpu, "the GPU; parallelism says how many of it there are");
   v.group("parallelism", parallelism, "how GPUs share the model");
   v.group("host", host, "host CPU, memory and file system");
   v.group("pcie", pcie, "PCIe tree");
   v.list_of("ssd", ssd, "NVMe SSDs; may be empty");
   v.list_of("csd", csd, "computational storage drives; may be empty");
+  v.group("economics", economics, "what turns power and prices into the cost of a token");
   v.object({"system", "inference system: where weights, KV and activations live"},
            [this](FieldVisitor& inner) {
              std::vector<std::string_view> names;
@@ -54,9 +55,12 @@ void DesignPoint::fields(FieldVisitor& v) {
               fmt::format("{} must be less than the SSDs hold, {}", format_exact(host.swap.size),
                           format_exact(storage)));
   }
-  v.require(workload.longest_context() <= model.max_positions, "workload/output_tokens",
-            fmt::format("prompt and output reach {} tokens; the model has {} positions",
-                        workload.longest_context(), model.max_positions));
+  if (v.checks_rules()) {
+    const auto problem = workload.prepare(simulation.seed, model.max_positions);
+    if (problem.has_value()) {
+      v.require(false, "workload/" + problem->field, problem->message);
+    }
+  }
   parallelism.require_divisible(v, model);
   if (system != nullptr) {
     system->require_parts(v, *this);

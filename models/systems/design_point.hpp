@@ -12,6 +12,7 @@
 #include "models/llm/model_shape.hpp"
 #include "models/pcie/pcie.hpp"
 #include "models/ssd/ssd.hpp"
+#include "models/systems/energy.hpp"
 #include "models/systems/parallelism.hpp"
 #include "models/systems/system.hpp"
 #include "models/systems/workload.hpp"
@@ -42,6 +43,7 @@ struct DesignPoint {
   PcieConfig pcie;
   std::vector<SsdConfig> ssd;
   std::vector<CsdConfig> csd;
+  EconomicsConfig economics;
   std::unique_ptr<System> system;
   std::string system_kind;
   SimulationConfig simulation;

@@ -131,6 +131,7 @@ TEST_CASE("design point: every shipped model, GPU and PCIe tree fits into one") 
   };
   try_all("models", "/model");
   try_all("platforms/gpus", "/gpu/0");
+  try_all("platforms/economics", "/economics");
   for (const char* tree : {"root_gen4", "root_gen5", "switch_gen4", "switch_gen5"}) {
     auto config = point;
     const fs::path file = shipped_configs() / "platforms" / "pcie" / (std::string(tree) + ".json");
@@ -240,8 +241,8 @@ TEST_CASE("design point: a rule does not compute with what could not be read") {
   CHECK(problems_of("insti_sparf", {"csd/0/layout/channels_per_group=0"}) ==
         "/csd/0/layout/channels_per_group: 0 is out of range; must be 1 to 64");
   CHECK(problems_of("insti_sparf", {"model/kv_heads=0", "model/head_dim=0"}) ==
-        "/model/kv_heads: 0 is out of range; must be at least 1\n"
-        "/model/head_dim: 0 is out of range; must be at least 1");
+        "/model/kv_heads: 0 is out of range; must be 1 to 262144\n"
+        "/model/head_dim: 0 is out of range; must be 1 to 262144");
 }
 
 TEST_CASE("design point: wrong fields are reported together, before any rule over them") {

@@ -94,7 +94,7 @@ class InstiSystem final : public BatchSystem {
   [[nodiscard]] bool is_recorded() const { return kv_source_.kind == KvSourceKind::trace; }
   [[nodiscard]] RecordedReads::Use trace_use(const DesignPoint& point) const {
     return {csd_geometry(point), head_shape_of(point.model), sparsity_,
-            point.workload.prompt_tokens + 1, point.workload.longest_context()};
+            point.workload.shortest_prompt() + 1, point.workload.longest_context()};
   }
   void require_fitting_trace(FieldVisitor& v, const DesignPoint& point) const;
   [[nodiscard]] GroupState state_at(const DesignPoint& point, int context) const;

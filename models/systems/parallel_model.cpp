@@ -39,14 +39,8 @@ Bytes ParallelModel::weight_bytes(int stage) const {
     return rank_shape_.weight_bytes();
   }
   std::int64_t parameters = layers_of(stage) * rank_shape_.parameters_per_layer();
-  if (is_first) {
-    parameters += rank_shape_.hidden * (rank_shape_.vocab + rank_shape_.learned_positions);
-  }
-  if (is_last) {  // with a copy of tied embeddings
-    const std::int64_t final_norm = rank_shape_.parameters() - rank_shape_.embedding_parameters() -
-                                    rank_shape_.layers * rank_shape_.parameters_per_layer();
-    parameters += rank_shape_.hidden * rank_shape_.vocab + final_norm;
-  }
+  parameters += is_first ? rank_shape_.input_parameters() : 0;
+  parameters += is_last ? rank_shape_.output_parameters() : 0;  // a copy of tied embeddings
   return rank_shape_.values(parameters);
 }
 

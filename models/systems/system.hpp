@@ -106,6 +106,8 @@ struct SystemKind {
 // Defined one file a system.
 std::unique_ptr<System> make_deepspeed();
 std::unique_ptr<System> make_flexgen();
+std::unique_ptr<System> make_recompute_static();
+std::unique_ptr<System> make_continuous_batching();
 std::unique_ptr<System> make_insti_dense();
 std::unique_ptr<System> make_insti_sparf();
 

@@ -6,6 +6,10 @@ const std::vector<SystemKind>& system_kinds() {
   static const std::vector<SystemKind> kinds{
       {"deepspeed", "ZeRO-Inference: weights in VRAM, KV cache in host memory", make_deepspeed},
       {"flexgen", "FlexGen: weights in VRAM, KV cache in files on the SSDs", make_flexgen},
+      {"recompute_static", "vLLM with a static batch: KV that does not fit VRAM is computed again",
+       make_recompute_static},
+      {"continuous_batching", "vLLM: paged KV cache in VRAM, scheduled iteration by iteration",
+       make_continuous_batching},
       {"insti_dense", "decode attention in the CSDs, over the whole KV cache", make_insti_dense},
       {"insti_sparf", "decode attention in the CSDs, over what SparF selects", make_insti_sparf},
   };

@@ -21,6 +21,8 @@ using nlohmann::json;
 namespace {
 
 constexpr const char* kHostBase = "nearkv:platforms/hosts/xeon_5320_96gb.json";
+/// Where a GPU without a config takes its power and price from.
+constexpr const char* kOtherGpu = "nearkv:platforms/gpus/h200.json";
 
 /// The shipped GPU config with the device's name, as an "extends"; empty if there is none.
 std::string shipped_gpu(const std::string& device) {
@@ -70,6 +72,22 @@ json given(const std::string& value, const char* option) {
   return {{"value", value},
           {"source", "datasheet"},
           {"citation", fmt::format("given to nearkv calibrate with {}", option)}};
+}
+
+/// Power and price, which no measurement here tells, as those of another GPU.
+void assume_power_and_price(json& config) {
+  const json other = load_config(path_of(kOtherGpu));
+  const auto assumed = [&](const json& constant) {
+    return json{
+        {"value", constant.at("value")},
+        {"source", "assumed"},
+        {"citation", fmt::format("not known to nearkv calibrate; that of {}, to be replaced",
+                                 other.at("name").get<std::string>())}};
+  };
+  for (const auto& [state, power] : other.at("power").items()) {
+    config["power"][state] = assumed(power);
+  }
+  config["price_usd"] = assumed(other.at("price_usd"));
 }
 
 /// A config with `extends` resolved, where the extended file is named relative to `out`.
@@ -153,6 +171,8 @@ GpuBase gpu_base(const std::string& device, const PeakOptions& options, const fs
   if (!file.empty()) {
     known = load_config(path_of(file));
     base.config["extends"] = as_extends(file, out);
+  } else {
+    assume_power_and_price(base.config);
   }
   base.config["name"] = device;
   const auto peak = [&](const char* key, const char* option, const std::string& text,
@@ -198,8 +218,10 @@ CalibrationFiles calibration_files(const Measurements& measurements, const GpuBa
   files.host["extends"] = kHostBase;
   files.host["comment"] = comment_of(
       measurements, out,
-      fmt::format("The host{}. What is not measured (swap, read-ahead{}) is that of the Xeon 5320.",
-                  is_gpu ? " with this GPU" : "", is_gpu ? "" : ", copies to a GPU"));
+      fmt::format(
+          "The host{}. What is not measured (swap, read-ahead, power, prices{}) is that of the "
+          "Xeon 5320.",
+          is_gpu ? " with this GPU" : "", is_gpu ? "" : ", copies to a GPU"));
   check_config<HostConfig>(files.host, host_out);
   files.texts.emplace_back(host_out, config_text(files.host));
   return files;

@@ -146,6 +146,10 @@ TEST_CASE("calibration fit: the GPU config is complete, and its model gives the 
       {"value", "2TB/s"}, {"source", "datasheet"}, {"citation", "made up"}};
   config["tensor_peak"] = {
       {"value", "400TFLOP/s"}, {"source", "datasheet"}, {"citation", "made up"}};
+  for (const char* state : {"idle", "active"}) {
+    config["power"][state] = {{"value", "50W"}, {"source", "assumed"}, {"citation", "made up"}};
+  }
+  config["price_usd"] = {{"value", 1000}, {"source", "assumed"}, {"citation", "made up"}};
   GpuConfig read;
   const std::vector<ConstantUse> constants =
       read_fields(config, [&read](FieldVisitor& v) { read.fields(v); });

@@ -120,6 +120,8 @@ const std::vector<Command>& commands() {
        add_calibrate_command},
       {"describe", "Explain the fields of a design point, the systems, models or metrics",
        add_describe_command},
+      {"model", "Read a Hugging Face config.json and print it as a model of this program",
+       add_model_command},
       {"schema", "Print the JSON schema of a design point", add_schema_command},
       {"validate", "Compare the models with reference figures", add_validate_command},
       {"version", "Print the version and what it was built with", add_version_command},

@@ -17,6 +17,7 @@ void add_replay_command(CLI::App& command, int& exit_status);
 void add_figure_command(CLI::App& command, int& exit_status);
 void add_calibrate_command(CLI::App& command, int& exit_status);
 void add_describe_command(CLI::App& command, int& exit_status);
+void add_model_command(CLI::App& command, int& exit_status);
 void add_schema_command(CLI::App& command, int& exit_status);
 void add_validate_command(CLI::App& command, int& exit_status);
 void add_version_command(CLI::App& command, int& exit_status);

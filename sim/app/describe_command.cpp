@@ -83,7 +83,7 @@ struct MetricFamily {
 // Metrics of run_design_point; a family in capitals has a member a part. A record says it of each
 // of its metrics too.
 constexpr std::array kMetricFamilies{
-    MetricFamily{"throughput", "token/s", "output tokens of the batch over prefill and decode"},
+    MetricFamily{"throughput", "token/s", "output tokens over first arrival to last token"},
     MetricFamily{"throughput_bound", "token/s", "its error bound; 0 unless sampled"},
     MetricFamily{"decode_throughput", "token/s", "tokens of the decode steps over decode_time"},
     MetricFamily{"prefill_time", "s", "until every first token is known and its KV is stored"},
@@ -91,8 +91,22 @@ constexpr std::array kMetricFamilies{
     MetricFamily{"decode_time_bound", "s", "error bound of decode_time; 0 unless sampled"},
     MetricFamily{"decode_steps", "1", "decode steps of the run"},
     MetricFamily{"decode_steps_simulated", "1", "those that were simulated"},
-    MetricFamily{"ttft", "s", "time to first token"},
+    MetricFamily{"ttft", "s", "time to first token, mean"},
     MetricFamily{"tpot", "s", "mean time of a further token of each sequence"},
+    MetricFamily{"requests", "1",
+                 "of workloads of kind lengths or trace, as all down to idle_time"},
+    MetricFamily{"makespan", "s", "first arrival to last token"},
+    MetricFamily{"request_rate", "request/s", "requests over the makespan"},
+    MetricFamily{"end_to_end", "s", "arrival to last token, mean"},
+    MetricFamily{"queueing", "s", "arrival to the start of prefill, mean"},
+    MetricFamily{"TIME/p50", "s", "percentile of ttft, tpot, end_to_end, queueing; p90, p95, p99"},
+    MetricFamily{"goodput", "request/s", "requests that keep all of workload/limits"},
+    MetricFamily{"goodput_tokens", "token/s", "their output tokens"},
+    MetricFamily{"requests_in_limits", "1", "their share"},
+    MetricFamily{"batches", "1", "batches of the run"},
+    MetricFamily{"batch_sequences", "1", "sequences in a batch, mean"},
+    MetricFamily{"useful_tokens", "1", "share of the computed tokens that are no padding"},
+    MetricFamily{"idle_time", "s", "between batches, until enough requests were there"},
     MetricFamily{"kv_access_share", "1", "share of decode_time in which KV was on its way"},
     MetricFamily{"decode/phase/NAME", "s", "where decode_time went; the phases add up to it"},
     MetricFamily{"utilization/PART", "1", "busy share of decode_time of each resource"},
@@ -101,6 +115,15 @@ constexpr std::array kMetricFamilies{
     MetricFamily{"decode_traffic/PART", "B", "bytes over each link and flash array in decode"},
     MetricFamily{"high_water/MEMORY", "B", "high-water mark of each memory"},
     MetricFamily{"kv_ftl/NAME", "1", "pages, erases, wear and endurance of each CSD's KV FTL"},
+    MetricFamily{"energy", "J", "of the run, from the socket of the server"},
+    MetricFamily{"energy/PART", "J", "the same by part; they add up to it"},
+    MetricFamily{"energy_per_token", "J", "energy over output tokens"},
+    MetricFamily{"energy_per_token/PART", "J", "the same by part"},
+    MetricFamily{"average_power", "W", "energy over the time of the run"},
+    MetricFamily{"system_price", "USD", "purchase price of all parts"},
+    MetricFamily{"cost_per_million_tokens", "USD", "capital and electricity of output tokens"},
+    MetricFamily{"cost/capital", "USD", "the share of the purchase price in it"},
+    MetricFamily{"cost/electricity", "USD", "the electricity in it"},
 };
 
 std::string describe_metrics() {

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "models/llm/huggingface_config.hpp"
 #include "models/systems/design_point.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
@@ -124,7 +125,7 @@ FigureConfig load_figure(const fs::path& file) {
   FigureConfig figure;
   figure.file = file;
   figure.name = file.stem().string();
-  const json document = load_config(file);
+  const json document = load_config(file, translate_huggingface);
   try {
     read_fields(with_axis_values_as_text(document),
                 [&figure](FieldVisitor& v) { figure.fields(v); });

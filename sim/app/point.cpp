@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "build_info.hpp"
+#include "models/llm/huggingface_config.hpp"
 #include "models/systems/design_point.hpp"
 #include "models/systems/run.hpp"
 #include "sim/app/exit_status.hpp"
@@ -20,7 +21,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 PreparedPoint prepare_point(const fs::path& file, const std::vector<std::string>& overrides) {
-  PreparedPoint point{.origin = file.string(), .name = {}, .config = load_config(file)};
+  PreparedPoint point{
+      .origin = file.string(), .name = {}, .config = load_config(file, translate_huggingface)};
   for (const std::string& assignment : overrides) {
     apply_override(point.config, assignment);
   }
@@ -72,8 +74,11 @@ std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
                                      const RunPointsOptions& options) {
   std::vector<PointOutcome> outcomes(points.size());
   Progress progress(options.label, points.size(), options.progress);
+  constexpr char kSeparator = '\f';  // JSON text has none
   const auto work = [&points](std::size_t i) {
-    return json_text(simulate(points[i]).to_json(build_info::kVersion));
+    const RunRecord record = simulate(points[i]);
+    return json_text(record.to_json(build_info::kVersion)) + kSeparator +
+           record.outcome.requests_table;
   };
   const auto done = [&](std::size_t i, ChildResult result) {
     if (!result.diagnostics.empty()) {
@@ -84,7 +89,9 @@ std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
     outcome.end = result.end;
     outcome.use = result.use;
     if (result.end == ChildEnd::finished) {
-      outcome.record_text = std::move(result.output);
+      const std::size_t separator = result.output.find(kSeparator);
+      outcome.record_text = result.output.substr(0, separator);
+      outcome.requests = result.output.substr(separator + 1);
     } else {
       outcome.problem = prefix_lines(points[i].origin, result.output);
     }

@@ -63,6 +63,9 @@ std::vector<PreparedPoint> prepare_all(const RunOptions& options) {
 void write_record(const fs::path& folder, const PreparedPoint& point, const PointOutcome& outcome) {
   const SignalsPutOff whole_files;
   write_file_atomically(folder / (point.name + ".record.json"), outcome.record_text);
+  if (!outcome.requests.empty()) {
+    write_file_atomically(folder / (point.name + ".requests.csv"), outcome.requests);
+  }
   write_file_atomically(
       folder / (point.name + ".wall.json"),
       json_text(
@@ -104,6 +107,10 @@ int run(const RunOptions& options) {
                  options.with_constants ? "\n" + constants_table(record) : "");
       fmt::print("\nrecord: {}\n",
                  (fs::path(options.out) / (points[i].name + ".record.json")).string());
+      if (!outcomes[i].requests.empty()) {
+        fmt::print("requests: {}\n",
+                   (fs::path(options.out) / (points[i].name + ".requests.csv")).string());
+      }
     }
   }
   if (options.as_json) {

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "sim/app/point.hpp"
+#include "sim/app/request_summary.hpp"
 #include "sim/app/table.hpp"
 
 namespace nearkv {
@@ -28,11 +29,8 @@ std::string config_text(const RecordView& record, const std::string& pointer) {
 }
 
 std::string headline(const RecordView& record) {
-  return fmt::format("{}: {}, {}, batch {}, {} + {} tokens\n", record.name(),
-                     config_text(record, "/system/kind"), config_text(record, "/model/name"),
-                     config_text(record, "/workload/batch"),
-                     config_text(record, "/workload/prompt_tokens"),
-                     config_text(record, "/workload/output_tokens"));
+  return fmt::format("{}: {}, {}, {}\n", record.name(), config_text(record, "/system/kind"),
+                     config_text(record, "/model/name"), workload_text(record));
 }
 
 /// "5.431 token/s +- 0.2 %".
@@ -52,6 +50,9 @@ std::string speed(const RecordView& record) {
   using Align = TextTable::Align;
   TextTable table({{"", Align::left}, {"", Align::left}});
   table.row({"throughput", with_bound(record, "throughput", "token/s")});
+  if (!record.metric("prefill_time").has_value()) {
+    return table.text(kIndent);  // of a system that mixes prefill and decode
+  }
   table.row({"prefill, to the first token", with_bound(record, "prefill_time", "s")});
   table.row({"decode", with_bound(record, "decode_time", "s")});
   table.row({"decode step, mean", with_bound(record, "tpot", "s")});
@@ -92,7 +93,9 @@ std::string utilization(const RecordView& record) {
     }
     table.row({part.name, share_bar(part.value, kBarWidth), format_percent(part.value)});
   }
-  std::string text = fmt::format("\nutilization over the decode time\n{}", table.text(kIndent));
+  std::string text = fmt::format(
+      "\nutilization{}\n{}",
+      record.metric("decode_time").has_value() ? " over the decode time" : "", table.text(kIndent));
   if (idle > 0) {
     text += fmt::format("  ({} more below 0.05 %)\n", idle);
   }
@@ -108,6 +111,29 @@ std::string amounts(const std::string& title, const std::vector<Metric>& parts) 
     table.row({part.name, format_metric(part.value, part.unit, kDigits)});
   }
   return fmt::format("\n{}\n{}", title, table.text(kIndent));
+}
+
+std::string energy_and_cost(const RecordView& record) {
+  const double whole = record.metric("energy_per_token").value_or(0);
+  if (whole <= 0) {
+    return "";
+  }
+  using Align = TextTable::Align;
+  TextTable parts({{"", Align::left}, {"", Align::left}, {"", Align::right}, {"", Align::right}});
+  for (const Metric& part : record.metrics_below("energy_per_token/")) {
+    parts.row({part.name, share_bar(part.value / whole, kBarWidth),
+               format_percent(part.value / whole), format_metric(part.value, "J", kDigits)});
+  }
+  const auto dollars = [&record](const char* name) {
+    return format_metric(record.metric(name).value_or(0), "USD", kDigits);
+  };
+  return fmt::format(
+      "\nenergy of an output token: {} (average power {})\n{}"
+      "\ncost of a million output tokens: {} ({} of the system's {}, {} of electricity)\n",
+      format_metric(whole, "J", kDigits),
+      format_metric(record.metric("average_power").value_or(0), "W", kDigits), parts.text(kIndent),
+      dollars("cost_per_million_tokens"), dollars("cost/capital"), dollars("system_price"),
+      dollars("cost/electricity"));
 }
 
 std::string provenance(const RecordView& record) {
@@ -147,7 +173,8 @@ std::string summary_of(const RecordView& record) {
   if (!record.is_ok()) {
     text += fmt::format("  {}\n", record.status_detail());
   } else {
-    text += speed(record) + phases(record) + utilization(record);
+    text += speed(record) + request_summary(record) + phases(record) + utilization(record) +
+            energy_and_cost(record);
   }
   text += amounts("memory high-water marks", record.metrics_below("high_water/"));
   text += provenance(record);

@@ -31,6 +31,14 @@ RunRecord typical_record() {
   metrics.add("utilization/csd/0/flash", 0.8, "1", "d");
   metrics.add("utilization/idle", 0.0001, "1", "d");
   metrics.add("high_water/VRAM", 31.7e9, "B", "d");
+  metrics.add("energy_per_token", 200, "J", "d");
+  metrics.add("energy_per_token/gpu", 150, "J", "d");
+  metrics.add("energy_per_token/ssd", 50, "J", "d");
+  metrics.add("average_power", 512.3, "W", "d");
+  metrics.add("system_price", 9000, "USD", "d");
+  metrics.add("cost_per_million_tokens", 12.5, "USD", "d");
+  metrics.add("cost/capital", 10, "USD", "d");
+  metrics.add("cost/electricity", 2.5, "USD", "d");
   record.outcome.notes = {"synthetic tensors"};
   record.constants = {{"/csd/0/flash/t_read", "50us", "assumed", "not published"},
                       {"/gpu/0/memory", "48GB", "datasheet", "sheet"}};
@@ -53,6 +61,11 @@ TEST_CASE("a summary tells speed, shares, utilization, memory, constants and not
   CHECK(contains(text, "csd/0/flash  ########################......  80.0 %\n"));
   CHECK(contains(text, "(1 more below 0.05 %)"));
   CHECK(contains(text, "VRAM  31.70 GB\n"));
+  CHECK(contains(text, "energy of an output token: 200.0 J (average power 512.3 W)\n"));
+  CHECK(contains(text, "gpu  #######################.......  75.0 %  150.0 J\n"));
+  CHECK(contains(text,
+                 "cost of a million output tokens: 12.50 USD (10.00 USD of the system's "
+                 "9000 USD, 2.500 USD of electricity)\n"));
   CHECK(contains(text, "1 assumed, 0 fit, 0 override"));
   CHECK(contains(text, "note: synthetic tensors\n"));
 }

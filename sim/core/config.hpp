@@ -1,9 +1,10 @@
 // Configs: JSON files with `extends`, overrides, and readers and describers of field lists.
 //
 // Resolution. Any object may name one or several files in "extends"; these are merged in order
-// and the object's own keys over them. Objects merge key by key; lists, sourced constants and
-// objects with an "extends" of their own replace what they would be merged into. A path is
-// relative to the file that names it; "nearkv:platforms/x.json" is below the shipped configs.
+// and the object's own keys over them. Objects merge key by key; lists, sourced constants, objects
+// with an "extends" of their own and objects of another "kind" replace what they would be merged
+// into. (Keys beside an "extends" may change the kind of what they extend; the rest stays.) A path
+// is relative to the file that names it; "nearkv:platforms/x.json" is below the shipped configs.
 // "comment" is allowed in every object and means nothing. Duplicate and unknown keys are errors.
 #pragma once
 
@@ -26,8 +27,14 @@ namespace nearkv {
 /// Throws ConfigError "file:line:column: ..." or "file: ...".
 [[nodiscard]] nlohmann::json load_json(const std::filesystem::path& file);
 
-/// Reads a file and resolves every "extends" in it.
-[[nodiscard]] nlohmann::json load_config(const std::filesystem::path& file);
+/// Makes a config out of a file of another format, and returns every other document unchanged.
+using Translator =
+    std::function<nlohmann::json(nlohmann::json document, const std::filesystem::path& file)>;
+
+/// Reads a file and resolves every "extends" in it. `translate`, if there is one, sees each file
+/// that is extended before it is merged.
+[[nodiscard]] nlohmann::json load_config(const std::filesystem::path& file,
+                                         const Translator& translate = {});
 
 /// Applies "path=value" ("/csd/0/flash/t_read=30us", the first slash may be missing). The path
 /// must exist. The value is JSON, or else a string. A constant becomes one of source "override".

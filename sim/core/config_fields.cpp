@@ -121,6 +121,12 @@ class JsonReader final : public FieldVisitor {
   void flop_rate(const FieldInfo& info, FlopRate& value) override {
     quantity(info, value, parse_flop_rate, "a compute rate such as \"12.7GFLOP/s\"");
   }
+  void power(const FieldInfo& info, Power& value) override {
+    quantity(info, value, parse_power, "a power such as \"300W\"");
+  }
+  void energy(const FieldInfo& info, Energy& value) override {
+    quantity(info, value, parse_energy, "an energy such as \"60uJ\"");
+  }
 
   void object(const FieldInfo& info, const std::function<void(FieldVisitor&)>& visit) override {
     if (const json* found = member(info)) {
@@ -421,6 +427,12 @@ class Describer : public FieldVisitor {
   void flop_rate(const FieldInfo& info, FlopRate& /*value*/) override {
     leaf(info, "compute rate", range_text(info.range, quantity_text<FlopRate>));
   }
+  void power(const FieldInfo& info, Power& /*value*/) override {
+    leaf(info, "power", range_text(info.range, quantity_text<Power>));
+  }
+  void energy(const FieldInfo& info, Energy& /*value*/) override {
+    leaf(info, "energy", range_text(info.range, quantity_text<Energy>));
+  }
   void integers(const FieldInfo& info, std::vector<std::int64_t>& /*values*/) override {
     leaf(info, "list of integers", range_text(info.range, plain_number));
   }
@@ -559,6 +571,10 @@ class SchemaDescriber final : public Describer {
       schema["pattern"] = "^[0-9]+(\\.[0-9]+)?([KMGT]i?)?B/s$";
     } else if (type == "compute rate") {
       schema["pattern"] = "^[0-9]+(\\.[0-9]+)?[KMGTP]?FLOP/s$";
+    } else if (type == "power") {
+      schema["pattern"] = "^[0-9]+(\\.[0-9]+)?[umk]?W$";
+    } else if (type == "energy") {
+      schema["pattern"] = "^[0-9]+(\\.[0-9]+)?[pnum]?J$";
     }
     return schema;
   }

@@ -66,6 +66,8 @@ struct Point {
   std::vector<std::int64_t> steps;
   std::vector<Flash> flash;
   System system;
+  Power draw{};
+  Energy page_read{};
 
   void fields(FieldVisitor& v) {
     v.parameter("name", name, "Name of the point.");
@@ -76,6 +78,8 @@ struct Point {
     v.parameter("steps", steps, "Steps to sample.", {0, 100});
     v.list_of("flash", flash, "Flash arrays.", {1, 4});
     v.group("system", system, "The inference system.");
+    v.constant("draw", draw, "Power of the machine.", range_of(1_W, 2000_W));
+    v.constant("page_read", page_read, "Energy of a page.", at_least(0));
     v.require(batch >= 2 || name != "pair", "batch", "must be at least 2 for the name \"pair\"");
     v.require([this] { return 1024 % batch == 0; }, "batch", "must divide 1024");
   }
@@ -94,7 +98,9 @@ json good_point() {
       "channels": 8, "page": "16KiB", "policy": "data_out_first",
       "t_read": {"value": "50us", "source": "assumed", "citation": "typical TLC"},
       "channel_rate": {"value": "1.4GB/s", "source": "paper", "citation": "table 2"}}],
-    "system": {"kind": "sparse", "keep": 128, "ratio": 0.125}})");
+    "system": {"kind": "sparse", "keep": 128, "ratio": 0.125},
+    "draw": {"value": "1.5kW", "source": "assumed", "citation": "a server"},
+    "page_read": {"value": "60uJ", "source": "assumed", "citation": "typical TLC"}})");
 }
 
 /// The problems of a config, one a line, or "".
@@ -250,7 +256,9 @@ TEST_CASE("config fields: a complete config fills the struct") {
   CHECK(point.system.kind == Kind::sparse);
   CHECK(point.system.keep == 128);
   CHECK(point.system.ratio == 0.125);
-  REQUIRE(constants.size() == 3);
+  CHECK(point.draw == 1500_W);
+  CHECK(point.page_read == 60_uJ);
+  REQUIRE(constants.size() == 5);
   CHECK(constants[0].path == "/peak");
   CHECK(constants[0].value == "150TFLOP/s");
   CHECK(constants[0].source == "datasheet");
@@ -273,7 +281,7 @@ TEST_CASE("config fields: comments mean nothing, parameters may carry a source")
   CHECK(point.batch == 32);
   CHECK(point.steps == std::vector<std::int64_t>{1});
   CHECK(point.flash[0].policy == Policy::fifo);
-  CHECK(constants.size() == 6);
+  CHECK(constants.size() == 8);
   CHECK(constants[0].path == "/batch");
   CHECK(constants[0].value == "32");
   CHECK(SchemaCheck::accepts(schema(), config));
@@ -316,6 +324,12 @@ TEST_CASE("config fields: quantities say what their units are") {
         "(units: B, KB, MB, GB, TB, KiB, MiB, GiB, TiB)");
   CHECK(problems_with("/flash/0/t_read/value", "\"50\"")
             .starts_with("/flash/0/t_read: \"50\" has no unit; write a duration such as \"50us\""));
+  CHECK(problems_with("/draw/value", "1500") ==
+        "/draw: is 1500 (number); must be a power such as \"300W\", with its unit");
+  CHECK(problems_with("/draw/value", "\"3kW\"") == "/draw: 3kW is out of range; must be 1W to 2kW");
+  CHECK(problems_with("/page_read/value", "\"60uj\"") ==
+        "/page_read: \"60uj\" has the unknown unit \"uj\"; write an energy such as \"60uJ\" "
+        "(units: pJ, nJ, uJ, mJ, J)");
   CHECK(
       problems_with("/peak/value", "\"1.5\"").starts_with("/peak: \"1.5\" has no unit; write a c"));
 }
@@ -522,6 +536,9 @@ TEST_CASE("config fields: reader and schema refuse the same") {
            {"/flash/0/t_read/extra", "1"},
            {"/flash/0/policy", "\"random\""},
            {"/peak/value", "\"1TFLOPS\""},
+           {"/draw/value", "\"300\""},
+           {"/draw/value", "\"1MW\""},
+           {"/page_read/value", "\"1kJ\""},
            {"/system/kind", "\"dense\""},
            {"/system/kind", "\"plain\""},
            {"/system/ratio", "2"},
@@ -556,7 +573,7 @@ TEST_CASE("config fields: the reference names every field with type, range and k
     REQUIRE(found != fields.end());
     return *found;
   };
-  CHECK(fields.size() == 16);
+  CHECK(fields.size() == 18);
   CHECK(find("/batch").type == "integer");
   CHECK(find("/batch").range == "at least 1");
   CHECK(find("/batch").kind == FieldKind::parameter);
@@ -569,6 +586,9 @@ TEST_CASE("config fields: the reference names every field with type, range and k
   CHECK(find("/flash/*/page").range == "512B to 64KiB");
   CHECK(find("/flash/*/policy").range == "fifo, data_out_first");
   CHECK(find("/peak").type == "compute rate");
+  CHECK(find("/draw").type == "power");
+  CHECK(find("/draw").range == "1W to 2kW");
+  CHECK(find("/page_read").type == "energy");
   CHECK(find("/steps").type == "list of integers");
   CHECK(find("/system[kind=sparse]/keep").range == "at least 1");
 }

@@ -195,12 +195,14 @@ bool is_sourced_constant(const json& node) { return node.is_object() && node.con
 // While a config is resolved, {"extends": true} marks the objects that had an "extends".
 bool has_own_base(const json& node) { return node.is_object() && node.contains("extends"); }
 
-void merge_over(json& base, const json& overlay) {
-  if (!base.is_object() || !overlay.is_object() || is_sourced_constant(base) ||
-      is_sourced_constant(overlay) || has_own_base(overlay)) {
-    base = overlay;
-    return;
-  }
+/// The keys of one kind mean nothing to another.
+bool is_of_another_kind(const json& base, const json& overlay) {
+  return base.contains("kind") && overlay.contains("kind") && base["kind"] != overlay["kind"];
+}
+
+void merge_over(json& base, const json& overlay);
+
+void merge_members(json& base, const json& overlay) {
   for (const auto& [key, value] : overlay.items()) {
     if (base.contains(key)) {
       merge_over(base[key], value);
@@ -208,6 +210,15 @@ void merge_over(json& base, const json& overlay) {
       base[key] = value;
     }
   }
+}
+
+void merge_over(json& base, const json& overlay) {
+  if (!base.is_object() || !overlay.is_object() || is_sourced_constant(base) ||
+      is_sourced_constant(overlay) || has_own_base(overlay) || is_of_another_kind(base, overlay)) {
+    base = overlay;
+    return;
+  }
+  merge_members(base, overlay);
 }
 
 void remove_marks(json& node) {
@@ -223,6 +234,8 @@ void remove_marks(json& node) {
 
 class Resolver {
  public:
+  explicit Resolver(const Translator& translate) : translate_(translate) {}
+
   json resolve_file(const fs::path& file) {
     std::error_code error;
     fs::path canonical = fs::weakly_canonical(file, error);
@@ -242,7 +255,10 @@ class Resolver {
                       "in all)",
                       printable(file.string()), kDeepestNesting, kMostFiles));
     }
-    const json document = load_json(file);
+    json document = load_json(file);
+    if (translate_ && !open_.empty()) {
+      document = translate_(std::move(document), file);
+    }
     open_.push_back(canonical);
     json resolved = resolve(document, file, "");
     open_.pop_back();
@@ -264,7 +280,7 @@ class Resolver {
     }
     json result = json::object();
     for (const std::string& base : bases_of(node, file, path)) {
-      merge_over(result, resolve_file(locate(base, file, path)));
+      merge_members(result, resolve_file(locate(base, file, path)));
     }
     for (const auto& [key, value] : node.items()) {
       if (key == "extends" || key == "comment") {
@@ -317,6 +333,7 @@ class Resolver {
     return found;
   }
 
+  const Translator& translate_;
   std::vector<fs::path> open_;
   std::size_t files_ = 0;
 };
@@ -436,8 +453,8 @@ json load_json(const fs::path& file) {
   return document;
 }
 
-json load_config(const fs::path& file) {
-  json config = Resolver().resolve_file(file);
+json load_config(const fs::path& file, const Translator& translate) {
+  json config = Resolver(translate).resolve_file(file);
   remove_marks(config);
   return config;
 }

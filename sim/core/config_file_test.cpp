@@ -190,6 +190,23 @@ TEST_CASE("config file: extends merges objects key by key and replaces the rest"
     "becomes_object": {"a": 1}, "becomes_plain": 1})"));
 }
 
+TEST_CASE("config file: an object of another kind replaces, unless it extends the very object") {
+  const Files files;
+  files.write("base.json",
+              R"({"work": {"kind": "fixed", "batch": 4, "part": {"kind": "a", "x": 1}}})");
+  files.write("other.json", R"({"extends": "base.json", "work": {"kind": "drawn", "n": 3}})");
+  CHECK(files.config("other.json") == json::parse(R"({"work": {"kind": "drawn", "n": 3}})"));
+  files.write("inner.json",
+              R"({"extends": "base.json", "work": {"batch": 5, "part": {"kind": "b", "y": 2}}})");
+  CHECK(files.config("inner.json") ==
+        json::parse(R"({"work": {"kind": "fixed", "batch": 5, "part": {"kind": "b", "y": 2}}})"));
+  files.write("same.json", R"({"extends": "base.json", "work": {"kind": "fixed", "n": 3}})");
+  CHECK(files.config("same.json").at("work").at("batch") == 4);
+  files.write("system.json", R"({"kind": "a", "x": 1})");
+  files.write("derived.json", R"({"extends": "system.json", "kind": "b"})");
+  CHECK(files.config("derived.json") == json::parse(R"({"kind": "b", "x": 1})"));
+}
+
 TEST_CASE("config file: several bases are merged in their order") {
   const Files files;
   files.write("a.json", R"({"x": 1, "y": 1, "o": {"p": 1, "q": 1}})");
@@ -407,4 +424,20 @@ TEST_CASE("nearest name: by edit distance, whatever the case, and only when it i
   CHECK(nearest_name("", names).empty());
   CHECK(nearest_name("channels", {}).empty());
   CHECK(nearest_name(std::string(100'000, 'x'), names).empty());
+}
+
+TEST_CASE("config file: a translator sees the files that are extended, and not the first") {
+  const Files files;
+  files.write("point.json", R"({"foreign": 1, "model": {"extends": "deep/config.json", "b": 3}})");
+  files.write("deep/config.json", R"({"foreign": 2, "extends": "base.json"})");
+  files.write("deep/base.json", R"({"c": 4, "b": 2})");
+  const auto translate = [](json document, const fs::path& file) {
+    return document.contains("foreign")
+               ? json{{"a", document["foreign"]}, {"b", file.filename().string()}, {"c", 0}}
+               : document;
+  };
+  CHECK(load_config(files.path("point.json"), translate) ==
+        json{{"foreign", 1}, {"model", {{"a", 2}, {"b", 3}, {"c", 0}}}});
+  CHECK(files.config("point.json") ==
+        json{{"foreign", 1}, {"model", {{"foreign", 2}, {"b", 3}, {"c", 4}}}});
 }

@@ -210,9 +210,9 @@ class Engine::Impl::LoopModel final : public SimgridModel {
   }
 
   /// SimGrid's clock has come to `simgrid_now`, where next_occurring_event() sent it.
-  void update_actions_state(double simgrid_now, double /*delta*/) override {
+  void update_actions_state(double simgrid_now, double delta) override {
     guarded([&] {
-      impl_.begin_instant(impl_.ahead.value_or(since_origin(simgrid_now)));
+      impl_.begin_instant(impl_.ahead.value_or(delta > 0 ? since_origin(simgrid_now) : impl_.now));
       // Flows that arrive within this picosecond first.
       if (impl_.on_links.empty() ||
           !is_at_this_instant(impl_.network->next_occurring_event(simgrid_now))) {

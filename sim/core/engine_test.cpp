@@ -295,6 +295,39 @@ TEST_CASE("engine: sleeps are exact integers at any time") {
   }
 }
 
+TEST_CASE("engine: late in a run, what an actor finishes precedes a timer 1 ps later") {
+  // At 40,000 s SimGrid's clock resolves 7 ps; some of these times it rounds up.
+  constexpr int kRounds = 20;
+  const auto run = [] {
+    const auto time_of = [](int round) { return at(40'000s + round * 1us + SimDuration{round}); };
+    Engine engine;
+    const NodeId node = engine.add_node("node");
+    std::array<Completion, kRounds> turns;
+    std::uint64_t right = 0;
+    engine.spawn("finisher", node, [&] {
+      for (int round = 0; round < kRounds; ++round) {
+        engine.wait_until(time_of(round));
+        engine.finish(turns[round]);
+      }
+    });
+    engine.spawn("waiter", node, [&] {
+      for (int round = 0; round < kRounds; ++round) {
+        engine.wait(turns[round]);
+        right += engine.now() == time_of(round) ? 1 : 0;
+      }
+    });
+    engine.spawn("timer", node, [&] {
+      for (int round = 0; round < kRounds; ++round) {
+        engine.wait_until(time_of(round) + 1_ps);
+        right += engine.now() == time_of(round) + 1_ps ? 1 : 0;
+      }
+    });
+    engine.run();
+    return right;
+  };
+  CHECK(in_child(run) == 2 * kRounds);
+}
+
 TEST_CASE("engine: flows at long times are right to SimGrid's resolution") {
   const auto end = static_cast<std::int64_t>(in_child([] {
     const SimTime time = end_of_flow(1_MiB, Rate{1'000'000'000}, 1us, at(20'000s));

@@ -24,8 +24,8 @@ namespace nearkv {
 /// a source in the config: {"value": "50us", "source": "datasheet", "citation": "..."}.
 enum class FieldKind { parameter, constant };
 
-/// Inclusive limits of a number, in the field's base unit (picoseconds, bytes, bytes a second), or
-/// of the length of a list of objects.
+/// Inclusive limits of a number, in the field's base unit (picoseconds, bytes, bytes a second,
+/// microwatts), or of the length of a list of objects.
 struct Range {
   double lowest = std::numeric_limits<double>::lowest();
   double highest = std::numeric_limits<double>::max();
@@ -65,6 +65,8 @@ class FieldVisitor {
   virtual void bytes(const FieldInfo& info, Bytes& value) = 0;
   virtual void rate(const FieldInfo& info, Rate& value) = 0;
   virtual void flop_rate(const FieldInfo& info, FlopRate& value) = 0;
+  virtual void power(const FieldInfo& info, Power& value) = 0;
+  virtual void energy(const FieldInfo& info, Energy& value) = 0;
   virtual void object(const FieldInfo& info, const std::function<void(FieldVisitor&)>& visit) = 0;
   virtual void list(const FieldInfo& info, const ListAccess& access) = 0;
   /// A list of plain integers; the range is that of each.
@@ -154,6 +156,10 @@ class FieldVisitor {
       rate(info, value);
     } else if constexpr (std::is_same_v<T, FlopRate>) {
       flop_rate(info, value);
+    } else if constexpr (std::is_same_v<T, Power>) {
+      power(info, value);
+    } else if constexpr (std::is_same_v<T, Energy>) {
+      energy(info, value);
     } else {
       static_assert(std::is_same_v<T, std::vector<std::int64_t>>, "no such field type");
       integers(info, value);

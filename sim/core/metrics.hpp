@@ -48,6 +48,7 @@ struct RunOutcome {
   std::vector<std::string> notes;  // what a reader must know (synthetic tensors, ...)
   std::uint64_t digest = 0;        // of all wake-ups
   std::int64_t wakeups = 0;
+  std::string requests_table;  // CSV, a row a request; empty where all are alike. Not in the record
 };
 
 }  // namespace nearkv

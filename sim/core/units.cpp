@@ -55,6 +55,19 @@ constexpr std::array kFlopRateUnits{
     Unit{"TFLOP/s", 1'000'000'000'000},
     Unit{"PFLOP/s", 1'000'000'000'000'000},
 };
+constexpr std::array kPowerUnits{
+    Unit{"uW", 1},
+    Unit{"mW", 1'000},
+    Unit{"W", 1'000'000},
+    Unit{"kW", 1'000'000'000},
+};
+constexpr std::array kEnergyUnits{
+    Unit{"pJ", 1},
+    Unit{"nJ", 1'000},
+    Unit{"uJ", 1'000'000},
+    Unit{"mJ", 1'000'000'000},
+    Unit{"J", 1'000'000'000'000},
+};
 
 enum class Rounding { up, refuse };
 
@@ -69,6 +82,8 @@ constexpr QuantityKind kDuration{"a duration", "50us", kDurationUnits, Rounding:
 constexpr QuantityKind kBytes{"a size", "4KiB", kByteUnits, Rounding::refuse};
 constexpr QuantityKind kRate{"a data rate", "1.4GB/s", kRateUnits, Rounding::refuse};
 constexpr QuantityKind kFlopRate{"a compute rate", "12.7GFLOP/s", kFlopRateUnits, Rounding::refuse};
+constexpr QuantityKind kPower{"a power", "300W", kPowerUnits, Rounding::refuse};
+constexpr QuantityKind kEnergy{"an energy", "60uJ", kEnergyUnits, Rounding::refuse};
 
 std::string unit_names(const QuantityKind& kind) {
   std::string names;
@@ -212,11 +227,15 @@ Rate parse_rate(std::string_view text) { return Rate{parse_quantity(kRate, text)
 FlopRate parse_flop_rate(std::string_view text) {
   return FlopRate{parse_quantity(kFlopRate, text)};
 }
+Power parse_power(std::string_view text) { return Power{parse_quantity(kPower, text)}; }
+Energy parse_energy(std::string_view text) { return Energy{parse_quantity(kEnergy, text)}; }
 
 std::string format_exact(SimDuration value) { return format_quantity(kDuration, value.count()); }
 std::string format_exact(Bytes value) { return format_quantity(kBytes, value.count()); }
 std::string format_exact(Rate value) { return format_quantity(kRate, value.per_second()); }
 std::string format_exact(FlopRate value) { return format_quantity(kFlopRate, value.per_second()); }
+std::string format_exact(Power value) { return format_quantity(kPower, value.count()); }
+std::string format_exact(Energy value) { return format_quantity(kEnergy, value.count()); }
 
 std::string format_short(SimDuration value) {
   return format_scaled(static_cast<double>(value.count()),

@@ -1,7 +1,8 @@
-// Simulated time, sizes and rates as types: a bare number converts to none of them.
+// Simulated time, sizes, rates, power and energy as types: a bare number converts to none of them.
 //
 // Time is integer picoseconds, sizes are integer bytes, rates are integer bytes (or FLOP) a
-// second. Every division rounds up to the next picosecond: late, never early.
+// second, power is integer microwatts, energy integer picojoules. Every division rounds up to the
+// next picosecond: late, never early.
 #pragma once
 
 #include <chrono>
@@ -90,6 +91,11 @@ using Bytes = Amount<struct ByteTag>;
 using Flops = Amount<struct FlopTag>;
 using Rate = AmountRate<struct ByteTag>;      // bytes a second
 using FlopRate = AmountRate<struct FlopTag>;  // floating-point operations a second
+using Power = Amount<struct PowerTag>;        // microwatts
+using Energy = Amount<struct EnergyTag>;      // picojoules, up to 9.2 MJ
+
+[[nodiscard]] constexpr double to_watts(Power p) { return static_cast<double>(p.count()) / 1e6; }
+[[nodiscard]] constexpr double to_joules(Energy e) { return static_cast<double>(e.count()) / 1e12; }
 
 /// Scales a rate by a dimensionless factor >= 0 such as an efficiency; rounds down (late). Check
 /// fails when the result is no rate.
@@ -135,11 +141,17 @@ constexpr SimDuration operator""_ps(unsigned long long n) {
 constexpr Rate operator""_MBps(unsigned long long n) {
   return Rate{static_cast<std::int64_t>(n) * 1'000'000};
 }
+constexpr Power operator""_W(unsigned long long n) {
+  return Power{static_cast<std::int64_t>(n) * 1'000'000};
+}
+constexpr Energy operator""_uJ(unsigned long long n) {
+  return Energy{static_cast<std::int64_t>(n) * 1'000'000};
+}
 }  // namespace literals
 
 // Quantity strings of the configs: a decimal number and a unit without a space. Parsing is exact
 // in decimal (no floating point); what is finer than the base unit is rounded up for durations
-// and refused for sizes and rates. The parsers throw std::invalid_argument with one line that says
+// and refused for all else. The parsers throw std::invalid_argument with one line that says
 // what would have been right; the config reader puts the JSON path before it.
 
 /// "50us"; units ps, ns, us, ms, s, min, h. Negative durations are refused.
@@ -150,12 +162,18 @@ constexpr Rate operator""_MBps(unsigned long long n) {
 [[nodiscard]] Rate parse_rate(std::string_view text);
 /// "12.7GFLOP/s"; units FLOP/s, KFLOP/s, MFLOP/s, GFLOP/s, TFLOP/s, PFLOP/s.
 [[nodiscard]] FlopRate parse_flop_rate(std::string_view text);
+/// "300W"; units uW, mW, W, kW.
+[[nodiscard]] Power parse_power(std::string_view text);
+/// "60uJ"; units pJ, nJ, uJ, mJ, J.
+[[nodiscard]] Energy parse_energy(std::string_view text);
 
 /// Shortest exact text that the parsers read back to the same value ("50us", "4KiB").
 [[nodiscard]] std::string format_exact(SimDuration value);
 [[nodiscard]] std::string format_exact(Bytes value);
 [[nodiscard]] std::string format_exact(Rate value);
 [[nodiscard]] std::string format_exact(FlopRate value);
+[[nodiscard]] std::string format_exact(Power value);
+[[nodiscard]] std::string format_exact(Energy value);
 
 /// Text for people: four significant digits, no exponent ("1.342 GB", "7.66 GB/s", "18.3 ms").
 [[nodiscard]] std::string format_short(SimDuration value);

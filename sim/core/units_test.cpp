@@ -30,6 +30,8 @@ static_assert(!std::is_convertible_v<double, SimDuration>);
 static_assert(!std::is_convertible_v<SimDuration, SimTime>);
 static_assert(!std::is_convertible_v<SimTime, SimDuration>);
 static_assert(!std::is_constructible_v<Bytes, Flops>);
+static_assert(!std::is_constructible_v<Power, Energy>);
+static_assert(!std::is_convertible_v<int, Power>);
 static_assert(!std::is_constructible_v<Rate, FlopRate>);
 static_assert(!std::is_convertible_v<Bytes, std::int64_t>);
 static_assert(!std::is_convertible_v<Rate, double>);
@@ -52,6 +54,7 @@ static_assert(!TakesTime<Bytes, FlopRate> && !TakesTime<Flops, Rate> && !TakesTi
 
 static_assert(time_for(1_B, Rate{1'000'000'000}) == 1ns);
 static_assert(1_KiB == 1024_B && 1_MiB == 1024_KiB && 1_GiB == 1024_MiB);
+static_assert(to_watts(300_W) == 300 && to_joules(60_uJ) == 60e-6);
 static_assert(3_MBps == Rate{3'000'000} && 5_ps * 1000 == 5ns);
 
 /// The message of the exception that parsing `text` throws, or "" when it is read.
@@ -85,6 +88,12 @@ TEST_CASE("units: quantity strings are read exactly") {
   CHECK(parse_rate("0.5GiB/s") == Rate{1 << 29});
   CHECK(parse_flop_rate("12.7GFLOP/s") == FlopRate{12'700'000'000});
   CHECK(parse_flop_rate("1PFLOP/s") == FlopRate{1'000'000'000'000'000});
+  CHECK(parse_power("300W") == 300_W);
+  CHECK(parse_power("0.035W") == Power{35'000});
+  CHECK(parse_power("1.2kW") == 1200_W);
+  CHECK(parse_energy("60uJ") == 60_uJ);
+  CHECK(parse_energy("1.5nJ") == Energy{1500});
+  CHECK(parse_energy("2J") == 2'000'000_uJ);
 }
 
 TEST_CASE("units: durations round up to 1 ps, sizes and rates refuse what is not whole") {
@@ -98,6 +107,7 @@ TEST_CASE("units: durations round up to 1 ps, sizes and rates refuse what is not
         "TB, KiB, MiB, GiB, TiB)");
   CHECK(refusal(parse_bytes, "0.3KiB").starts_with("\"0.3KiB\" is not a whole number of B;"));
   CHECK(refusal(parse_rate, "0.0001KB/s").starts_with("\"0.0001KB/s\" is not a whole number of"));
+  CHECK(refusal(parse_power, "0.1uW").starts_with("\"0.1uW\" is not a whole number of uW;"));
 }
 
 TEST_CASE("units: each refusal says what would have been right") {
@@ -137,6 +147,12 @@ TEST_CASE("units: each refusal says what would have been right") {
         "\"12.7GFLOP/s\" (units: FLOP/s, KFLOP/s, MFLOP/s, GFLOP/s, TFLOP/s, PFLOP/s)");
   CHECK(
       refusal(parse_bytes, "4kB").starts_with("\"4kB\" has the unknown unit \"kB\"; write a size"));
+  CHECK(refusal(parse_power, "300") ==
+        "\"300\" has no unit; write a power such as \"300W\" (units: uW, mW, W, kW)");
+  CHECK(
+      refusal(parse_energy, "1kWh") ==
+      "\"1kWh\" has the unknown unit \"kWh\"; write an energy such as \"60uJ\" (units: pJ, nJ, uJ, "
+      "mJ, J)");
 }
 
 TEST_CASE("units: the shortest exact text reads back to the same value") {
@@ -150,6 +166,8 @@ TEST_CASE("units: the shortest exact text reads back to the same value") {
   CHECK(format_exact(4000_B) == "4KB");
   CHECK(format_exact(Rate{1'400'000'000}) == "1.4GB/s");
   CHECK(format_exact(FlopRate{12'700'000'000}) == "12.7GFLOP/s");
+  CHECK(format_exact(12'000_W) == "12kW");
+  CHECK(format_exact(Energy{62'500'000}) == "62.5uJ");
   CHECK(format_exact(SimDuration{kMost}) == "9223372036854775807ps");
 
   std::vector<std::int64_t> values{0, 1, 999, 1000, 1001, 1023, 1024, 1025, kMost, kMost - 1};
@@ -170,6 +188,8 @@ TEST_CASE("units: the shortest exact text reads back to the same value") {
     REQUIRE(parse_bytes(format_exact(Bytes{value})) == Bytes{value});
     REQUIRE(parse_rate(format_exact(Rate{value})) == Rate{value});
     REQUIRE(parse_flop_rate(format_exact(FlopRate{value})) == FlopRate{value});
+    REQUIRE(parse_power(format_exact(Power{value})) == Power{value});
+    REQUIRE(parse_energy(format_exact(Energy{value})) == Energy{value});
   }
 }
 

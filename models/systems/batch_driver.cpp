@@ -1,0 +1,211 @@
+#include "models/systems/batch_driver.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "models/systems/design_point.hpp"
+#include "sim/core/check.hpp"
+
+namespace nearkv {
+
+namespace {
+
+/// An interpolation error inside an interval may be larger than the one seen in its middle.
+constexpr double kSamplingSafety = 2;
+/// Steps that a sampled run repeats to see what warm_up() is worth.
+constexpr int kWarmUpChecks = 4;
+
+StepValues difference(StepValues after, const StepValues& before) {
+  for (std::size_t i = 0; i < after.size(); ++i) {
+    after[i] -= before[i];
+  }
+  return after;
+}
+
+void add_to(StepValues& sums, const StepValues& values) {
+  if (sums.empty()) {
+    sums.assign(values.size(), 0);
+  }
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    sums[i] += values[i];
+  }
+}
+
+SimDuration rounded(double seconds) {
+  constexpr double kPicoseconds = 1e12;           // unit: ps
+  constexpr double kLongest = 100.0 * 24 * 3600;  // unit: s, what a SimDuration nearly holds
+  if (!(seconds < kLongest)) {
+    throw ConfigError(
+        "/workload: one batch takes more than 100 days; use fewer or shorter sequences");
+  }
+  return SimDuration{std::llround(seconds * kPicoseconds)};
+}
+
+}  // namespace
+
+BatchDriver::BatchDriver(RunContext& run, BatchSystem& system)
+    : run_(run), system_(system), machine_(run.machine) {}
+
+void BatchDriver::operator()() {
+  const Workload& workload = run_.point.workload;
+  found_.requests = workload.requests();
+  found_.times.resize(found_.requests.size());
+  if (workload.is_fixed()) {
+    std::vector<int> all(found_.requests.size());
+    std::iota(all.begin(), all.end(), 0);
+    run_batch(all, SimTime{});
+    return;
+  }
+  BatchFormer former(found_.requests, workload.batching);
+  while (!former.is_done()) {
+    const FormedBatch formed = former.next(free_);
+    found_.idle_time += to_seconds(formed.start - free_);
+    run_batch(formed.requests, formed.start);
+  }
+}
+
+void BatchDriver::run_batch(const std::vector<int>& chosen, SimTime start) {
+  const Workload& workload = run_.point.workload;
+  const Batch batch =
+      batch_of(found_.requests, chosen, !workload.is_fixed() && workload.batching.padded);
+  Engine& engine = machine_.engine();
+  run_.batch = &batch;
+  system_.begin_batch(run_);
+  const SimTime begin = engine.now();
+  const StepValues before = machine_.read_gauges();
+  system_.prefill(run_);
+  const SimDuration prefill = engine.now() - begin;
+  found_.prefill_time += to_seconds(prefill);
+  add_to(found_.prefill, difference(machine_.read_gauges(), before));
+  const bool is_sampled = run_.point.simulation.fidelity == Fidelity::sampled;
+  const Decode decode = is_sampled ? decode_sampled() : decode_all();
+  const SimTime end = engine.now();
+  system_.finish_batch(run_);
+  run_.batch = nullptr;
+  ++found_.batches;
+  found_.decode_steps += batch.decode_steps();
+  found_.computed_tokens += batch.prompt_tokens() + batch.output_tokens();
+  note_times(chosen, start, prefill, decode);
+  free_ = start + prefill + decode.time + (engine.now() - end);
+  found_.idle_time += to_seconds(engine.now() - end);
+}
+
+void BatchDriver::note_times(const std::vector<int>& chosen, SimTime start, SimDuration prefill,
+                             const Decode& decode) {
+  // Sums of this size still fit.
+  const SimTime latest{std::chrono::hours(24 * 100)};  // unit: hours, what a SimTime nearly holds
+  if (start > latest || start + prefill > latest - decode.time) {
+    throw ConfigError("/workload: the requests take more than 100 days; use fewer of them");
+  }
+  for (const int index : chosen) {
+    const auto i = static_cast<std::size_t>(index);
+    const Request& request = found_.requests[i];
+    const SimTime first_token = start + prefill;
+    const auto steps = static_cast<std::size_t>(request.output_tokens - 1);
+    found_.times[i] = {request.arrival, first_token, first_token + decode.done_after[steps], start};
+  }
+}
+
+/// Time of the step first, then the increments.
+StepValues BatchDriver::simulate(int step) {
+  const StepValues before = machine_.read_gauges();
+  const SimTime begin = machine_.engine().now();
+  system_.decode_step(run_, step);
+  StepValues values{to_seconds(machine_.engine().now() - begin)};
+  const StepValues increments = difference(machine_.read_gauges(), before);
+  values.insert(values.end(), increments.begin(), increments.end());
+  return values;
+}
+
+/// Index of the gauge that holds the bound of what was extrapolated within steps.
+std::size_t BatchDriver::bound_gauge() const {
+  const std::vector<Gauge>& gauges = machine_.gauges().all();
+  const auto found = std::ranges::find(gauges, Machine::kExtrapolationBound, &Gauge::name);
+  check(found != gauges.end(), "no gauge of the extrapolation bound");
+  return static_cast<std::size_t>(found - gauges.begin());
+}
+
+BatchDriver::Decode BatchDriver::decode_all() {
+  const int steps = run_.batch->decode_steps();
+  const StepValues before = machine_.read_gauges();
+  const SimTime begin = machine_.engine().now();
+  Decode decode{{}, {SimDuration{}}};
+  for (int step = 0; step < steps; ++step) {
+    system_.decode_step(run_, step);
+    decode.time = machine_.engine().now() - begin;
+    decode.done_after.push_back(decode.time);
+  }
+  found_.decode_time += to_seconds(decode.time);
+  found_.steps_simulated += steps;
+  add_to(found_.decode, difference(machine_.read_gauges(), before));
+  return decode;
+}
+
+BatchDriver::Decode BatchDriver::decode_sampled() {
+  const int steps = run_.batch->decode_steps();
+  if (steps == 0) {
+    return decode_all();
+  }
+  std::vector<StepKey> keys;
+  for (int step = 0; step < steps; ++step) {
+    keys.push_back(system_.step_key(run_, step));
+  }
+  const SimulationConfig& simulation = run_.point.simulation;
+  StepSampler sampler(
+      keys, {simulation.sampling_tolerance, simulation.most_sampled_steps, kSamplingSafety});
+  int previous = -1;             // the step that the machine has just done
+  std::map<int, double> warmed;  // times of the steps that were simulated after warm_up()
+  while (const std::optional<int> step = sampler.next()) {
+    const bool warms_up = *step > 0 && previous != *step - 1;
+    if (warms_up) {
+      system_.warm_up(run_, *step - 1);
+    }
+    StepValues values = simulate(*step);
+    if (warms_up) {
+      warmed[*step] = values.front();
+    }
+    sampler.observe(*step, std::move(values));
+    previous = *step;
+  }
+  StepSampler::Total total = sampler.total();
+  const double time = total.values.front();
+  found_.decode_time += time;
+  found_.decode_bound += total.time_bound + total.values[1 + bound_gauge()] +
+                         kSamplingSafety * warm_up_error(warmed) * time;
+  found_.steps_simulated += total.steps_simulated;
+  total.values.erase(total.values.begin());
+  add_to(found_.decode, total.values);
+
+  Decode decode{rounded(time), {SimDuration{}}};
+  double until = 0;
+  for (int step = 0; step < steps; ++step) {
+    until += sampler.time_of(step);
+    decode.done_after.push_back(std::min(rounded(until), decode.time));
+  }
+  decode.done_after.back() = decode.time;  // the same sum in another order
+  return decode;
+}
+
+/// By how much, relative to its time, a step differs between a machine that was warmed up for it
+/// and one that has done the step before: the mean of a few differences.
+double BatchDriver::warm_up_error(const std::map<int, double>& warmed) {
+  double sum = 0;
+  int checks = 0;
+  const double spacing = static_cast<double>(warmed.size()) / kWarmUpChecks;
+  for (int i = 0; i < kWarmUpChecks && !warmed.empty() && !system_.warms_up_exactly(); ++i) {
+    const auto [step, time] = *std::next(warmed.begin(), static_cast<int>(spacing * i));
+    if (step > 1) {
+      system_.warm_up(run_, step - 2);
+      static_cast<void>(simulate(step - 1));
+      sum += std::abs(simulate(step).front() - time) / time;
+      ++checks;
+    }
+  }
+  return checks > 0 ? sum / checks : 0;
+}
+
+}  // namespace nearkv
