@@ -106,6 +106,7 @@ AttendTimes AttendTimes::last(SimDuration duration) const {
 
 CsdKv::CsdKv(RunContext& run, const Options& options)
     : options_(options),
+      model_(run.point.model),
       geometry_(csd_geometry(run.point)),
       layers_(run.point.model.layers),
       kv_heads_(run.point.model.kv_heads),
@@ -453,6 +454,14 @@ CsdKv::Plan CsdKv::plan(int step, int lane, int kinds, const ReadsOf& reads_of) 
   return plan;
 }
 
+HeadReads CsdKv::dense_reads_at(int context, int on_drive) const {
+  const auto first = static_cast<int>(context - model_.attended_tokens(context));
+  HeadReads reads = dense_reads(geometry_, head_shape_of(model_), on_drive, first);
+  const std::int64_t values = (context - on_drive) * d_head_ * queries_per_head_;
+  reads.attention_flops += Flops{2 * values};  // scores . V
+  return reads;
+}
+
 std::int64_t CsdKv::sequences_on(const Drive& drive, const Plan& plan) const {
   std::int64_t sequences = 0;
   for (const std::size_t part : plan.parts) {
@@ -483,23 +492,23 @@ void CsdKv::append_token(RunContext& run, int step, int lane, int layer) {
   }
 }
 
-void CsdKv::exchange(RunContext& run, const Drive& drive, const Plan& plan, int layer, Bytes a_head,
-                     Direction direction) const {
+std::vector<Machine::Transfer> CsdKv::transfers(const RunContext& run, const Drive& drive,
+                                                const Plan& plan, int layer, Bytes a_head,
+                                                Direction direction, NodeId node) const {
   const RowRange& rows = drive.held[plan.parts.front()].rows;
   const std::int64_t sequences = sequences_on(drive, plan);
-  std::vector<Machine::Transfer> transfers;
+  std::vector<Machine::Transfer> all;
   for (const ParallelModel::Share& share : run.model.shares(layer)) {
     const RowRange owned = rows & RowRange{share.first_head, share.last_head};
     const Bytes size = a_head * (owned.count() * sequences);
-    transfers.push_back(direction == Direction::to_drive
-                            ? Machine::Transfer{share.gpu, drive.node, size}
-                            : Machine::Transfer{drive.node, share.gpu, size});
+    all.push_back(direction == Direction::from_gpus ? Machine::Transfer{share.gpu, node, size}
+                                                    : Machine::Transfer{node, share.gpu, size});
   }
-  run.machine.transfer_together(transfers);
+  return all;
 }
 
 std::unique_ptr<CsdKv::Attention> CsdKv::start_attention(RunContext& run, const Plan& plan,
-                                                         int layer, const Send& send) {
+                                                         int layer, const Hooks& hooks) {
   auto attention = std::make_unique<Attention>(drives_.size());
   for (std::size_t i = 0; i < drives_.size() && !plan.parts.empty(); ++i) {
     if (pairs_on(drives_[i], plan) == 0) {
@@ -507,8 +516,8 @@ std::unique_ptr<CsdKv::Attention> CsdKv::start_attention(RunContext& run, const 
     }
     attention->posted[i] = true;
     drives_[i].workers[static_cast<std::size_t>(plan.lane)]->post(
-        [this, &run, &plan, send, times = &attention->times[i], i, layer] {
-          *times = attend_on(run, drives_[i], i, plan, layer, send);
+        [this, &run, &plan, hooks, times = &attention->times[i], i, layer] {
+          *times = attend_on(run, drives_[i], i, plan, layer, hooks);
         },
         attention->done[i]);
   }
@@ -527,7 +536,7 @@ AttendTimes CsdKv::finish_attention(RunContext& run, Attention& attention) {
 }
 
 AttendTimes CsdKv::attend_on(RunContext& run, Drive& drive, std::size_t index, const Plan& plan,
-                             int layer, const Send& send) {
+                             int layer, const Hooks& hooks) {
   Engine& engine = run.machine.engine();
   AttendTimes times;
   SimTime mark = engine.now();
@@ -535,11 +544,13 @@ AttendTimes CsdKv::attend_on(RunContext& run, Drive& drive, std::size_t index, c
     const SimTime begin = std::exchange(mark, engine.now());
     return mark - begin;
   };
-  if (send) {
-    send(drive, plan, layer, times);
+  if (hooks.send) {
+    hooks.send(drive, plan, layer, times);
     mark = engine.now();
   } else {
-    exchange(run, drive, plan, layer, query_bytes() + row_bytes() * 2, Direction::to_drive);
+    run.machine.transfer_together(transfers(run, drive, plan, layer,
+                                            query_bytes() + row_bytes() * 2, Direction::from_gpus,
+                                            drive.node));
     times.upload = lap();
   }
   if (const auto& written = drive.written_back[static_cast<std::size_t>(layer)]) {
@@ -559,7 +570,11 @@ AttendTimes CsdKv::attend_on(RunContext& run, Drive& drive, std::size_t index, c
   drive.csd->submit_attend(engine.now(), std::move(work), attended);
   engine.wait(attended);
   times.attention = lap();
-  exchange(run, drive, plan, layer, query_bytes(), Direction::to_gpu);
+  if (hooks.attended) {
+    hooks.attended(drive, layer);
+  }
+  run.machine.transfer_together(
+      transfers(run, drive, plan, layer, query_bytes(), Direction::to_gpus, drive.node));
   times.download = lap();
   times.end = engine.now();
   return times;

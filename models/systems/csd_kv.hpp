@@ -100,6 +100,7 @@ class CsdKv {
 
   [[nodiscard]] const std::vector<Part>& parts() const { return parts_; }
   [[nodiscard]] std::vector<Drive>& drives() { return drives_; }
+  [[nodiscard]] const ModelShape& model() const { return model_; }
   /// Drives that hold nothing of any part.
   [[nodiscard]] int idle_drives() const;
 
@@ -132,14 +133,23 @@ class CsdKv {
   using ReadsOf = std::function<std::vector<HeadReads>(const Part& part, int kind)>;
   [[nodiscard]] Plan plan(int step, int lane, int kinds, const ReadsOf& reads_of) const;
 
+  /// What dense attention reads of a head at a context of which the drive has `on_drive` tokens.
+  /// The others, if any, come with the command as V and scores.
+  [[nodiscard]] HeadReads dense_reads_at(int context, int on_drive) const;
+
   /// The step's token of every part of the lane, inputs included, enters the group buffers.
   void append_token(RunContext& run, int step, int lane, int layer);
-  /// Brings what a drive needs besides the commands; inside the drive's worker.
-  using Send = std::function<void(Drive& drive, const Plan& plan, int layer, AttendTimes& times)>;
-  /// Starts a layer's attention on all drives; `send` may be empty: q, k and v.
+  /// What a system does otherwise; inside a drive's worker. Empty ones do nothing else.
+  struct Hooks {
+    /// Brings what a drive needs besides the commands, in place of q, k and v.
+    std::function<void(Drive& drive, const Plan& plan, int layer, AttendTimes& times)> send;
+    /// The drive is done with a layer; outputs have not left yet.
+    std::function<void(Drive& drive, int layer)> attended;
+  };
+  /// Starts a layer's attention on all drives that hold something.
   struct Attention;
   [[nodiscard]] std::unique_ptr<Attention> start_attention(RunContext& run, const Plan& plan,
-                                                           int layer, const Send& send);
+                                                           int layer, const Hooks& hooks);
   /// Waits for it; returns the times of the drive that was last.
   [[nodiscard]] AttendTimes finish_attention(RunContext& run, Attention& attention);
   /// Pages that the step has filled are programmed in the background.
@@ -148,11 +158,15 @@ class CsdKv {
   /// Sequences and pairs of a plan's parts that a drive holds.
   [[nodiscard]] std::int64_t sequences_on(const Drive& drive, const Plan& plan) const;
   [[nodiscard]] int pairs_on(const Drive& drive, const Plan& plan) const;
-  /// Moves `a_head` bytes for each head of each of a plan's sequences between a drive and the GPUs
-  /// that own the heads.
-  enum class Direction { to_drive, to_gpu };
-  void exchange(RunContext& run, const Drive& drive, const Plan& plan, int layer, Bytes a_head,
-                Direction direction) const;
+  /// Transfers of `a_head` bytes for each head of each of a plan's sequences that a drive holds,
+  /// between the GPUs that own the heads and `node`.
+  enum class Direction { from_gpus, to_gpus };
+  [[nodiscard]] std::vector<Machine::Transfer> transfers(const RunContext& run, const Drive& drive,
+                                                         const Plan& plan, int layer, Bytes a_head,
+                                                         Direction direction, NodeId node) const;
+  /// Pages of a part that are on flash when its sequences have `tokens` tokens.
+  [[nodiscard]] KvPageCounts pages_at(const Part& part, int tokens) const;
+  [[nodiscard]] int tokens_a_page() const { return geometry_.tokens_per_group(); }
   [[nodiscard]] Bytes query_bytes() const { return values(queries_per_head_ * d_head_); }
   [[nodiscard]] Bytes row_bytes() const { return values(d_head_); }
 
@@ -163,7 +177,6 @@ class CsdKv {
     return part.inputs_only ? input_rows_ : kv_heads_;
   }
   [[nodiscard]] int rows_a_token(const Part& part) const { return part.inputs_only ? 1 : 2; }
-  [[nodiscard]] KvPageCounts pages_at(const Part& part, int tokens) const;
   void open_on(Drive& drive);
   void store_layer(RunContext& run, Drive& drive, int layer);
   void store_part(RunContext& run, Drive& drive, std::size_t part, int layer,
@@ -171,7 +184,7 @@ class CsdKv {
   void bring_chunk(RunContext& run, const Drive& drive, std::size_t part, int layer,
                    const RowRange& pairs, Bytes a_pair) const;
   AttendTimes attend_on(RunContext& run, Drive& drive, std::size_t index, const Plan& plan,
-                        int layer, const Send& send);
+                        int layer, const Hooks& hooks);
   struct Flush {
     PageBatch pages;
     KvLayer where;
@@ -182,6 +195,7 @@ class CsdKv {
   void write_back(RunContext& run, Drive& drive, int layer, std::vector<Flush> filled);
 
   Options options_;
+  ModelShape model_;
   kernels::PageGeometry geometry_;
   std::int64_t layers_;
   std::int64_t kv_heads_;

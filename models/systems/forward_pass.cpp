@@ -101,7 +101,7 @@ SimDuration ForwardPass::attention(int stage, std::span<const SequenceBatch> gro
     const SimDuration time = machine_.gpu().time_of(one);
     sum += time;
     work.busy[static_cast<std::size_t>(one.kind)] += time * times;
-    work.flops += one.flops * times;
+    work.flops += Int128{one.flops.count()} * times;
     work.bytes += one.bytes * times;
     work.kernels += one.kernels * times;
   }

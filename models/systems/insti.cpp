@@ -56,6 +56,11 @@ class InstiSystem final : public BatchSystem {
       v.require(sparsity_.channels <= point.model.head_dim, "system/sparsity/channels",
                 fmt::format("{} is more than the model's head_dim {}", sparsity_.channels,
                             point.model.head_dim));
+      const std::int64_t longest = point.workload.longest_context();
+      v.require(point.model.attended_tokens(longest) == longest, "model/attention_window",
+                fmt::format("{} is less than the longest context, {}; SparF selects among all "
+                            "tokens",
+                            point.model.attention_window, longest));
       require_fitting_trace(v, point);
     }
   }
@@ -98,7 +103,7 @@ class InstiSystem final : public BatchSystem {
   }
   void require_fitting_trace(FieldVisitor& v, const DesignPoint& point) const;
   [[nodiscard]] GroupState state_at(const DesignPoint& point, int context) const;
-  [[nodiscard]] std::vector<HeadReads> reads_at(const RunContext& run, int context, int kind) const;
+  [[nodiscard]] std::vector<HeadReads> reads_at(int context, int kind) const;
   [[nodiscard]] CsdKv::Plan plan_for(const RunContext& run, int step, int lane) const;
   StepTimes decode_lane(RunContext& run, const CsdKv::Plan& plan);
 
@@ -214,6 +219,9 @@ void InstiSystem::begin_batch(RunContext& run) {
 GroupState InstiSystem::state_at(const DesignPoint& point, int context) const {
   const kernels::PageGeometry geometry = csd_geometry(point);
   const int groups_filled = context % geometry.tokens_per_group() == 0 ? 1 : 0;
+  if (point.model.attended_tokens(context) < context) {  // pages leave the window, too
+    return {{}, context, groups_filled};
+  }
   if (!sparse_) {
     return {{}, ceil_div(context, geometry.tokens_per_group()), groups_filled};
   }
@@ -221,14 +229,14 @@ GroupState InstiSystem::state_at(const DesignPoint& point, int context) const {
   return {{geometry.flushed_channel_chunks(context)}, context, groups_filled + 2 * chunks_filled};
 }
 
-std::vector<HeadReads> InstiSystem::reads_at(const RunContext& run, int context, int kind) const {
+std::vector<HeadReads> InstiSystem::reads_at(int context, int kind) const {
   if (recorded_reads_) {
     return recorded_reads_->at(context, kind % recorded_reads_->layers(context));
   }
   if (sparse_) {
     return sparf_reads_->at(context);
   }
-  return {dense_reads(csd_geometry(run.point), head_shape_of(run.point.model), context)};
+  return {kv_->dense_reads_at(context, context)};
 }
 
 CsdKv::Plan InstiSystem::plan_for(const RunContext& run, int step, int lane) const {
@@ -241,7 +249,7 @@ CsdKv::Plan InstiSystem::plan_for(const RunContext& run, int step, int lane) con
     }
   }
   return kv_->plan(step, lane, kinds, [&](const CsdKv::Part& part, int kind) {
-    return reads_at(run, part.group.context_of(step), kind);
+    return reads_at(part.group.context_of(step), kind);
   });
 }
 
