@@ -98,17 +98,17 @@ void Csd::append_skipped(const std::vector<KvFtl::Growing>& tasks) {
     ftl.append_counted(tasks);
     return;
   }
-  int most_tokens = 0;
+  int most_appends = 0;
   int most_layers = 0;
   for (const KvFtl::Growing& growing : tasks) {
-    most_tokens = std::max(most_tokens, growing.tokens);
+    most_appends = std::max(most_appends, growing.tokens / growing.at_once);
     most_layers = std::max(most_layers, ftl.layers_of(growing.task));
   }
-  for (int token = 0; token < most_tokens; ++token) {
+  for (int done = 0; done < most_appends; ++done) {
     for (int layer = 0; layer < most_layers; ++layer) {
       for (const KvFtl::Growing& growing : tasks) {
-        if (token < growing.tokens && layer < ftl.layers_of(growing.task)) {
-          append({growing.task, layer}, 1, std::nullopt);
+        if (done * growing.at_once < growing.tokens && layer < ftl.layers_of(growing.task)) {
+          append({growing.task, layer}, growing.at_once, std::nullopt);
         }
       }
     }

@@ -446,28 +446,27 @@ void KvFtl::append_counted(const std::vector<Growing>& tasks) {
 void KvFtl::buffers_grow(const std::vector<Growing>& tasks) {
   struct Step {
     int layers;
-    int tokens;
-    std::vector<Bytes> growth;  // of a layer, by token
+    std::vector<Bytes> growth;  // of a layer, append by append
   };
   std::vector<Step> steps;
-  int most_tokens = 0;
+  std::size_t most_appends = 0;
   int most_layers = 0;
   for (const Growing& growing : tasks) {
     const Task& task = task_at(growing.task);
     const int before = task.layer_tokens.front();
-    Step& step = steps.emplace_back(Step{task.shape.layers, growing.tokens, {}});
-    for (int token = before; token < before + growing.tokens; ++token) {
-      step.growth.push_back((buffer_of(task, token + 1) - buffer_of(task, token)) *
+    Step& step = steps.emplace_back(Step{task.shape.layers, {}});
+    for (int token = before; token < before + growing.tokens; token += growing.at_once) {
+      step.growth.push_back((buffer_of(task, token + growing.at_once) - buffer_of(task, token)) *
                             static_cast<std::int64_t>(pairs_of(task)));
     }
-    most_tokens = std::max(most_tokens, growing.tokens);
+    most_appends = std::max(most_appends, step.growth.size());
     most_layers = std::max(most_layers, task.shape.layers);
   }
-  for (int token = 0; token < most_tokens; ++token) {
+  for (std::size_t append = 0; append < most_appends; ++append) {
     for (int layer = 0; layer < most_layers; ++layer) {
       for (const Step& step : steps) {
-        if (token < step.tokens && layer < step.layers) {
-          buffer_grows(step.growth[static_cast<std::size_t>(token)]);
+        if (append < step.growth.size() && layer < step.layers) {
+          buffer_grows(step.growth[append]);
         }
       }
     }

@@ -113,10 +113,11 @@ class KvFtl {
   struct Growing {
     TaskId task;
     int tokens;
+    int at_once = 1;  // divides tokens
   };
-  /// Again and again one token of every head, layer by layer, in it task by task, until each task
-  /// has its `tokens`; of tasks that can_count(). The state is that of as many append_layer(), in
-  /// O(planes) a task.
+  /// Again and again at_once tokens of every head, layer by layer, in it task by task, until each
+  /// task has its `tokens`; of tasks that can_count(). The state is that of as many append_layer(),
+  /// in O(planes) a task.
   void append_counted(const std::vector<Growing>& tasks);
   /// Whether the task keeps counts only and all of its heads have equally many tokens.
   [[nodiscard]] bool can_count(TaskId task) const;

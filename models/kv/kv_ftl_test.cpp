@@ -156,15 +156,16 @@ TEST_CASE("kv_ftl: tokens counted at once leave the state of tokens one by one")
       int most = 0;
       for (KvFtl::Growing& growing : tasks) {
         REQUIRE(at_once.can_count(growing.task));
-        growing.tokens = below(rng, 40);
-        most = std::max(most, growing.tokens);
+        growing.at_once = round == 0 ? 1 : 1 + below(rng, 8);
+        growing.tokens = below(rng, 40 / growing.at_once) * growing.at_once;
+        most = std::max(most, growing.tokens / growing.at_once);
       }
       at_once.append_counted(tasks);
       for (int token = 0; token < most; ++token) {
         for (int layer = 0; layer < 3; ++layer) {
           for (std::size_t i = 0; i < tasks.size(); ++i) {
-            if (token < tasks[i].tokens && layer < layers[i]) {
-              one_by_one.append_layer(tasks[i].task, layer, 1, nullptr);
+            if (token * tasks[i].at_once < tasks[i].tokens && layer < layers[i]) {
+              one_by_one.append_layer(tasks[i].task, layer, tasks[i].at_once, nullptr);
             }
           }
         }

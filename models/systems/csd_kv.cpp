@@ -392,7 +392,7 @@ void CsdKv::skip_to(int step) {
       };
       const int tokens = tokens_after(step) - tokens_after(appended_steps_);
       if (drive.held[i].pairs() > 0 && tokens > 0) {
-        growing.push_back({drive.held[i].task, tokens});
+        growing.push_back({drive.held[i].task, tokens, std::max(1, options_.spill_tokens)});
       }
     }
     drive.csd->append_skipped(growing);

@@ -283,15 +283,10 @@ GroupState NearStorageSystem::state_at(const SequenceGroup& group, int context) 
   const CsdKv::Part part{group};
   state.filled =
       kv_->pages_at(part, context).total() > kv_->pages_at(part, context - 1).total() ? 1 : 0;
-  const bool sees_all = kv_->model().attended_tokens(context) == context;
-  if (!sees_all || (inputs_ && !is_delayed())) {
-    state.size = context;  // inputs that fill no page move too; pages leave the window
-  } else if (is_delayed()) {
-    state.kind = {recent_tokens(group, context)};
-    state.size = kv_->drive_tokens(group, context - 1);
-  } else {
-    state.size = ceil_div(context, kv_->tokens_a_page());
-  }
+  // The tokens that wait and inputs that fill no page move too: then no two contexts are equal.
+  const bool is_even =
+      kv_->model().attended_tokens(context) == context && !is_delayed() && !inputs_;
+  state.size = is_even ? ceil_div(context, kv_->tokens_a_page()) : context;
   return state;
 }
 
