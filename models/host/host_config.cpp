@@ -36,6 +36,12 @@ void SwapConfig::fields(FieldVisitor& v) {
              "CPU time to unmap a page and give it a swap slot", cpu_cost);
 }
 
+void CpuAttentionConfig::fields(FieldVisitor& v) {
+  v.constant("memory_fraction", memory_fraction,
+             "fraction of dram_rate that decode attention on the CPU reaches", {1e-3, 1});
+  v.constant("flop_rate", flop_rate, "FP32 operations a second of all cores", at_least(1));
+}
+
 void HostPowerConfig::fields(FieldVisitor& v) {
   v.constant("cpu_idle", cpu_idle, "power of the CPU package while no core works", at_least(0));
   v.constant("cpu_core", cpu_core, "power that each busy core adds", at_least(0));
@@ -70,6 +76,7 @@ void HostConfig::fields(FieldVisitor& v) {
               range_of(512_B, 1_GiB));
   v.group("file_system", file_system, "the path of file reads and writes through the page cache");
   v.group("swap", swap, "anonymous memory that does not fit");
+  v.group("cpu_attention", cpu_attention, "decode attention on the CPU (FlexGen's option)");
   v.group("power", power, "power of CPU, memory, mainboard and power supplies");
   v.group("price", price, "purchase prices of CPU, memory and the rest of the server");
 

@@ -30,6 +30,14 @@ struct SwapConfig {
   void fields(FieldVisitor& v);
 };
 
+/// Decode attention computed by the CPU on K and V in FP32.
+struct CpuAttentionConfig {
+  double memory_fraction = 0;  // of dram_rate that it reaches while memory is what limits it
+  FlopRate flop_rate{};        // of all cores, FP32
+
+  void fields(FieldVisitor& v);
+};
+
 struct HostPowerConfig {
   Power cpu_idle{};      // all of the package, in a run: not in a deep sleep state
   Power cpu_core{};      // on top, for each busy core
@@ -60,6 +68,7 @@ struct HostConfig {
   Bytes memory_extent{};  // granule of the LRU over page cache and anonymous memory
   FileSystemConfig file_system;
   SwapConfig swap;
+  CpuAttentionConfig cpu_attention;
   HostPowerConfig power;
   HostPriceConfig price;
 

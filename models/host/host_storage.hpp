@@ -79,6 +79,8 @@ class HostStorage final : public Component {
   void touch_memory(SimTime now, const MemorySpan& span, Access access, Completion& done);
 
   [[nodiscard]] const HostMemory& memory() const { return memory_; }
+  /// Where a file or region lies on the SSDs.
+  [[nodiscard]] Bytes address_of(MemoryObject object, Bytes offset) const;
 
   /// Windows by what a stream found; for regions in units of the same size.
   struct Counters {
@@ -173,7 +175,6 @@ class HostStorage final : public Component {
   [[nodiscard]] SimDuration cost_of(const Stream& s, std::int64_t unit) const;
   SimTime compute(SimTime now, SimDuration service);
   [[nodiscard]] Bytes whole_extents(Bytes size) const;
-  [[nodiscard]] Bytes address_of(MemoryObject object, Bytes offset) const;
   template <class Visit>
   void for_each_extent(const MemorySpan& span, Visit visit);
 

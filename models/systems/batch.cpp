@@ -62,4 +62,14 @@ std::int64_t Batch::context_tokens(int step) const {
   return tokens;
 }
 
+std::vector<int> even_parts(int whole, std::int64_t most) {
+  check(whole > 0 && most > 0, "nothing to divide, or parts of nothing");
+  const auto count = static_cast<int>(ceil_div(std::int64_t{whole}, most));
+  std::vector<int> sizes(static_cast<std::size_t>(count), whole / count);
+  for (int i = 0; i < whole % count; ++i) {
+    ++sizes[static_cast<std::size_t>(i)];
+  }
+  return sizes;
+}
+
 }  // namespace nearkv

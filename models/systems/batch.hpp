@@ -66,4 +66,8 @@ class Batch {
   int longest_context_ = 0;
 };
 
+/// Sizes of as few parts of `whole` > 0 as their limit `most` > 0 allows; the larger ones first, by
+/// one at most.
+[[nodiscard]] std::vector<int> even_parts(int whole, std::int64_t most);
+
 }  // namespace nearkv

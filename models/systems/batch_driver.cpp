@@ -57,14 +57,24 @@ void BatchDriver::operator()() {
   if (workload.is_fixed()) {
     std::vector<int> all(found_.requests.size());
     std::iota(all.begin(), all.end(), 0);
-    run_batch(all, SimTime{});
+    run_in_parts(all, SimTime{});
     return;
   }
   BatchFormer former(found_.requests, workload.batching);
   while (!former.is_done()) {
     const FormedBatch formed = former.next(free_);
     found_.idle_time += to_seconds(formed.start - free_);
-    run_batch(formed.requests, formed.start);
+    run_in_parts(formed.requests, formed.start);
+  }
+}
+
+/// As many requests at a time as the system works on.
+void BatchDriver::run_in_parts(const std::vector<int>& chosen, SimTime start) {
+  auto first = chosen.begin();
+  for (const int size : even_parts(static_cast<int>(chosen.size()), system_.most_sequences())) {
+    run_batch({first, first + size}, start);
+    first += size;
+    start = free_;
   }
 }
 

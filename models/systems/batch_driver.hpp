@@ -50,6 +50,7 @@ class BatchDriver {
     std::vector<SimDuration> done_after;  // by decode steps, from 0 of them
   };
 
+  void run_in_parts(const std::vector<int>& chosen, SimTime start);
   void run_batch(const std::vector<int>& chosen, SimTime start);
   void note_times(const std::vector<int>& chosen, SimTime start, SimDuration prefill,
                   const Decode& decode);

@@ -20,6 +20,9 @@ class Busy {
  public:
   explicit Busy(const RunTotals& totals) : totals_(totals) {}
 
+  [[nodiscard]] bool has(std::string_view gauge) const {
+    return totals_.gauges.find(gauge) != totals_.gauges.end();
+  }
   [[nodiscard]] double of(std::string_view gauge) const {
     const auto found = totals_.gauges.find(gauge);
     check(found != totals_.gauges.end(), fmt::format("no gauge {} to tell energy from", gauge));
@@ -40,10 +43,11 @@ class Busy {
 
 void add_host(const DesignPoint& point, const Busy& busy, std::vector<PartUse>& parts) {
   const HostPowerConfig& power = point.host.power;
-  // Nothing uses the cores of a host without SSDs but the thread that submits commands.
-  const double cores = point.ssd.empty() ? 0 : busy.of("host/cores");
+  // A host without SSDs has the gauge only if something else uses its cores.
+  const bool has_cores = !point.ssd.empty() || busy.has("host/cores");
+  const double cores = has_cores ? busy.of("host/cores") : 0;
   parts.push_back({"host/cpu",
-                   "CPU, busy with I/O and submissions or idle",
+                   "CPU, its idle power and what its busy cores add",
                    1,
                    power.cpu_idle,
                    {{power.cpu_core, cores}, {power.cpu_core, busy.of("host/submitter")}},

@@ -47,6 +47,12 @@ class Machine {
     check(host_storage_ != nullptr, "host storage without an SSD");
     return *host_storage_;
   }
+  /// The same drives for what goes past the page cache; only with an SSD.
+  [[nodiscard]] SsdArray& ssds() {
+    check(ssds_ != nullptr, "SSDs that are not there");
+    return *ssds_;
+  }
+  [[nodiscard]] FifoServers& host_cores() { return host_cores_; }
   /// The host thread that submits commands to the drives.
   [[nodiscard]] FifoServers& submitter() { return submitter_; }
   [[nodiscard]] Gauges& gauges() { return gauges_; }

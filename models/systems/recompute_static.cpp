@@ -70,7 +70,7 @@ void RecomputeStaticSystem::place(RunContext& run) {
   machine.gauges().add({std::string(Machine::kKvAccess), "s", "computing KV again",
                         [&machine] { return to_seconds(machine.phase("kv_recompute")); }});
   run.model.allocate_weights();
-  placed_ = vram_.place(machine, run.model, attention_kernel_, run.point.workload.batch);
+  placed_ = vram_.place(machine, run.model, attention_kernel_, run.point.workload.most_sequences());
   model_.emplace(machine, run.model, attention_kernel_);
   decoded_ = 0;
   recomputed_ = 0;
@@ -79,7 +79,8 @@ void RecomputeStaticSystem::place(RunContext& run) {
 void RecomputeStaticSystem::begin_batch(RunContext& run) {
   const RecomputeOptions options{.blocks = placed_.blocks,
                                  .block_tokens = vram_.block_tokens,
-                                 .max_batched_tokens = vram_.max_batched_tokens};
+                                 .max_batched_tokens = vram_.max_batched_tokens,
+                                 .attention_window = run.point.model.attention_window};
   const int longest = run.batch->longest_context();
   if (!RecomputePlan::fits(options, longest)) {
     throw Infeasible(fmt::format(

@@ -3,6 +3,8 @@
 // subclass, one line in system_table.cpp and one config.
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -59,6 +61,12 @@ class System {
 /// For each batch (run.batch), begin_batch to finish_batch in this order.
 class BatchSystem : public System {
  public:
+  /// Sequences that it works on at a time; a larger batch is divided into as few parts as that
+  /// needs, which follow one another. Asked behind place().
+  [[nodiscard]] virtual std::int64_t most_sequences() const {
+    return std::numeric_limits<std::int64_t>::max();
+  }
+
   /// Allocates what the batch's KV cache needs. Throws OutOfCapacity.
   virtual void begin_batch(RunContext& run) = 0;
 
@@ -106,6 +114,8 @@ struct SystemKind {
 // Defined one file a system.
 std::unique_ptr<System> make_deepspeed();
 std::unique_ptr<System> make_flexgen();
+std::unique_ptr<System> make_flexgen_gds();
+std::unique_ptr<System> make_flexgen_sparq();
 std::unique_ptr<System> make_recompute_static();
 std::unique_ptr<System> make_continuous_batching();
 std::unique_ptr<System> make_insti_dense();

@@ -5,7 +5,12 @@ namespace nearkv {
 const std::vector<SystemKind>& system_kinds() {
   static const std::vector<SystemKind> kinds{
       {"deepspeed", "ZeRO-Inference: weights in VRAM, KV cache in host memory", make_deepspeed},
-      {"flexgen", "FlexGen: weights in VRAM, KV cache in files on the SSDs", make_flexgen},
+      {"flexgen", "FlexGen: a policy over GPU, host and disk; files through the page cache",
+       make_flexgen},
+      {"flexgen_gds", "FlexGen with GPUDirect Storage: KV files past the host's memory",
+       make_flexgen_gds},
+      {"flexgen_sparq", "FlexGen with SparQ: of the KV files only what the queries select",
+       make_flexgen_sparq},
       {"recompute_static", "vLLM with a static batch: KV that does not fit VRAM is computed again",
        make_recompute_static},
       {"continuous_batching", "vLLM: paged KV cache in VRAM, scheduled iteration by iteration",
