@@ -157,9 +157,14 @@ RequestGenerator::RequestGenerator(const RequestSpec& spec)
       outputs_(spec.seed, "requests/output") {}
 
 RequestRecord RequestGenerator::next() {
-  const SimDuration at = arrivals_.next();
-  const int prompt = prompt_.draw(prompts_);
-  return {at, prompt, output_.draw(outputs_)};
+  RequestRecord record;
+  part_ = "arrivals";
+  record.at = arrivals_.next();
+  part_ = "prompt";
+  record.prompt_tokens = prompt_.draw(prompts_);
+  part_ = "output";
+  record.output_tokens = output_.draw(outputs_);
+  return record;
 }
 
 }  // namespace nearkv::traces

@@ -93,7 +93,10 @@ class RequestGenerator {
  public:
   explicit RequestGenerator(const RequestSpec& spec);
 
+  /// Throws std::invalid_argument, as its parts do.
   [[nodiscard]] RequestRecord next();
+  /// Of the spec, what was drawn last: "arrivals", "prompt" or "output".
+  [[nodiscard]] std::string_view part() const { return part_; }
 
  private:
   LengthDistribution prompt_;
@@ -101,6 +104,7 @@ class RequestGenerator {
   ArrivalTimes arrivals_;
   Rng prompts_;
   Rng outputs_;
+  std::string_view part_;
 };
 
 }  // namespace nearkv::traces

@@ -288,10 +288,12 @@ bool RequestTraceReader::next(RequestRecord& record) {
     return true;
   }
   if (!is_used_) {
-    lines_.fail_file(requests_ == 0 ? "has no request"
-                                    : fmt::format("has {} requests only, and all of them were to "
-                                                  "be skipped",
-                                                  requests_));
+    if (requests_ > 0) {
+      lines_.fail_file(
+          fmt::format("has {} requests only, and all of them were to be skipped", requests_));
+    }
+    lines_.fail_file(failed_ == 0 ? "has no request"
+                                  : fmt::format("has no request but {} that failed", failed_));
   }
   return false;
 }

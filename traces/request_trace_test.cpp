@@ -99,7 +99,7 @@ TEST_CASE("request trace: requests that failed are left out and counted") {
   std::int64_t failed = 0;
   CHECK(records_of(file.path(), {}, nullptr, &failed) == Records{{0s, 1, 2}});
   CHECK(failed == 3);
-  CHECK(refusal(kBurst + "5,A,472,0,472,x\n") == "FILE: has no request");
+  CHECK(refusal(kBurst + "5,A,472,0,472,x\n") == "FILE: has no request but 1 that failed");
 }
 
 TEST_CASE("request trace: the first ones are skipped, arrivals are scaled") {

@@ -29,10 +29,9 @@ AttentionPipeline::AttentionPipeline(const CsdConfig& config, CsdFlash& flash)
   flash.engine().set_gate(kValueGate, engine_.feed.value_buffers);
 }
 
-void AttentionPipeline::begin(const AttendBatch& batch, const KvLayer& layer) {
+void AttentionPipeline::begin(const AttendWork& work) {
   check(free_.size() == heads_.size() && ready_.empty(), "a batch begins while heads are at work");
-  batch_ = &batch;
-  layer_ = layer;
+  attend_ = &work;
 }
 
 void AttentionPipeline::add_head(int pair, SimTime now) {
@@ -118,8 +117,9 @@ void AttentionPipeline::ask(std::uint32_t slot, Piece piece, std::size_t first, 
   const std::vector<int>& pages = piece == Piece::channel_page ? reads.channel_pages
                                   : piece == Piece::key_page   ? reads.key_pages
                                                                : reads.value_pages;
+  const AttendWork::Place place = attend_->place_of(head.pair);
   const CsdFlash::Stream stream =
-      flash_.stream(layer_, head.pair, kStreams[static_cast<std::size_t>(piece)]);
+      flash_.stream(place.layer, place.pair, kStreams[static_cast<std::size_t>(piece)]);
   const std::uint64_t tag = slot << kPieceBits | static_cast<std::uint32_t>(piece);
   const std::uint8_t gate = piece == Piece::value_page ? kValueGate : kKeyGate;
   for (std::size_t i = first; i < last; ++i) {

@@ -44,8 +44,8 @@ class AttentionPipeline {
   /// Both must outlive the pipeline.
   AttentionPipeline(const CsdConfig& config, CsdFlash& flash);
 
-  /// Works on `batch` from now on; the one before has left. It must live until the last head has.
-  void begin(const AttendBatch& batch, const KvLayer& layer);
+  /// Works on `work` from now on; the one before has left. It must live until the last head has.
+  void begin(const AttendWork& work);
   /// The command of a head is ready; every pair of the batch once.
   void add_head(int pair, SimTime now);
 
@@ -89,7 +89,7 @@ class AttentionPipeline {
   };
 
   [[nodiscard]] const HeadReads& reads_of(const Head& head) const {
-    return batch_->patterns[static_cast<std::size_t>(head.pair) % batch_->patterns.size()];
+    return attend_->batch->reads_of(head.pair);
   }
   void admit(SimTime now);
   void set_pieces(Head& head, Piece piece, std::size_t pages, Flops flops);
@@ -112,8 +112,7 @@ class AttentionPipeline {
 
   const AttentionEngineConfig& engine_;
   CsdFlash& flash_;
-  const AttendBatch* batch_ = nullptr;
-  KvLayer layer_{};
+  const AttendWork* attend_ = nullptr;
 
   std::deque<int> ready_;             // pairs whose commands are ready
   std::vector<Head> heads_;           // by slot

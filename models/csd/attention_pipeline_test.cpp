@@ -162,7 +162,7 @@ class Plain {
       : config_(config),
         batch_(batch),
         flash_(config.flash, Rng(1, "csd/0/flash")),
-        heads_(batch.pairs),
+        heads_(batch.pairs()),
         cores_(config.controller.cores),
         units_(config.engine.attention_kernels,
                std::vector<std::int64_t>(config.engine.gemv_units_per_kernel)),
@@ -173,7 +173,7 @@ class Plain {
   }
 
   std::int64_t run() {
-    for (int pair = 0; pair < batch_.pairs; ++pair) {
+    for (int pair = 0; pair < batch_.pairs(); ++pair) {
       const std::int64_t fetched =
           (config_.nvme.doorbell + config_.nvme.command_fetch * (pair + 1)).count();
       at(fetched, kOwn, 0, [this, pair, fetched] {
@@ -199,7 +199,7 @@ class Plain {
         what();
       }
     }
-    return left_ == batch_.pairs ? posted_ + config_.nvme.completion.count() : -1;
+    return left_ == batch_.pairs() ? posted_ + config_.nvme.completion.count() : -1;
   }
 
  private:
@@ -231,7 +231,7 @@ class Plain {
     return serve(argtopk_, now,
                  time_for(Flops{elements}, FlopRate{config_.engine.argtopk_rate}).count());
   }
-  const HeadReads& reads(int pair) const { return batch_.patterns[pair % batch_.patterns.size()]; }
+  const HeadReads& reads(int pair) const { return batch_.reads_of(pair); }
 
   void set(Part& part, const std::vector<int>& pages, std::int64_t flops) {
     part.pages = pages;
@@ -308,7 +308,8 @@ class Plain {
     const int stream = part == 0 ? 2 : part - 1;
     for (; count > 0; --count, ++of.asked) {
       std::int64_t slot =
-          (std::int64_t{pair} * 3 + stream) * config_.layout.stream_skew + of.pages[of.asked];
+          (std::int64_t{batch_.place_of(pair).pair} * 3 + stream) * config_.layout.stream_skew +
+          of.pages[of.asked];
       PageCommand command;
       const auto take = [&slot](int n) {
         const auto digit = static_cast<std::uint16_t>(slot % n);
@@ -431,7 +432,7 @@ std::shared_ptr<const AttendBatch> random_heads(Rng& rng, int pairs, int most_pa
       reads.estimate_flops = Flops{pick(rng, 100)};
     }
   }
-  return batch_of(pairs, patterns);
+  return in_segments(rng, pairs, patterns);
 }
 
 /// Few picoseconds a stage, so that many events fall together, or many.
@@ -489,7 +490,7 @@ TEST_CASE("attention pipeline: never stands still and equals a plain one on rand
     REQUIRE(ps(done.at()) == Plain(config, *batch).run());
     const Csd::Work work = drive.csd.work();
     REQUIRE(work.flash.pages_read == pages_of(*batch));
-    REQUIRE(work.attends == batch->pairs);
+    REQUIRE(work.attends == batch->pairs());
     REQUIRE(work.computing <= work.gemv_busy);
     REQUIRE(work.gemv_busy <= work.attending * drive.csd.gemv_units());
     pages += work.flash.pages_read;
@@ -519,9 +520,9 @@ TEST_CASE("attention pipeline: with many slots and fast kernels it takes the tim
       void page_done(std::uint64_t /*tag*/, SimTime at) override { last = at; }
       SimTime last{};
     } sink;
-    for (int pair = 0; pair < batch->pairs; ++pair) {
+    for (int pair = 0; pair < batch->pairs(); ++pair) {
       for (const KvStream stream : {KvStream::key_tokens, KvStream::value_tokens}) {
-        for (const int page : batch->patterns[0].key_pages) {
+        for (const int page : batch->reads_of(0).key_pages) {
           places.add_read(places.stream({}, pair, stream), page, {0, 0});
         }
       }
@@ -542,9 +543,11 @@ TEST_CASE("attention pipeline: more slots, units and heads are faster on average
       config.engine.feed.heads_in_flight = 4;
       const auto batch = random_heads(rng, 8, 60);
       auto slow = std::make_shared<AttendBatch>(*batch);
-      for (HeadReads& reads : slow->patterns) {
-        reads.attention_flops = Flops{3'000 * reads.pages()};
-        reads.estimate_flops = Flops{3'000 * reads.pages()};
+      for (AttendBatch::Segment& segment : slow->segments) {
+        for (HeadReads& reads : segment.patterns) {
+          reads.attention_flops = Flops{3'000 * reads.pages()};
+          reads.estimate_flops = Flops{3'000 * reads.pages()};
+        }
       }
       slow->seal();
       change(config);

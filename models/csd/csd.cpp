@@ -7,9 +7,15 @@
 
 namespace nearkv {
 
+namespace {
+/// Begins the hash of a plain read, which no attend batch begins with.
+constexpr std::uint64_t kReadBatch = ~std::uint64_t{0};
+}  // namespace
+
 Csd::Work& Csd::Work::operator+=(const Work& o) {
   flash += o.flash;
   attends += o.attends;
+  reads += o.reads;
   attending += o.attending;
   reading += o.reading;
   computing += o.computing;
@@ -23,6 +29,7 @@ Csd::Work& Csd::Work::operator+=(const Work& o) {
 Csd::Work operator-(Csd::Work a, const Csd::Work& b) {
   a.flash -= b.flash;
   a.attends -= b.attends;
+  a.reads -= b.reads;
   a.attending -= b.attending;
   a.reading -= b.reading;
   a.computing -= b.computing;
@@ -42,7 +49,8 @@ Csd::Csd(EventLoop& loop, const CsdConfig& config, std::string name, const Optio
       cores_(config.controller.cores),
       kernels_(config.engine.attention_kernels),
       flash_capacity_("CSD flash", config.flash.capacity()),
-      dram_("CSD DRAM", config.dram.capacity) {
+      dram_("CSD DRAM", config.dram.capacity),
+      memory_(options.memory ? options.memory : make_memory()) {
   if (config.engine.feed.kind == FeedKind::pages) {
     pipeline_.emplace(config_, flash_);
   }
@@ -51,11 +59,12 @@ Csd::Csd(EventLoop& loop, const CsdConfig& config, std::string name, const Optio
   loop.attach(*this);
 }
 
+std::shared_ptr<Csd::Memory> Csd::make_memory() { return std::make_shared<Memory>(); }
+
 // -- Tasks ------------------------------------------------------------------------------------
 
 KvFtl::TaskId Csd::open_task(const KvTaskShape& shape, const kernels::PageGeometry& pages) {
-  const std::int64_t most =
-      flushed_pages(pages, shape.max_tokens, shape.channel_copy).total() * shape.heads();
+  const std::int64_t most = shape.flushed(pages, shape.max_tokens).total() * shape.heads();
   const Bytes size = config_.flash.page_size * most;
   flash_capacity_.allocate("KV cache", size);
   const KvFtl::TaskId task = flash_.ftl().open_task(shape, pages);
@@ -76,6 +85,32 @@ void Csd::append(const KvLayer& layer, int tokens, std::optional<SimTime> now) {
     if (now) {
       disturb(*now);
       erase(erases, *now);
+    }
+  }
+}
+
+void Csd::append_skipped(const std::vector<KvFtl::Growing>& tasks) {
+  KvFtl& ftl = flash_.ftl();
+  const bool can_count =
+      std::all_of(tasks.begin(), tasks.end(),
+                  [&ftl](const KvFtl::Growing& growing) { return ftl.can_count(growing.task); });
+  if (can_count) {
+    ftl.append_counted(tasks);
+    return;
+  }
+  int most_appends = 0;
+  int most_layers = 0;
+  for (const KvFtl::Growing& growing : tasks) {
+    most_appends = std::max(most_appends, growing.tokens / growing.at_once);
+    most_layers = std::max(most_layers, ftl.layers_of(growing.task));
+  }
+  for (int done = 0; done < most_appends; ++done) {
+    for (int layer = 0; layer < most_layers; ++layer) {
+      for (const KvFtl::Growing& growing : tasks) {
+        if (done * growing.at_once < growing.tokens && layer < ftl.layers_of(growing.task)) {
+          append({growing.task, layer}, growing.at_once, std::nullopt);
+        }
+      }
     }
   }
 }
@@ -125,34 +160,53 @@ void Csd::erase(const KvOperations& erases, SimTime now) {
 
 void Csd::submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, Completion& done,
                         const KvLayer& layer) {
-  check(batch->pairs > 0 && !batch->patterns.empty(), "an attend batch without heads");
-  check(batch->hash != 0, "an attend batch that is not sealed");
+  const std::vector<KvLayer> layers(batch->segments.size(), layer);
+  submit_attend(now, AttendWork{std::move(batch), layers}, done);
+}
+
+void Csd::submit_attend(SimTime now, AttendWork work, Completion& done) {
+  check(work.batch->pairs() > 0, "an attend batch without heads, or that is not sealed");
+  check(work.layers.size() == work.batch->segments.size(), "an attend batch of too few tasks");
+  for (const KvLayer& layer : work.layers) {
+    if (layer.task != KvLayer::kNoTask) {
+      flash_.ftl().touch(layer.task);
+    }
+  }
+  submit({.submitted = now, .work = std::move(work), .read = std::nullopt, .done = &done});
+}
+
+void Csd::submit_read(SimTime now, const ReadBatch& batch, Completion& done, const KvLayer& layer) {
+  check(batch.pages.pages() > 0 && batch.pairs_a_command > 0, "a read of no pages");
   if (layer.task != KvLayer::kNoTask) {
     flash_.ftl().touch(layer.task);
   }
-  const Waiting next{now, std::move(batch), &done, layer};
+  submit({.submitted = now, .work = {}, .read = PlainRead{batch, layer}, .done = &done});
+}
+
+void Csd::submit(Waiting next) {
   if (running_) {
-    waiting_.push(next);
+    waiting_.push(std::move(next));
   } else {
-    begin(now, next);
+    begin(next.submitted, std::move(next));
   }
 }
 
 /// Everything but the flash is idle between batches: a batch ends when its last completion is
 /// posted, and everything else that it used is done by then.
-void Csd::begin(SimTime now, const Waiting& next) {
+void Csd::begin(SimTime now, Waiting next) {
   const SimTime start = std::max(now, next.submitted);
-  running_.emplace(
-      Running{.batch = next.batch, .done = next.done, .layer = next.layer, .start = start});
+  running_.emplace(Running{.work = std::move(next.work),
+                           .read = std::move(next.read),
+                           .done = next.done,
+                           .start = start});
   running_->work_at_start = work();
   if (!reuse_ || !flash_.has_state()) {
     running_->disturbed = true;
     simulate();
     return;
   }
-  running_->key = mix_hash(mix_hash(next.batch->hash, flash_.places_key(next.layer)),
-                           flash_.state_after(start).hash());
-  if (const auto found = remembered_.find(running_->key); found != remembered_.end()) {
+  running_->key = mix_hash(what_runs(), flash_.state_after(start).hash());
+  if (const auto found = memory_->batches.find(running_->key); found != memory_->batches.end()) {
     running_->reused = true;
     push(start + found->second.duration, EventKind::reused_done, 0);
     return;
@@ -160,18 +214,35 @@ void Csd::begin(SimTime now, const Waiting& next) {
   simulate();
 }
 
+/// Names the batch and the places of its pages.
+std::uint64_t Csd::what_runs() const {
+  if (running_->read) {
+    const auto& [batch, layer] = *running_->read;
+    return mix_hash(mix_hash(kReadBatch, batch.hash()), flash_.places_key(layer));
+  }
+  std::uint64_t what = running_->work.batch->hash();
+  for (const KvLayer& layer : running_->work.layers) {
+    what = mix_hash(what, flash_.places_key(layer));
+  }
+  return what;
+}
+
 void Csd::simulate() {
   Running& run = *running_;
-  work_.firmware += config_.engine.attend_cost * run.batch->pairs;
-  if (pipeline_) {
-    pipeline_->begin(*run.batch, run.layer);
+  work_.firmware += command_cost() * commands();
+  if (run.read || pipeline_) {
+    if (run.read) {
+      run.groups.assign(commands(), PageGroup{});
+    } else {
+      pipeline_->begin(run.work);
+    }
     push(fetched(0), EventKind::command_fetched, 0);
     return;
   }
-  const int block_count = static_cast<int>(ceil_div(run.batch->pairs, heads_per_block()));
+  const int block_count = static_cast<int>(ceil_div(commands(), heads_per_block()));
   run.blocks.assign(block_count, Block{});
   if (flash_.is_event_driven()) {
-    run.first_steps.assign(run.batch->pairs, PageGroup{});
+    run.groups.assign(commands(), PageGroup{});
   }
   push(fetched(end_pair(0) - 1), EventKind::start_block, 0);
 }
@@ -275,6 +346,12 @@ void Csd::handle(const Event& event) {
     case EventKind::command_ready:
       pipeline_->add_head(event.index, event.at);
       break;
+    case EventKind::read_ready:
+      read_pages(event.index, event.at);
+      break;
+    case EventKind::pages_read:
+      complete_read(event.at);
+      break;
     case EventKind::idle:
       reclaim_if_idle(event.at);
       break;
@@ -299,6 +376,7 @@ void Csd::page_done(std::uint64_t tag, SimTime at) {
       break;
     case PageOwner::first_step:
     case PageOwner::block:
+    case PageOwner::read:
       page_of_block_done(owner, tag, at);
       break;
     case PageOwner::store: {
@@ -322,25 +400,28 @@ void Csd::page_of_block_done(PageOwner owner, std::uint64_t tag, SimTime at) {
   const auto index = static_cast<int>(static_cast<std::uint32_t>(tag));
   const SimTime arrived =
       (tag & kFilteredTag) != 0 ? flash_.filtered(CsdFlash::channel_in(tag), at) : at;
-  const bool is_first = owner == PageOwner::first_step;
-  PageGroup& group = is_first ? running_->first_steps[index] : running_->blocks[index].pages;
+  const bool is_of_block = owner == PageOwner::block;
+  PageGroup& group = is_of_block ? running_->blocks[index].pages : running_->groups[index];
   group.arrived = std::max(group.arrived, arrived);
   if (--group.on_their_way > 0) {
     return;
   }
-  if (is_first) {
-    push(group.arrived, EventKind::scores_arrived, index);
-  } else {
+  if (is_of_block) {
     block_may_have_arrived(index, at);
+  } else {
+    push(group.arrived,
+         owner == PageOwner::read ? EventKind::pages_read : EventKind::scores_arrived, index);
   }
 }
 
 /// Gives the cores the commands that the controller has by `now`: before whatever comes later.
 void Csd::accept_commands(SimTime now) {
   Running& run = *running_;
-  for (; run.accepted < run.batch->pairs && fetched(run.accepted) <= now; ++run.accepted) {
-    const SimTime ready = cores_.issue(fetched(run.accepted), config_.engine.attend_cost).done;
-    if (pipeline_) {
+  for (; run.accepted < commands() && fetched(run.accepted) <= now; ++run.accepted) {
+    const SimTime ready = cores_.issue(fetched(run.accepted), command_cost()).done;
+    if (run.read) {
+      push(ready, EventKind::read_ready, run.accepted);
+    } else if (pipeline_) {
       push(ready, EventKind::command_ready, run.accepted);
     } else {
       Block& block = block_of(run.accepted);
@@ -349,10 +430,10 @@ void Csd::accept_commands(SimTime now) {
   }
 }
 
-void Csd::fetch_command(int pair, SimTime now) {
+void Csd::fetch_command(int command, SimTime now) {
   accept_commands(now);
-  if (pair + 1 < running_->batch->pairs) {
-    push(fetched(pair + 1), EventKind::command_fetched, pair + 1);
+  if (command + 1 < commands()) {
+    push(fetched(command + 1), EventKind::command_fetched, command + 1);
   }
 }
 
@@ -399,9 +480,8 @@ void Csd::start_next_block(SimTime now) {
 void Csd::read_tokens(int pair, SimTime now, bool is_filtered) {
   const HeadReads& reads = reads_of(pair);
   check(reads.key_pages.size() == reads.value_pages.size(), "K and V pages do not match");
-  const KvLayer& layer = running_->layer;
-  const CsdFlash::Stream keys = flash_.stream(layer, pair, KvStream::key_tokens);
-  const CsdFlash::Stream values = flash_.stream(layer, pair, KvStream::value_tokens);
+  const CsdFlash::Stream keys = stream_of(pair, KvStream::key_tokens);
+  const CsdFlash::Stream values = stream_of(pair, KvStream::value_tokens);
   PageGroup& group = block_of(pair).pages;
   const std::uint64_t tag =
       tag_of(PageOwner::block, pair / heads_per_block()) | (is_filtered ? kFilteredTag : 0);
@@ -420,9 +500,9 @@ void Csd::read_tokens(int pair, SimTime now, bool is_filtered) {
 
 void Csd::read_first_step(int pair, SimTime now) {
   const std::vector<int>& pages = reads_of(pair).channel_pages;
-  const CsdFlash::Stream channels = flash_.stream(running_->layer, pair, KvStream::key_channels);
+  const CsdFlash::Stream channels = stream_of(pair, KvStream::key_channels);
   PageGroup alone;
-  PageGroup& group = flash_.is_event_driven() ? running_->first_steps[pair] : alone;
+  PageGroup& group = flash_.is_event_driven() ? running_->groups[pair] : alone;
   group.arrived = now;
   if (flash_.has_log() && !flash_.is_event_driven()) [[unlikely]] {
     flash_.log_reads(channels, pages);
@@ -484,27 +564,68 @@ void Csd::complete_block(int index, SimTime now) {
   start_next_block(now);
 }
 
-// -- Both feeds ---------------------------------------------------------------------------------
+// -- Plain reads --------------------------------------------------------------------------------
+
+void Csd::read_pages(int command, SimTime now) {
+  Running& run = *running_;
+  if (command == 0) {
+    run.reads_start = now;
+  }
+  PageGroup& group = run.groups[command];
+  group.arrived = now;
+  const auto& [pages, pairs_a_command] = run.read->batch;
+  const int end = std::min(pages.pairs, (command + 1) * pairs_a_command);
+  for (int pair = command * pairs_a_command; pair < end; ++pair) {
+    for (const PageBatch::Span& span : pages.spans) {
+      const CsdFlash::Stream stream =
+          flash_.stream(run.read->layer, pages.first_pair + pair, span.stream);
+      for (int page = span.first; page < span.last; ++page) {
+        if (flash_.has_log() && !flash_.is_event_driven()) [[unlikely]] {
+          flash_.log_reads(stream, {page});
+        }
+        read_page(group, tag_of(PageOwner::read, command), stream, page, now);
+      }
+    }
+  }
+  if (flash_.is_event_driven()) {
+    flash_.engine().start(now);
+  } else {
+    push(group.arrived, EventKind::pages_read, command);
+  }
+}
+
+void Csd::complete_read(SimTime now) {
+  accept_commands(now);
+  if (running_->heads_done + 1 == commands()) {
+    work_.reading += now - running_->reads_start;
+  }
+  complete_heads(1, now);
+}
+
+// -- All batches --------------------------------------------------------------------------------
 
 void Csd::complete_heads(int heads, SimTime now) {
   Running& run = *running_;
-  work_.attends += heads;
+  (run.read ? work_.reads : work_.attends) += heads;
   work_.firmware += config_.controller.completion_cost * heads;
   for (int head = 0; head < heads; ++head) {
     const SimTime posted = cores_.issue(now, config_.controller.completion_cost).done;
     run.completions_posted = std::max(run.completions_posted, posted);
   }
   run.heads_done += heads;
-  if (run.heads_done == run.batch->pairs) {
+  if (run.heads_done == commands()) {
     push(run.completions_posted + config_.nvme.completion, EventKind::batch_done, 0);
   }
 }
 
 void Csd::finish_batch(SimTime now) {
   Running& run = *running_;
-  work_.attending += now - run.start;
+  if (!run.read) {
+    work_.attending += now - run.start;
+  }
   if (reuse_ && !run.disturbed) {
-    remembered_[run.key] = {now - run.start, flash_.state_after(now), work() - run.work_at_start};
+    memory_->batches[run.key] = {now - run.start, flash_.state_after(now),
+                                 work() - run.work_at_start};
   }
   loop_.finish(*run.done, now);
   completed_something_ = true;
@@ -512,7 +633,7 @@ void Csd::finish_batch(SimTime now) {
 }
 
 void Csd::finish_reused(SimTime now) {
-  const RememberedRun& run = remembered_.at(running_->key);
+  const Memory::Run& run = memory_->batches.at(running_->key);
   flash_.restore(run.flash_at_end, now);
   flash_.add(run.work.flash);
   work_ += run.work;
@@ -526,9 +647,9 @@ void Csd::finish_reused(SimTime now) {
 void Csd::begin_next(SimTime now) {
   running_.reset();
   if (!waiting_.empty()) {
-    const Waiting next = waiting_.front();
+    Waiting next = std::move(waiting_.front());
     waiting_.pop();
-    begin(now, next);
+    begin(now, std::move(next));
   } else {
     reclaim_if_idle(now);
   }
@@ -536,7 +657,7 @@ void Csd::begin_next(SimTime now) {
 
 // -- Store ------------------------------------------------------------------------------------
 
-void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done,
+void Csd::submit_store(SimTime now, const PageBatch& batch, Completion* done,
                        const KvLayer& layer) {
   disturb(now);
   const std::uint64_t what = batch.hash();
@@ -555,8 +676,7 @@ void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done,
       may_reuse ? mix_hash(mix_hash(what, flash_.places_key(layer)), flash_.state_after(now).hash())
                 : 0;
   SimTime last = now;
-  if (const auto found = remembered_stores_.find(key);
-      may_reuse && found != remembered_stores_.end()) {
+  if (const auto found = memory_->stores.find(key); may_reuse && found != memory_->stores.end()) {
     flash_.restore(found->second.flash_at_end, now);
     flash_.add(found->second.work.flash);
     last = now + found->second.duration;
@@ -567,7 +687,7 @@ void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done,
     if (may_reuse) {
       Work programmed;
       programmed.flash = flash_.counters();
-      remembered_stores_[key] = {last - now, flash_.state_after(now), programmed - before};
+      memory_->stores[key] = {last - now, flash_.state_after(now), programmed - before};
     }
   }
   work_.storing += last - now;
@@ -580,10 +700,10 @@ void Csd::submit_store(SimTime now, const StoreBatch& batch, Completion* done,
 }
 
 /// Returns when the last page is programmed; event-driven, `store` counts its pages.
-SimTime Csd::program(const StoreBatch& batch, const KvLayer& layer, int store, SimTime now) {
+SimTime Csd::program(const PageBatch& batch, const KvLayer& layer, int store, SimTime now) {
   SimTime last = now;
   for (int pair = batch.first_pair; pair < batch.first_pair + batch.pairs; ++pair) {
-    for (const StoreBatch::Span& span : batch.spans) {
+    for (const PageBatch::Span& span : batch.spans) {
       const CsdFlash::Stream stream = flash_.stream(layer, pair, span.stream);
       for (int page = span.first; page < span.last; ++page) {
         if (flash_.is_event_driven()) {

@@ -30,7 +30,7 @@
 // submitted meanwhile, the reused batch is simulated after all, from its start. What is submitted
 // at the picosecond of an event of the drive comes after that event. With an event-driven policy
 // only batches that begin with idle flash are reused, and none where retries or a spread of array
-// times are drawn at random.
+// times are drawn at random. Drives of one config may share what they remember.
 #pragma once
 
 #include <map>
@@ -54,10 +54,14 @@ namespace nearkv {
 
 class Csd final : public Component, private PageSink {
  public:
+  /// Runs of batches and stores that may be reused.
+  struct Memory;
   struct Options {
-    bool reuse = false;      // else every page is simulated
-    std::uint64_t seed = 1;  // of bad blocks and of what the flash draws
+    bool reuse = false;                        // else every page is simulated
+    std::uint64_t seed = 1;                    // of bad blocks and of what the flash draws
+    std::shared_ptr<Memory> memory = nullptr;  // shared by equal drives; null: one of its own
   };
+  [[nodiscard]] static std::shared_ptr<Memory> make_memory();
   /// `name` is the config path without its slash ("csd/0").
   Csd(EventLoop& loop, const CsdConfig& config, std::string name, const Options& options);
 
@@ -70,19 +74,30 @@ class Csd final : public Component, private PageSink {
   /// What they fill is programmed by submit_store(). Finished tasks are erased first when flash is
   /// short: at `now`, or, without it, in no time (state only). Throws OutOfCapacity.
   void append(const KvLayer& layer, int tokens, std::optional<SimTime> now);
+  /// One token after the other of all layers of several tasks, in no time: the state of as many
+  /// append(). Throws OutOfCapacity.
+  void append_skipped(const std::vector<KvFtl::Growing>& tasks);
   /// The task's data are not needed any more.
   void finish_task(KvFtl::TaskId task, SimTime now);
 
   // -- Commands.
 
-  /// The host rings the doorbell at `now` for all commands of `batch`; `done` is finished when the
+  /// The host rings the doorbell at `now` for all commands of `work`; `done` is finished when the
   /// last completion is in host memory. Batches run in the order of submission.
+  void submit_attend(SimTime now, AttendWork work, Completion& done);
+  /// The same with one layer for all segments: a batch of one task, or of none.
   void submit_attend(SimTime now, std::shared_ptr<const AttendBatch> batch, Completion& done,
                      const KvLayer& layer = {});
 
+  /// Reads pages into the drive's DRAM, from where their data may leave, in turn with attend
+  /// batches. A command costs the controller's command_cost, and its pages are asked for when it is
+  /// ready. `done` as in submit_attend().
+  void submit_read(SimTime now, const ReadBatch& batch, Completion& done,
+                   const KvLayer& layer = {});
+
   /// Programs pages whose data are in the drive's DRAM. `done` (may be null: background) is
   /// finished when the last page is programmed.
-  void submit_store(SimTime now, const StoreBatch& batch, Completion* done,
+  void submit_store(SimTime now, const PageBatch& batch, Completion* done,
                     const KvLayer& layer = {});
 
   [[nodiscard]] SimTime next_event() const override;
@@ -100,6 +115,7 @@ class Csd final : public Component, private PageSink {
   struct Work {
     CsdFlash::Counters flash;
     std::int64_t attends = 0;
+    std::int64_t reads = 0;   // commands of submit_read()
     SimDuration attending{};  // some batch was at work, from its doorbell to its last completion
     SimDuration reading{};    // some block's pages, or some page, were on their way from flash
     SimDuration computing{};  // some block was in the attention kernels, or some GeMV unit at work
@@ -141,6 +157,8 @@ class Csd final : public Component, private PageSink {
     computed,         // a block has left the attention kernels
     command_fetched,  // feed pages: the controller has a head's command
     command_ready,    // likewise: a core is done with it
+    read_ready,       // a core is done with a read command
+    pages_read,       // its pages are there
     idle,             // the flash may be idle
     batch_done,       // the last completion is in host memory
     reused_done,      // the same, of a batch whose run was reused
@@ -165,15 +183,21 @@ class Csd final : public Component, private PageSink {
     int heads_to_select = 0;  // heads whose second step is not issued yet
   };
   /// The batch that the drive works on.
-  struct Running {
-    std::shared_ptr<const AttendBatch> batch;
-    Completion* done;
+  struct PlainRead {
+    ReadBatch batch;
     KvLayer layer;
+  };
+  struct Running {
+    AttendWork work;
+    std::optional<PlainRead> read;  // or else `work`
+    Completion* done;
     SimTime start;
     std::vector<Block> blocks{};
-    std::vector<PageGroup> first_steps{};  // by pair; event-driven
-    int accepted = 0;                      // commands that the cores were given
-    int next_block = 0;                    // the next one to read
+    std::vector<PageGroup>
+        groups{};           // by pair: first steps, event-driven; by command of plain reads
+    SimTime reads_start{};  // of plain reads
+    int accepted = 0;       // commands that the cores were given
+    int next_block = 0;     // the next one to read
     int heads_done = 0;
     int blocks_computed = 0;
     bool reading = false;  // a block's pages are on their way
@@ -186,16 +210,11 @@ class Csd final : public Component, private PageSink {
     bool disturbed = false;  // or began with flash at work that no state describes
     Work work_at_start{};
   };
-  struct RememberedRun {
-    SimDuration duration;
-    CsdFlash::State flash_at_end;
-    Work work;
-  };
   struct Waiting {
     SimTime submitted;
-    std::shared_ptr<const AttendBatch> batch;
+    AttendWork work;
+    std::optional<PlainRead> read;
     Completion* done;
-    KvLayer layer;
   };
   struct Store {
     Completion* done = nullptr;
@@ -203,14 +222,15 @@ class Csd final : public Component, private PageSink {
     std::int64_t on_their_way = 0;  // event-driven
   };
   /// What a page of the FlashEngine belongs to, in its tag above the channel.
-  enum class PageOwner : std::uint8_t { pipeline, first_step, block, store, reclaim };
+  enum class PageOwner : std::uint8_t { pipeline, first_step, block, read, store, reclaim };
   static constexpr int kOwnerShift = CsdFlash::kChannelShift + CsdFlash::kChannelBits;
   [[nodiscard]] static std::uint64_t tag_of(PageOwner owner, int index) {
     return static_cast<std::uint64_t>(owner) << kOwnerShift | static_cast<std::uint32_t>(index);
   }
 
   void push(SimTime at, EventKind kind, int index) { events_.push({at, sequence_++, kind, index}); }
-  void begin(SimTime now, const Waiting& next);
+  void begin(SimTime now, Waiting next);
+  [[nodiscard]] std::uint64_t what_runs() const;
   void simulate();
   void step(SimTime at);
   void settle(SimTime now);
@@ -228,14 +248,18 @@ class Csd final : public Component, private PageSink {
   void compute_block(int index, SimTime now);
   void complete_block(int index, SimTime now);
   // feed pages
-  void fetch_command(int pair, SimTime now);
-  // both
+  void fetch_command(int command, SimTime now);
+  // plain reads
+  void read_pages(int command, SimTime now);
+  void complete_read(SimTime now);
+  // all
+  void submit(Waiting next);
   void complete_heads(int heads, SimTime now);
   void finish_batch(SimTime now);
   void finish_reused(SimTime now);
   void begin_next(SimTime now);
   void finish_store(int index, SimTime now);
-  SimTime program(const StoreBatch& batch, const KvLayer& layer, int store, SimTime now);
+  SimTime program(const PageBatch& batch, const KvLayer& layer, int store, SimTime now);
   void erase(const KvOperations& erases, SimTime now);
   void reclaim_if_idle(SimTime now);
 
@@ -253,19 +277,29 @@ class Csd final : public Component, private PageSink {
   }
   static constexpr int kFilteredBit = 40;  // not a constant: between the index and the channel
   static constexpr std::uint64_t kFilteredTag = std::uint64_t{1} << kFilteredBit;
-  /// When the controller has command `pair` of the running batch.
-  [[nodiscard]] SimTime fetched(int pair) const {
-    return running_->start + config_.nvme.doorbell + config_.nvme.command_fetch * (pair + 1);
+  /// When the controller has a command of the running batch.
+  [[nodiscard]] SimTime fetched(int command) const {
+    return running_->start + config_.nvme.doorbell + config_.nvme.command_fetch * (command + 1);
   }
   [[nodiscard]] const HeadReads& reads_of(int pair) const {
-    const auto& patterns = running_->batch->patterns;
-    return patterns[static_cast<std::size_t>(pair) % patterns.size()];
+    return running_->work.batch->reads_of(pair);
+  }
+  /// Of attend batches, the pairs; a command each.
+  [[nodiscard]] int commands() const {
+    return running_->read ? running_->read->batch.commands() : running_->work.batch->pairs();
+  }
+  [[nodiscard]] SimDuration command_cost() const {
+    return running_->read ? config_.controller.command_cost : config_.engine.attend_cost;
+  }
+  [[nodiscard]] CsdFlash::Stream stream_of(int pair, KvStream stream) const {
+    const AttendWork::Place place = running_->work.place_of(pair);
+    return flash_.stream(place.layer, place.pair, stream);
   }
   [[nodiscard]] int heads_per_block() const { return config_.engine.feed.heads_per_block; }
   [[nodiscard]] Block& block_of(int pair) { return running_->blocks[pair / heads_per_block()]; }
   [[nodiscard]] int first_pair(int block) const { return block * heads_per_block(); }
   [[nodiscard]] int end_pair(int block) const {
-    return std::min(first_pair(block + 1), running_->batch->pairs);
+    return std::min(first_pair(block + 1), commands());
   }
   SimTime compute(SimTime now, Flops work);
   [[nodiscard]] SimDuration argtopk_time(std::int64_t elements) const {
@@ -290,13 +324,22 @@ class Csd final : public Component, private PageSink {
   std::optional<Running> running_;
   std::queue<Waiting> waiting_;
   bool completed_something_ = false;
-  std::map<std::uint64_t, RememberedRun> remembered_;
-  std::map<std::uint64_t, RememberedRun> remembered_stores_;
+  std::shared_ptr<Memory> memory_;
   std::map<int, Store> stores_;  // not finished
   int next_store_ = 0;
   int erases_on_their_way_ = 0;  // event-driven
   SimTime flash_busy_until_{};   // with stores and erases; by recurrence
   Work work_{};                  // without the flash counters, which flash_ keeps
+};
+
+struct Csd::Memory {
+  struct Run {
+    SimDuration duration;
+    CsdFlash::State flash_at_end;
+    Work work;
+  };
+  std::map<std::uint64_t, Run> batches;
+  std::map<std::uint64_t, Run> stores;
 };
 
 }  // namespace nearkv

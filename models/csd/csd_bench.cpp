@@ -100,8 +100,7 @@ CsdConfig drive_of(Mode mode) {
 
 void attend_batches(benchmark::State& state, const std::vector<HeadReads>& patterns) {
   auto batch = std::make_shared<AttendBatch>();
-  batch->pairs = static_cast<int>(state.range(0)) * kKvHeads;
-  batch->patterns = patterns;
+  batch->segments.push_back({static_cast<int>(state.range(0)) * kKvHeads, patterns});
   batch->seal();
   EventLoop loop;
   Csd csd(loop, drive_of(static_cast<Mode>(state.range(1))), "csd/0", {.reuse = false, .seed = 1});

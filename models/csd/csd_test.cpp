@@ -275,7 +275,7 @@ TEST_CASE("csd: a store is the bus time of its pages and one program") {
   Drive drive(round_config());
   CHECK(drive.store(at(3ns), {0, 1, {{KvStream::key_tokens, 0, 1}}}) == at(3ns + kSlot + 200us));
   // K and V of one head, 8 pages each, on 16 units.
-  const StoreBatch store{0, 1, {{KvStream::key_tokens, 0, 8}, {KvStream::value_tokens, 0, 8}}};
+  const PageBatch store{0, 1, {{KvStream::key_tokens, 0, 8}, {KvStream::value_tokens, 0, 8}}};
   CHECK(store.pages() == 16);
   CHECK(drive.store(at(1ms), store) == at(1ms + 16 * kSlot + 200us));
   CHECK(drive.csd.work().flash.pages_programmed == 17);
@@ -477,6 +477,7 @@ CsdConfig random_config(Rng& rng) {
   config.controller.cores = 1 + pick(rng, 3);
   config.engine.attend_cost = often_zero(4);
   config.controller.completion_cost = often_zero(3);
+  config.controller.command_cost = often_zero(3);
   config.engine.feed.heads_per_block = 1 + pick(rng, 5);
   config.engine.feed.staging_buffers = 1 + pick(rng, 3);
   if (config.flash.is_event_driven() && rng.below(2) == 0) {
@@ -520,11 +521,11 @@ std::shared_ptr<const AttendBatch> random_batch(Rng& rng) {
       reads.estimate_flops = Flops{pick(rng, 10)};
     }
   }
-  return batch_of(1 + pick(rng, 12), patterns);
+  return in_segments(rng, 1 + pick(rng, 12), patterns);
 }
 
 /// The same but for one thing.
-StoreBatch similar_store(Rng& rng, StoreBatch store) {
+PageBatch similar_store(Rng& rng, PageBatch store) {
   switch (rng.below(4)) {
     case 0:
       ++store.first_pair;
@@ -541,8 +542,8 @@ StoreBatch similar_store(Rng& rng, StoreBatch store) {
   return store;
 }
 
-StoreBatch random_store(Rng& rng) {
-  StoreBatch store{.first_pair = pick(rng, 6), .pairs = 1 + pick(rng, 4), .spans = {}};
+PageBatch random_store(Rng& rng) {
+  PageBatch store{.first_pair = pick(rng, 6), .pairs = 1 + pick(rng, 4), .spans = {}};
   for (const KvStream stream :
        {KvStream::key_tokens, KvStream::value_tokens, KvStream::key_channels}) {
     const int first = pick(rng, 20);
@@ -551,12 +552,25 @@ StoreBatch random_store(Rng& rng) {
   return store;
 }
 
+constexpr int kPairsARead = 2;
+
 struct Operation {
   SimTime at;
-  std::shared_ptr<const AttendBatch> attend;  // or else a store
-  StoreBatch store;
-  bool background = false;
+  std::shared_ptr<const AttendBatch> attend;  // or else a store or a read
+  PageBatch pages;
+  bool background = false;  // of a store
+  bool is_read = false;
 };
+
+void submit(Csd& csd, const Operation& operation, Completion& done) {
+  if (operation.attend) {
+    csd.submit_attend(operation.at, operation.attend, done);
+  } else if (operation.is_read) {
+    csd.submit_read(operation.at, {operation.pages, kPairsARead}, done);
+  } else {
+    csd.submit_store(operation.at, operation.pages, operation.background ? nullptr : &done);
+  }
+}
 
 /// What one can see of a run: when each operation was done, and the work counted when all was
 /// quiet.
@@ -570,25 +584,25 @@ struct Trace {
 
 void append_work(Trace& trace, const Csd& csd) {
   const Csd::Work work = csd.work();
-  trace.work.insert(
-      trace.work.end(),
-      {work.flash.pages_read, work.flash.pages_programmed, work.attends, work.reading.count(),
-       work.computing.count(), work.firmware.count(), work.storing.count(), work.attending.count(),
-       work.gemv_busy.count(), work.flash.bus_busy.count(), work.flash.bus_stalled.count()});
+  trace.work.insert(trace.work.end(),
+                    {work.flash.pages_read, work.flash.pages_programmed, work.attends, work.reads,
+                     work.reading.count(), work.computing.count(), work.firmware.count(),
+                     work.storing.count(), work.attending.count(), work.gemv_busy.count(),
+                     work.flash.bus_busy.count(), work.flash.bus_stalled.count()});
 }
 
 /// Who comes first when an operation is submitted at the picosecond of one of the drive's events.
 enum class Ties { drive_first, operation_first };
 
 /// Runs the operations; each is submitted when a timer rings.
-Trace run(const CsdConfig& config, const std::vector<Operation>& operations, bool reuse,
-          Ties ties) {
+Trace run(const CsdConfig& config, const std::vector<Operation>& operations, bool reuse, Ties ties,
+          const char* name = "csd/0", const std::shared_ptr<Csd::Memory>& memory = nullptr) {
   EventLoop loop;
   std::optional<TimerQueue> timers;
   if (ties == Ties::operation_first) {
     timers.emplace(loop);
   }
-  Csd csd(loop, config, "csd/0", {.reuse = reuse, .seed = 1});
+  Csd csd(loop, config, name, {.reuse = reuse, .seed = 1, .memory = memory});
   if (!timers) {
     timers.emplace(loop);
   }
@@ -606,11 +620,7 @@ Trace run(const CsdConfig& config, const std::vector<Operation>& operations, boo
       if (csd.next_event() == kNever) {
         append_work(trace, csd);
       }
-      if (operation.attend) {
-        csd.submit_attend(operation.at, operation.attend, done[i]);
-      } else {
-        csd.submit_store(operation.at, operation.store, operation.background ? nullptr : &done[i]);
-      }
+      submit(csd, operation, done[i]);
     }
   }
   while (loop.run(kForever)) {
@@ -642,8 +652,10 @@ std::vector<SimTime> event_times(const CsdConfig& config,
 /// random picoseconds and at those of the drive's own events.
 std::vector<Operation> random_operations(Rng& rng, const CsdConfig& config, bool with_stores) {
   const std::array batches{random_batch(rng), random_batch(rng)};
-  const StoreBatch store = random_store(rng);
+  const PageBatch store = random_store(rng);
   const std::array stores{store, similar_store(rng, store)};
+  PageBatch read = random_store(rng);
+  ++read.spans.front().last;
   const std::array times{event_times(config, batches[0]), event_times(config, batches[1])};
   const std::int64_t longest =
       2 + std::max(ps(times[0].back()), ps(times[1].back())) + config.flash.t_program.lsb.count();
@@ -663,8 +675,12 @@ std::vector<Operation> random_operations(Rng& rng, const CsdConfig& config, bool
       } else if (dice == 1) {
         next += below(rng, longest);
       }
-      if (!with_stores || rng.below(3) == 0) {
+      if (!with_stores && rng.below(4) == 0) {
+        operations.push_back({next, nullptr, read, false, true});
+      } else if (!with_stores || rng.below(3) == 0) {
         operations.push_back({next, batches[rng.below(2)], {}});
+      } else if (rng.below(3) == 0) {
+        operations.push_back({next, nullptr, read, false, true});
       } else {
         operations.push_back({next, nullptr, stores[rng.below(2)], rng.below(2) == 0});
       }
@@ -720,12 +736,33 @@ TEST_CASE("csd: reuse that stores disturb at any time equals the simulation of e
   CHECK(reused > batches / 5);
 }
 
+TEST_CASE("csd: equal drives that share what they remember are as fast as alone") {
+  std::int64_t alone = 0;
+  std::int64_t shared = 0;
+  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+    CAPTURE(seed);
+    Rng rng(seed, "models/csd/csd_test/shared");
+    const CsdConfig config = random_config(rng);
+    const std::vector<Operation> operations = random_operations(rng, config, true);
+    const Trace first = run(config, operations, true, Ties::drive_first);
+    const std::shared_ptr<Csd::Memory> memory = Csd::make_memory();
+    for (const char* name : {"csd/0", "csd/1"}) {
+      CAPTURE(name);
+      const Trace trace = run(config, operations, true, Ties::drive_first, name, memory);
+      REQUIRE(trace == first);
+      shared += trace.reused;
+      alone += first.reused;
+    }
+  }
+  CHECK(shared > alone);
+}
+
 TEST_CASE("csd: stores that are reused equal those that are simulated") {
   for (std::uint64_t seed = 0; seed < 500; ++seed) {
     CAPTURE(seed);
     Rng rng(seed, "models/csd/csd_test/stores");
     const CsdConfig config = random_config(rng);
-    const StoreBatch store = random_store(rng);
+    const PageBatch store = random_store(rng);
     const std::array stores{store, similar_store(rng, store)};
     std::vector<Operation> operations;
     SimTime now{};
@@ -826,16 +863,26 @@ CrowdedRun run_tasks(const CsdConfig& config, std::uint64_t seed, bool reuse) {
   Drive drive(config, reuse);
   CrowdedRun run;
   SimTime now{};
+  struct Open {
+    KvFtl::TaskId task = KvLayer::kNoTask;
+    int layers = 0;
+    int pairs = 0;
+  };
+  Open previous;  // of the round before, attended to as a second segment; or none
+  const auto finish = [&](KvFtl::TaskId task) {
+    drive.csd.finish_task(task, now);
+    now += rng.below(2) == 0 ? 0_ps : below(rng, 2000);
+    drive.run_to(now);
+  };
   const auto store = [&](const KvLayer& layer, int pairs, int before, int after, bool copy) {
     drive.csd.append(layer, after - before, now);
     const KvPageCounts from = flushed_pages(small_pages(), before, copy);
     const KvPageCounts to = flushed_pages(small_pages(), after, copy);
-    const StoreBatch batch{
-        0,
-        pairs,
-        {{KvStream::key_tokens, int(from.key_tokens), int(to.key_tokens)},
-         {KvStream::value_tokens, int(from.value_tokens), int(to.value_tokens)},
-         {KvStream::key_channels, int(from.key_channels), int(to.key_channels)}}};
+    const PageBatch batch{0,
+                          pairs,
+                          {{KvStream::key_tokens, int(from.key_tokens), int(to.key_tokens)},
+                           {KvStream::value_tokens, int(from.value_tokens), int(to.value_tokens)},
+                           {KvStream::key_channels, int(from.key_channels), int(to.key_channels)}}};
     drive.csd.submit_store(now, batch, nullptr, layer);
   };
   try {
@@ -853,12 +900,17 @@ CrowdedRun run_tasks(const CsdConfig& config, std::uint64_t seed, bool reuse) {
         now += below(rng, 3) == 0_ps ? 0_ps : below(rng, 1000);
         drive.run_to(now);
       }
-      const auto batch = batch_of(pairs, {dense_head(3, 10), dense_head(2, 20)});
+      const std::vector<HeadReads> patterns{dense_head(3, 10), dense_head(2, 20)};
       for (int step = 31; step <= 34; ++step) {
         for (int layer = 0; layer < shape.layers; ++layer) {
           Completion done;
           const bool disturbs = rng.below(4) == 0;
-          drive.csd.submit_attend(now, batch, done, {task, layer});
+          AttendWork work{batch_of(pairs, patterns), {{task, layer}}};
+          if (layer < previous.layers) {
+            work.batch = batch_of({{pairs, patterns}, {previous.pairs, {dense_head(2, 5)}}});
+            work.layers.push_back({previous.task, layer});
+          }
+          drive.csd.submit_attend(now, work, done);
           if (disturbs) {
             store({task, layer}, pairs, step - 1, step, copy);
           }
@@ -871,10 +923,16 @@ CrowdedRun run_tasks(const CsdConfig& config, std::uint64_t seed, bool reuse) {
           drive.run_to(now);
           run.trace.push_back(ps(done.at()));
         }
+        if (previous.layers > 0 && step == 32) {  // it has ended earlier than those beside it
+          finish(previous.task);
+          previous = {};
+        }
       }
-      drive.csd.finish_task(task, now);
-      now += rng.below(2) == 0 ? 0_ps : below(rng, 2000);
-      drive.run_to(now);
+      previous = {task, shape.layers, pairs};
+      if (rng.below(2) == 0) {
+        finish(task);
+        previous = {};
+      }
     }
     drive.run_to(kForever);
   } catch (const OutOfCapacity&) {
@@ -946,7 +1004,7 @@ TEST_CASE("csd: pages are read where the FTL has put them") {
   CHECK(drive.csd.ftl().plane_of(tasks[0].task, {}, KvStream::key_tokens, 0) == 0);
   CHECK(drive.csd.ftl().plane_of(tasks[8].task, {}, KvStream::key_tokens, 0) == 1);
   // A program on unit 0, until 204 us, holds up the first task's pages and not those of the ninth.
-  const StoreBatch store{0, 1, {{KvStream::key_channels, 0, 1}}};
+  const PageBatch store{0, 1, {{KvStream::key_channels, 0, 1}}};
   drive.csd.submit_store(at(1ms), store, nullptr);
   Completion done;
   drive.csd.submit_attend(at(1ms), batch, done, tasks[8]);
@@ -956,6 +1014,118 @@ TEST_CASE("csd: pages are read where the FTL has put them") {
   Completion behind;
   drive.csd.submit_attend(at(2ms), batch, behind, tasks[0]);
   CHECK(drive.finish(behind) == at(2ms + 204us + two + 10us + 1'500ns));
+}
+
+TEST_CASE("csd: plain reads by hand") {
+  for (const FlashPolicy policy : {FlashPolicy::first_gap, FlashPolicy::out_of_order}) {
+    CsdConfig config = round_config();
+    config.flash.policy = policy;
+    config.controller.command_cost = 3us;
+    Drive drive(config);
+    Completion done;
+    drive.csd.submit_read(at(0ns), {{0, 2, {{KvStream::key_tokens, 0, 3}}}, 1}, done);
+    drive.finish(done);
+    // The commands of all six pages are over when the first one is ready: with events a page's
+    // data-out takes 3 us, in the recurrence a command's bus time behind it, too.
+    const SimDuration apart = policy == FlashPolicy::first_gap ? kSlot : kSlot - 1us;
+    MESSAGE(
+        "doorbell 0.5 + fetch 0.1 + command 3; the first page leaves 44 us later, five behind "
+        "it, ",
+        apart.count(), " ps apart; completion_cost 0.6 + completion 0.9; got ", ps(done.at()));
+    CHECK(done.at() == at(3'600ns + kPage + 5 * apart + 1'500ns));
+    const Csd::Work work = drive.csd.work();
+    CHECK(work.reads == 2);
+    CHECK(work.attends == 0);
+    CHECK(work.attending == 0_ps);
+    CHECK(work.reading == kPage + 5 * apart);
+    CHECK(work.firmware == 2 * 3us + 2 * 600ns);
+    // A batch behind it waits for its last completion.
+    Completion read;
+    Completion attended;
+    const auto batch = batch_of(1, {dense_head(1, 0)});
+    drive.csd.submit_read(at(1ms), {{0, 2, {{KvStream::value_tokens, 4, 5}}}, 2}, read);
+    drive.csd.submit_attend(at(1ms), batch, attended);
+    drive.finish(attended);
+    CHECK(read.at() == at(1ms + 3'600ns + kPage + apart + 1'500ns));
+    CHECK(attended.at() - read.at() == attend_time(config, batch));
+  }
+}
+
+TEST_CASE("csd: inputs in place of K and V take one stream") {
+  const kernels::PageGeometry pages({.d_head = 128, .page_bytes = 4096, .channels_per_group = 4});
+  KvTaskShape shape{
+      .sequences = 2, .layers = 3, .kv_heads = 5, .max_tokens = 100, .channel_copy = false};
+  Drive kv(round_config());
+  const KvLayer kv_layer{kv.csd.open_task(shape, pages), 1};
+  shape.inputs_only = true;
+  Drive inputs(round_config());
+  const KvLayer inputs_layer{inputs.csd.open_task(shape, pages), 1};
+  CHECK(inputs.csd.flash_capacity().held() * 2 == kv.csd.flash_capacity().held());
+  kv.csd.append(kv_layer, 41, at(0ns));
+  inputs.csd.append(inputs_layer, 41, at(0ns));
+  CHECK(inputs.csd.ftl().counters().programs == 2 * 5 * 2);
+  CHECK(inputs.csd.ftl().counters().programs * 2 == kv.csd.ftl().counters().programs);
+  CHECK(inputs.csd.ftl().buffered() == Bytes{2 * 5 * 9 * 256});
+  inputs.csd.ftl().audit();
+}
+
+TEST_CASE("csd: a batch of several tasks takes the time of its heads") {
+  // Without skew every head of every task begins in the same place.
+  CsdConfig config = round_config();
+  config.layout.stream_skew = 0;
+  config.engine.feed.heads_per_block = 3;
+  const HeadReads a = dense_head(3, 4'000);
+  const HeadReads b = dense_head(7, 90'000);
+  const SimDuration whole = attend_time(config, batch_of(8, {a, a, a, a, a, b, b, b}));
+  CHECK(attend_time(config, batch_of({{5, {a}}, {3, {b}}})) == whole);
+  CHECK(attend_time(config, batch_of({{1, {a}}, {4, {a}}, {2, {b}}, {1, {b}}})) == whole);
+  CHECK(attend_time(config, batch_of({{5, {a}}, {2, {b}}})) < whole);
+}
+
+TEST_CASE("csd: each segment of a batch reads the pages of its own task") {
+  for (const FlashPolicy policy : {FlashPolicy::first_gap, FlashPolicy::out_of_order}) {
+    CsdConfig config = round_config();
+    config.flash.policy = policy;
+    config.kv_ftl.sharing = KvBlockSharing::shared_blocks;  // tables
+    const kernels::PageGeometry pages({.d_head = 128, .page_bytes = 4096, .channels_per_group = 4});
+    Drive drive(config);
+    const int lengths[] = {96, 32};
+    AttendWork work;
+    std::vector<AttendBatch::Segment> segments;
+    std::vector<PhysicalPage> expected;
+    for (int i = 0; i < 2; ++i) {
+      const KvTaskShape shape{.sequences = 2 - i,
+                              .layers = 2,
+                              .kv_heads = 3,
+                              .max_tokens = lengths[i],
+                              .channel_copy = false};
+      const KvLayer layer{drive.csd.open_task(shape, pages), 1};
+      drive.csd.append(layer, lengths[i], at(0ns));
+      work.layers.push_back(layer);
+      segments.push_back({shape.sequences * 3, {dense_head(lengths[i] / 16, 10)}});
+      for (int pair = 0; pair < segments.back().pairs; ++pair) {
+        for (const KvStream stream : {KvStream::key_tokens, KvStream::value_tokens}) {
+          for (int page = 0; page < lengths[i] / 16; ++page) {
+            expected.push_back(drive.csd.ftl().page_of(
+                layer.task, {.sequence = pair / 3, .layer = 1, .head = pair % 3}, stream, page));
+          }
+        }
+      }
+    }
+    work.batch = batch_of(segments);
+    std::vector<CsdFlash::ReadPage> log;
+    drive.csd.set_log(&log);
+    Completion done;
+    drive.csd.submit_attend(at(0ns), work, done);
+    drive.finish(done);
+    std::vector<PhysicalPage> read;
+    for (const CsdFlash::ReadPage& page : log) {
+      read.push_back(page.at);
+    }
+    std::sort(read.begin(), read.end());
+    std::sort(expected.begin(), expected.end());
+    CHECK(read == expected);
+  }
 }
 
 TEST_CASE("csd: an idle drive erases a block of each plane at a time, and stops for a batch") {
@@ -1025,13 +1195,17 @@ TEST_CASE("csd: every page that was asked for is read once, and every page store
     const std::vector<Operation> operations = random_operations(rng, config, true);
     std::int64_t read = 0;
     std::int64_t attends = 0;
+    std::int64_t reads = 0;
     std::int64_t programmed = 0;
     for (const Operation& operation : operations) {
       if (operation.attend) {
         read += pages_of(*operation.attend);
-        attends += operation.attend->pairs;
+        attends += operation.attend->pairs();
+      } else if (operation.is_read) {
+        read += operation.pages.pages();
+        reads += ceil_div(operation.pages.pairs, kPairsARead);
       } else {
-        programmed += operation.store.pages();
+        programmed += operation.pages.pages();
       }
     }
     for (const bool reuse : {false, true}) {
@@ -1039,19 +1213,19 @@ TEST_CASE("csd: every page that was asked for is read once, and every page store
       std::deque<Completion> done(operations.size());
       for (std::size_t i = 0; i < operations.size(); ++i) {
         drive.run_to(operations[i].at);
-        if (operations[i].attend) {
-          drive.csd.submit_attend(operations[i].at, operations[i].attend, done[i]);
-        } else {
-          drive.csd.submit_store(operations[i].at, operations[i].store, &done[i]);
-        }
+        Operation waited_for = operations[i];
+        waited_for.background = false;
+        submit(drive.csd, waited_for, done[i]);
       }
       drive.run_to(kForever);
       const Csd::Work work = drive.csd.work();
       REQUIRE(work.flash.pages_read == read);
       REQUIRE(work.flash.pages_programmed == programmed);
       REQUIRE(work.attends == attends);
-      REQUIRE(work.firmware ==
-              attends * (config.engine.attend_cost + config.controller.completion_cost));
+      REQUIRE(work.reads == reads);
+      REQUIRE(work.firmware == attends * config.engine.attend_cost +
+                                   reads * config.controller.command_cost +
+                                   (attends + reads) * config.controller.completion_cost);
       REQUIRE(drive.csd.bytes_read() == config.flash.page_size * read);
       REQUIRE(std::all_of(done.begin(), done.end(),
                           [](const Completion& completion) { return completion.done(); }));
@@ -1102,7 +1276,7 @@ TEST_CASE("csd: differences of two readings of the work describe a phase") {
 
 TEST_CASE("csd: a sealed batch's hash names its pairs and patterns") {
   const auto hash = [](int pairs, const std::vector<HeadReads>& patterns) {
-    return batch_of(pairs, patterns)->hash;
+    return batch_of(pairs, patterns)->hash();
   };
   const HeadReads a = dense_head(4, 100);
   const HeadReads b = dense_head(5, 100);
@@ -1110,6 +1284,9 @@ TEST_CASE("csd: a sealed batch's hash names its pairs and patterns") {
   std::vector<std::uint64_t> hashes{hash(7, {a, b}),   hash(7, {b, a}), hash(8, {a, b}),
                                     hash(7, {a}),      hash(7, {b}),    hash(7, {a, a}),
                                     hash(7, {a, b, a})};
+  hashes.push_back(batch_of({{4, {a}}, {3, {b}}})->hash());
+  hashes.push_back(batch_of({{3, {a}}, {4, {b}}})->hash());
+  hashes.push_back(batch_of({{4, {a}}, {3, {a}}})->hash());
   std::sort(hashes.begin(), hashes.end());
   CHECK(std::adjacent_find(hashes.begin(), hashes.end()) == hashes.end());
 }
@@ -1120,11 +1297,10 @@ TEST_CASE("csd: misuse is found out") {
   CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns), batch_of(0, {dense_head(1, 1)}), done),
                   CheckFailure);
   CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns), batch_of(1, {}), done), CheckFailure);
-  CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns),
-                                          std::make_shared<AttendBatch>(AttendBatch{
-                                              .pairs = 1, .patterns = {dense_head(1, 1)}}),
-                                          done),
+  CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns), std::make_shared<AttendBatch>(), done),
                   CheckFailure);
+  const AttendWork no_task{batch_of(1, {dense_head(1, 1)}), {}};
+  CHECK_THROWS_AS(drive.csd.submit_attend(at(0ns), no_task, done), CheckFailure);
   CHECK_THROWS_AS(drive.csd.submit_store(at(0ns), {0, 1, {{KvStream::key_tokens, 2, 1}}}, nullptr),
                   CheckFailure);
   HeadReads odd = dense_head(4, 1);

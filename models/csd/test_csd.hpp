@@ -111,18 +111,33 @@ inline HeadReads dense_head(int groups, std::int64_t flops) {
   return reads;
 }
 
-inline std::shared_ptr<const AttendBatch> batch_of(int pairs, std::vector<HeadReads> patterns) {
+inline std::shared_ptr<const AttendBatch> batch_of(std::vector<AttendBatch::Segment> segments) {
   auto batch = std::make_shared<AttendBatch>();
-  batch->pairs = pairs;
-  batch->patterns = std::move(patterns);
+  batch->segments = std::move(segments);
   batch->seal();
   return batch;
+}
+inline std::shared_ptr<const AttendBatch> batch_of(int pairs, std::vector<HeadReads> patterns) {
+  return batch_of({{pairs, std::move(patterns)}});
+}
+
+/// One segment, or two or three that each take a part of the pairs and of the patterns.
+inline std::shared_ptr<const AttendBatch> in_segments(Rng& rng, int pairs,
+                                                      const std::vector<HeadReads>& patterns) {
+  std::vector<AttendBatch::Segment> segments;
+  for (int left = pairs; left > 0; left -= segments.back().pairs) {
+    const bool is_last = segments.size() == 2 || rng.below(2) == 0;
+    const std::size_t first = segments.size() % patterns.size();
+    segments.push_back({is_last ? left : 1 + pick(rng, left),
+                        {patterns.begin() + static_cast<std::ptrdiff_t>(first), patterns.end()}});
+  }
+  return batch_of(std::move(segments));
 }
 
 inline std::int64_t pages_of(const AttendBatch& batch) {
   std::int64_t pages = 0;
-  for (int pair = 0; pair < batch.pairs; ++pair) {
-    pages += batch.patterns[pair % batch.patterns.size()].pages();
+  for (int pair = 0; pair < batch.pairs(); ++pair) {
+    pages += batch.reads_of(pair).pages();
   }
   return pages;
 }
@@ -154,7 +169,7 @@ struct Drive {
     csd.submit_attend(now, batch, done);
     return finish(done);
   }
-  SimTime store(SimTime now, const StoreBatch& batch) {
+  SimTime store(SimTime now, const PageBatch& batch) {
     run_to(now);
     Completion done;
     csd.submit_store(now, batch, &done);

@@ -101,14 +101,18 @@ void SyntheticHeadsConfig::fields(FieldVisitor& v) {
             "must be at most 1 together with position_share");
 }
 
-HeadReads dense_reads(const kernels::PageGeometry& geometry, const HeadShape& shape, int context) {
+HeadReads dense_reads(const kernels::PageGeometry& geometry, const HeadShape& shape, int context,
+                      int first_token) {
   HeadReads reads;
-  reads.key_pages.resize(geometry.flushed_token_groups(context));
-  std::iota(reads.key_pages.begin(), reads.key_pages.end(), 0);
+  const int first_group = first_token / geometry.tokens_per_group();
+  const int groups = geometry.flushed_token_groups(context);
+  reads.key_pages.resize(static_cast<std::size_t>(std::max(0, groups - first_group)));
+  std::iota(reads.key_pages.begin(), reads.key_pages.end(), first_group);
   reads.value_pages = reads.key_pages;
   // q . K and scores . V, for each query head; the engine works on whole groups.
-  const std::int64_t tokens =
-      ceil_div(context, geometry.tokens_per_group()) * geometry.tokens_per_group();
+  const std::int64_t work_groups =
+      std::max<std::int64_t>(0, ceil_div(context, geometry.tokens_per_group()) - first_group);
+  const std::int64_t tokens = work_groups * geometry.tokens_per_group();
   reads.attention_flops = 2 * product_flops(tokens * shape.d_head * shape.queries_per_kv_head);
   return reads;
 }

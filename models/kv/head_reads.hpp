@@ -72,9 +72,10 @@ struct HeadShape {
   int queries_per_kv_head;
 };
 
-/// Reads of dense attention at a context; independent of the tensors.
+/// Reads of dense attention at a context; independent of the tensors. With a window, tokens before
+/// `first_token` are not looked at: the pages that hold younger ones are read.
 [[nodiscard]] HeadReads dense_reads(const kernels::PageGeometry& geometry, const HeadShape& shape,
-                                    int context);
+                                    int context, int first_token = 0);
 
 /// What a sparse method computes with at one step, in numbers.
 struct SparseStep {

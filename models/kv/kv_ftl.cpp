@@ -1,6 +1,7 @@
 #include "models/kv/kv_ftl.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -28,6 +29,14 @@ void KvFtlConfig::fields(FieldVisitor& v) {
             "must be at least reclaim_below");
 }
 
+KvPageCounts KvTaskShape::flushed(const kernels::PageGeometry& pages, int tokens) const {
+  KvPageCounts counts = flushed_pages(pages, tokens, channel_copy);
+  if (inputs_only) {
+    counts.value_tokens = 0;
+  }
+  return counts;
+}
+
 KvFtl::KvFtl(const KvFtlConfig& config, const Parts& parts, std::uint64_t seed,
              const std::string& name)
     : config_(config),
@@ -42,7 +51,8 @@ KvFtl::KvFtl(const KvFtlConfig& config, const Parts& parts, std::uint64_t seed,
   for (int plane = 0; plane < flash_.planes(); ++plane) {
     pools_.emplace_back(BlockPool::Options{.blocks = flash_.blocks_per_plane,
                                            .least_worn_first = config.least_worn_first,
-                                           .bad = config.bad_blocks},
+                                           .bad = config.bad_blocks,
+                                           .lazy = true},
                         Rng(seed, fmt::format("{}/bad_blocks/{}", name, plane)));
     free_blocks_ += pools_.back().free_blocks();
   }
@@ -101,7 +111,7 @@ std::size_t KvFtl::head_index(const Task& task, const KvHead& head) {
 }
 
 KvFtl::StreamPages KvFtl::stream_pages(const Task& task, int tokens) {
-  const KvPageCounts counts = flushed_pages(task.pages, tokens, task.shape.channel_copy);
+  const KvPageCounts counts = task.shape.flushed(task.pages, tokens);
   return {static_cast<int>(counts.key_tokens), static_cast<int>(counts.value_tokens),
           static_cast<int>(counts.key_channels)};
 }
@@ -109,13 +119,14 @@ KvFtl::StreamPages KvFtl::stream_pages(const Task& task, int tokens) {
 std::int64_t KvFtl::new_pages(const Task& task, int before, int tokens) {
   check(tokens >= 0 && tokens <= task.shape.max_tokens - before,
         "more tokens than the KV task may hold");
-  return flushed_pages(task.pages, before + tokens, task.shape.channel_copy).total() -
-         flushed_pages(task.pages, before, task.shape.channel_copy).total();
+  return task.shape.flushed(task.pages, before + tokens).total() -
+         task.shape.flushed(task.pages, before).total();
 }
 
 Bytes KvFtl::buffer_of(const Task& task, int tokens) {
   const int channel_rows = task.shape.channel_copy ? task.pages.buffered_channel_tokens(tokens) : 0;
-  const std::int64_t rows = 2 * task.pages.buffered_tokens(tokens) + channel_rows;
+  const int rows_a_token = task.shape.inputs_only ? 1 : 2;
+  const std::int64_t rows = rows_a_token * task.pages.buffered_tokens(tokens) + channel_rows;
   return Bytes{rows * task.pages.d_head() * kernels::PageGeometry::element_bytes};
 }
 
@@ -281,7 +292,7 @@ std::int64_t KvFtl::available_pages(TaskId task) const { return available_to(tas
 std::int64_t KvFtl::flushed_pages_of(const Task& task) const {
   std::int64_t pages = 0;
   for (std::size_t head = 0; head < task.extra_tokens.size(); ++head) {
-    pages += flushed_pages(task.pages, held_tokens(task, head), task.shape.channel_copy).total();
+    pages += task.shape.flushed(task.pages, held_tokens(task, head)).total();
   }
   return pages;
 }
@@ -342,7 +353,7 @@ KvFtl::Outcome KvFtl::append_layer(TaskId task, int layer, int tokens, KvOperati
   if (needed > 0 && uniform && t.table == nullptr) {
     check(out == nullptr, "operations of a KV task that keeps counts only");
     const int before = held_tokens(t, first);
-    count_layer(t, {.before = before, .after = before + tokens});
+    count_layers(t, {.before = before, .after = before + tokens}, 1);
   } else if (needed > 0) {
     std::size_t index = first;
     for (int sequence = 0; sequence < t.shape.sequences; ++sequence) {
@@ -399,12 +410,66 @@ void KvFtl::store(Task& task, const KvHead& head, const Growth& tokens, KvOperat
   }
 }
 
-/// All heads' pages of a layer at once, for a task that keeps counts only.
-void KvFtl::count_layer(Task& task, const Growth& tokens) {
+/// All heads' pages of so many layers at once, for a task that keeps counts only.
+void KvFtl::count_layers(Task& task, const Growth& tokens, int layers) {
   const std::vector<std::int64_t> pages = layer_pages_by_slot(
       task, stream_pages(task, tokens.before), stream_pages(task, tokens.after));
   for (std::size_t slot = 0; slot < pages.size(); ++slot) {
-    program_pages(task, stripe_.plane_of(slot), pages[slot]);
+    program_pages(task, stripe_.plane_of(slot), pages[slot] * layers);
+  }
+}
+
+bool KvFtl::can_count(TaskId task) const {
+  const Task& t = task_at(task);
+  return t.table == nullptr &&
+         std::find(t.uniform.begin(), t.uniform.end(), false) == t.uniform.end() &&
+         std::adjacent_find(t.layer_tokens.begin(), t.layer_tokens.end(), std::not_equal_to<>()) ==
+             t.layer_tokens.end();
+}
+
+void KvFtl::append_counted(const std::vector<Growing>& tasks) {
+  buffers_grow(tasks);
+  for (const Growing& growing : tasks) {
+    Task& task = task_at(growing.task);
+    check(!task.finished && can_count(growing.task), "a KV task that cannot be counted grows");
+    const int before = task.layer_tokens.front();
+    static_cast<void>(new_pages(task, before, growing.tokens));  // checks max_tokens
+    count_layers(task, {.before = before, .after = before + growing.tokens}, task.shape.layers);
+    for (int& tokens : task.layer_tokens) {
+      tokens += growing.tokens;
+    }
+    task.last_use = ++uses_;
+  }
+}
+
+/// What the group buffers hold in between: they reach their high water somewhere on the way.
+void KvFtl::buffers_grow(const std::vector<Growing>& tasks) {
+  struct Step {
+    int layers;
+    std::vector<Bytes> growth;  // of a layer, append by append
+  };
+  std::vector<Step> steps;
+  std::size_t most_appends = 0;
+  int most_layers = 0;
+  for (const Growing& growing : tasks) {
+    const Task& task = task_at(growing.task);
+    const int before = task.layer_tokens.front();
+    Step& step = steps.emplace_back(Step{task.shape.layers, {}});
+    for (int token = before; token < before + growing.tokens; token += growing.at_once) {
+      step.growth.push_back((buffer_of(task, token + growing.at_once) - buffer_of(task, token)) *
+                            static_cast<std::int64_t>(pairs_of(task)));
+    }
+    most_appends = std::max(most_appends, step.growth.size());
+    most_layers = std::max(most_layers, task.shape.layers);
+  }
+  for (std::size_t append = 0; append < most_appends; ++append) {
+    for (int layer = 0; layer < most_layers; ++layer) {
+      for (const Step& step : steps) {
+        if (append < step.growth.size() && layer < step.layers) {
+          buffer_grows(step.growth[append]);
+        }
+      }
+    }
   }
 }
 

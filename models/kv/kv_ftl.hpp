@@ -62,7 +62,10 @@ struct KvTaskShape {
   int kv_heads = 0;  // on this drive
   int max_tokens = 0;
   bool channel_copy = false;
+  bool inputs_only = false;  // one row a token and head in place of K and V: there is no V stream
 
+  /// Pages on flash of a head that has `tokens` tokens.
+  [[nodiscard]] KvPageCounts flushed(const kernels::PageGeometry& pages, int tokens) const;
   [[nodiscard]] std::int64_t heads() const { return std::int64_t{sequences} * layers * kv_heads; }
 };
 
@@ -107,6 +110,19 @@ class KvFtl {
   /// page becomes full and no head of the layer was appended to on its own.
   Outcome append_layer(TaskId task, int layer, int tokens, KvOperations* out);
 
+  struct Growing {
+    TaskId task;
+    int tokens;
+    int at_once = 1;  // divides tokens
+  };
+  /// Again and again at_once tokens of every head, layer by layer, in it task by task, until each
+  /// task has its `tokens`; of tasks that can_count(). The state is that of as many append_layer(),
+  /// in O(planes) a task.
+  void append_counted(const std::vector<Growing>& tasks);
+  /// Whether the task keeps counts only and all of its heads have equally many tokens.
+  [[nodiscard]] bool can_count(TaskId task) const;
+
+  [[nodiscard]] int layers_of(TaskId task) const { return task_at(task).shape.layers; }
   /// Tokens of a head, flushed or not.
   [[nodiscard]] int tokens(TaskId task, const KvHead& head) const;
   /// Whether pages of the task may lie elsewhere than KvPlacement says, and have a table.
@@ -254,7 +270,8 @@ class KvFtl {
   };
   void buffer_grows(Bytes by);
   void store(Task& task, const KvHead& head, const Growth& tokens, KvOperations* out);
-  void count_layer(Task& task, const Growth& tokens);
+  void count_layers(Task& task, const Growth& tokens, int layers);
+  void buffers_grow(const std::vector<Growing>& tasks);
   [[nodiscard]] bool open_block(Task& task, int plane);
   void program_pages(Task& task, int plane, std::int64_t pages);
   PhysicalPage program_at(Task& task, std::uint64_t slot);

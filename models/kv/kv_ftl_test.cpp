@@ -125,6 +125,70 @@ TEST_CASE("kv_ftl: a layer at once is the same as its heads one by one") {
   }
 }
 
+TEST_CASE("kv_ftl: tokens counted at once leave the state of tokens one by one") {
+  for (std::uint64_t seed = 0; seed < 100; ++seed) {
+    CAPTURE(seed);
+    Rng rng(seed, "kv_ftl_test/counted");
+    KvFtl::Parts parts = small_parts();
+    parts.tracks_page_indices = false;
+    KvFtl at_once(plain_config(), parts, 1, "csd/0/ftl");
+    KvFtl one_by_one(plain_config(), parts, 1, "csd/0/ftl");
+    std::vector<KvFtl::Growing> tasks;
+    std::vector<int> layers;
+    for (int i = 0; i < 1 + below(rng, 3); ++i) {
+      const KvTaskShape shape{.sequences = 1 + below(rng, 2),
+                              .layers = 1 + below(rng, 3),
+                              .kv_heads = 1 + below(rng, 2),
+                              .max_tokens = 120,
+                              .channel_copy = below(rng, 2) == 0,
+                              .inputs_only = below(rng, 3) == 0};
+      tasks.push_back({at_once.open_task(shape, small_pages()), 0});
+      REQUIRE(one_by_one.open_task(shape, small_pages()) == tasks.back().task);
+      layers.push_back(shape.layers);
+      if (at_once.has_table(tasks.back().task)) {
+        tasks.pop_back();
+        layers.pop_back();
+        break;  // the drive is full
+      }
+    }
+    REQUIRE(!tasks.empty());
+    for (int round = 0; round < 3; ++round) {
+      int most = 0;
+      for (KvFtl::Growing& growing : tasks) {
+        REQUIRE(at_once.can_count(growing.task));
+        growing.at_once = round == 0 ? 1 : 1 + below(rng, 8);
+        growing.tokens = below(rng, 40 / growing.at_once) * growing.at_once;
+        most = std::max(most, growing.tokens / growing.at_once);
+      }
+      at_once.append_counted(tasks);
+      for (int token = 0; token < most; ++token) {
+        for (int layer = 0; layer < 3; ++layer) {
+          for (std::size_t i = 0; i < tasks.size(); ++i) {
+            if (token * tasks[i].at_once < tasks[i].tokens && layer < layers[i]) {
+              one_by_one.append_layer(tasks[i].task, layer, tasks[i].at_once, nullptr);
+            }
+          }
+        }
+      }
+      REQUIRE(at_once.buffered() == one_by_one.buffered());
+      REQUIRE(at_once.buffered_high_water() == one_by_one.buffered_high_water());
+      REQUIRE(at_once.counters().programs == one_by_one.counters().programs);
+      for (int plane = 0; plane < at_once.flash().planes(); ++plane) {
+        std::vector<std::uint32_t>
+            written[2];  // which of equal blocks a task opens does not matter
+        for (int block = 0; block < at_once.flash().blocks_per_plane; ++block) {
+          written[0].push_back(at_once.blocks_of(plane).block(block).written);
+          written[1].push_back(one_by_one.blocks_of(plane).block(block).written);
+        }
+        std::sort(written[0].begin(), written[0].end());
+        std::sort(written[1].begin(), written[1].end());
+        REQUIRE(written[0] == written[1]);
+      }
+    }
+    at_once.audit();
+  }
+}
+
 TEST_CASE("kv_ftl: on fresh flash every page lies where KvPlacement puts it") {
   FlashConfig flash;
   flash.channels = 2;

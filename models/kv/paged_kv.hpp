@@ -9,6 +9,7 @@
 // every change the blocks of all sequences and the free ones together are all that exist.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -16,11 +17,22 @@
 
 namespace nearkv {
 
+/// Blocks that a sequence of `tokens` tokens needs. With a sliding window (0: none) those whose
+/// tokens nobody will see any more are free again: a window reaches over one block more than it
+/// fills.
+[[nodiscard]] inline std::int64_t kv_blocks(std::int64_t tokens, std::int64_t block_tokens,
+                                            std::int64_t attention_window) {
+  const std::int64_t blocks = ceil_div(tokens, block_tokens);
+  return attention_window > 0 ? std::min(blocks, ceil_div(attention_window, block_tokens) + 1)
+                              : blocks;
+}
+
 struct PagedKvOptions {
   std::int64_t blocks;            // in VRAM
   std::int64_t swap_blocks;       // in pinned host memory
   std::int64_t block_tokens;      // tokens that a block holds
   std::int64_t watermark_blocks;  // that admit() and swap_in() leave free
+  std::int64_t attention_window;  // newest tokens that a token sees; 0 means all
   Bytes block_size;               // on all GPUs together; for messages
 };
 
@@ -30,7 +42,7 @@ class PagedKv {
   explicit PagedKv(const PagedKvOptions& options);
 
   [[nodiscard]] std::int64_t blocks_for(std::int64_t tokens) const {
-    return ceil_div(tokens, options_.block_tokens);
+    return kv_blocks(tokens, options_.block_tokens, options_.attention_window);
   }
   /// Whether a sequence of so many tokens fits when it is alone.
   [[nodiscard]] bool ever_fits(std::int64_t tokens) const {

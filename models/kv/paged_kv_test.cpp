@@ -17,6 +17,7 @@ PagedKvOptions options(int blocks, int swap_blocks, int block_tokens, int waterm
           .swap_blocks = swap_blocks,
           .block_tokens = block_tokens,
           .watermark_blocks = watermark_blocks,
+          .attention_window = 0,
           .block_size = 1_MiB};
 }
 
@@ -69,6 +70,22 @@ TEST_CASE("paged_kv: swapped blocks are in host memory until they return") {
   CHECK(kv.held(0) == 4);
   CHECK(kv.swap_used() == 0);
   CHECK(kv.swap_high_water() == 4);
+}
+
+TEST_CASE("paged_kv: a sliding window needs no more blocks than it reaches over") {
+  CHECK(kv_blocks(100, 16, 0) == 7);
+  CHECK(kv_blocks(100, 16, 40) == 4);  // 3 blocks filled, or 2 and parts of two others
+  CHECK(kv_blocks(33, 16, 40) == 3);
+  PagedKvOptions few = options(4, 0, 16, 0);
+  few.attention_window = 40;
+  PagedKv kv(few);
+  CHECK(kv.ever_fits(1'000'000));
+  kv.admit(0, 50);
+  for (int tokens = 51; tokens < 200; ++tokens) {
+    REQUIRE(kv.can_grow(0, tokens));
+    kv.grow(0, tokens);
+  }
+  CHECK(kv.held(0) == 4);
 }
 
 TEST_CASE("paged_kv: what does not fit is refused") {

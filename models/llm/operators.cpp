@@ -190,6 +190,19 @@ std::vector<OperatorWork> before_attention(const ModelShape& shape, std::int64_t
   return operators;
 }
 
+std::vector<OperatorWork> kv_projection(const ModelShape& shape, std::int64_t tokens) {
+  std::vector<OperatorWork> operators{
+      gemm(shape, "kv_projection", {tokens, 2 * shape.kv_width(), shape.hidden})};
+  const Int128 keys = Int128{tokens} * shape.kv_width();
+  if (shape.qk_norms) {
+    operators.push_back(pass(shape, "k_norm", OperatorKind::norm, 2 * keys));
+  }
+  if (shape.learned_positions == 0) {
+    operators.push_back(pass(shape, "k_rotary", OperatorKind::elementwise, 2 * keys));
+  }
+  return operators;
+}
+
 std::vector<OperatorWork> feed_forward(const ModelShape& shape, std::int64_t tokens) {
   if (!shape.is_mixture()) {
     return network(shape, kDense, shape.ffn, tokens);

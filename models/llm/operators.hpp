@@ -87,6 +87,9 @@ enum class AttentionKernel { fused, unfused };
 /// the model has them.
 [[nodiscard]] std::vector<OperatorWork> before_attention(const ModelShape& shape,
                                                          std::int64_t tokens);
+/// K and V of tokens from the layer's normed input, which was kept instead of them: the part of
+/// before_attention() that q has no share in, without the norm.
+[[nodiscard]] std::vector<OperatorWork> kv_projection(const ModelShape& shape, std::int64_t tokens);
 /// What it does after: output projection, residual, norm, feed-forward network, residual; with
 /// norms of the outputs (norms_per_layer 4), and without the second norm when there is but one.
 [[nodiscard]] std::vector<OperatorWork> after_attention(const ModelShape& shape,

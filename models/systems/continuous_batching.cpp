@@ -95,8 +95,10 @@ void ContinuousBatchingSystem::require_parts(FieldVisitor& v, const DesignPoint&
       fmt::format("is {} for each GPU; must fit into host memory, {} of which {} are reserved",
                   format_exact(swap_space_), format_exact(point.host.dram),
                   format_exact(point.host.reserved)));
+  // Of other workloads the requests that are too long are turned away.
   v.require(
-      options_.chunked_prefill || point.workload.longest_context() <= vram_.max_batched_tokens,
+      !point.workload.is_fixed() || options_.chunked_prefill ||
+          point.workload.longest_context() <= vram_.max_batched_tokens,
       "system/max_batched_tokens",
       fmt::format("is {}; must be at least the longest context, {}, without chunked_prefill, as a "
                   "preempted sequence is prefilled again in one iteration",
@@ -118,11 +120,11 @@ void ContinuousBatchingSystem::place(RunContext& run) {
   const auto watermark_blocks =
       static_cast<std::int64_t>(static_cast<double>(placed_.blocks) * watermark_);
   options_.max_batched_tokens = vram_.max_batched_tokens;
-  options_.attention_window = run.point.model.attention_window;
   scheduler_.emplace(options_, PagedKvOptions{.blocks = placed_.blocks,
                                               .swap_blocks = swap_space_ / placed_.largest_share(),
                                               .block_tokens = vram_.block_tokens,
                                               .watermark_blocks = watermark_blocks,
+                                              .attention_window = run.point.model.attention_window,
                                               .block_size = placed_.block_size});
   exceed_batch_ = 0;
   exceed_kv_ = 0;
@@ -141,11 +143,11 @@ std::vector<RequestTimes> ContinuousBatchingSystem::serve(RunContext& run,
   std::size_t arrived = 0;
   const auto admit_arrivals = [&] {
     for (; arrived < requests.size() && requests[arrived].arrival <= now(); ++arrived) {
-      times[arrived] = {
-          .arrival = requests[arrived].arrival, .first_token = kNever, .finished = kNever};
       using Admission = ContinuousScheduler::Admission;
       const Admission admission =
           scheduler_->arrive(requests[arrived].prompt_tokens, requests[arrived].output_tokens);
+      times[arrived] = {
+          .arrival = requests[arrived].arrival, .first_token = kNever, .finished = kNever};
       exceed_batch_ += admission == Admission::exceeds_batch ? 1 : 0;
       exceed_kv_ += admission == Admission::exceeds_kv ? 1 : 0;
     }
@@ -164,6 +166,9 @@ std::vector<RequestTimes> ContinuousBatchingSystem::serve(RunContext& run,
     {
       const ScopedPhase phase(machine, "scheduling");
       engine.wait_until(engine.now() + scheduling_overhead_);
+    }
+    for (const int sequence : iteration.started) {
+      times[sequence].started = start;
     }
     swap(run, iteration);
     {
@@ -251,24 +256,22 @@ void ContinuousBatchingSystem::report(const DesignPoint& /*point*/, Metrics& met
   const ContinuousScheduler::Counters& counters = scheduler_->counters();
   const PagedKv& kv = scheduler_->kv();
   const auto add = [&metrics](const char* name, auto value, const char* unit, const char* doc) {
-    metrics.add(std::string("batching/") + name, static_cast<double>(value), unit, doc);
+    metrics.add(name, static_cast<double>(value), unit, doc);
   };
   const auto bytes = [this](std::int64_t blocks) { return (blocks * placed_.block_size).count(); };
-  add("iterations", counters.iterations, "1", "passes of the model");
-  add("mean_running_sequences", busy_seconds_ > 0 ? running_seconds_ / busy_seconds_ : 0, "1",
-      "sequences with KV in VRAM, mean over the time with iterations");
-  add("preemptions", counters.preemptions, "1", "sequences that had to make room");
-  add("recomputed_tokens", counters.recomputed_tokens, "1",
+  add("batching/iterations", counters.iterations, "1", "passes of the model");
+  add("batching/mean_running_sequences", busy_seconds_ > 0 ? running_seconds_ / busy_seconds_ : 0,
+      "1", "sequences with KV in VRAM, mean over the time with iterations");
+  add("batching/preemptions", counters.preemptions, "1", "sequences that had to make room");
+  add("batching/recomputed_tokens", counters.recomputed_tokens, "1",
       "tokens whose KV was thrown away and computed again");
-  add("swapped_out", bytes(counters.swapped_out_blocks), "B", "KV blocks moved to host memory");
-  add("swapped_in", bytes(counters.swapped_in_blocks), "B", "KV blocks moved back");
-  add("kv_blocks", kv.options().blocks, "1", "KV blocks in VRAM");
-  add("kv_high_water",
+  add("swap/out", bytes(counters.swapped_out_blocks), "B", "KV blocks moved to host memory");
+  add("swap/in", bytes(counters.swapped_in_blocks), "B", "KV blocks moved back");
+  add("batching/kv_blocks", kv.options().blocks, "1", "KV blocks in VRAM");
+  add("batching/kv_high_water",
       static_cast<double>(kv.high_water()) / static_cast<double>(kv.options().blocks), "1",
       "most KV blocks in use, as a share of all");
-  add("swap_high_water", bytes(kv.swap_high_water()), "B", "most swapped KV in host memory");
-  add("requests_turned_away", exceed_kv_ + exceed_batch_, "1",
-      "requests that do not fit VRAM or an iteration even alone");
+  add("swap/high_water", bytes(kv.swap_high_water()), "B", "most swapped KV in host memory");
 }
 
 }  // namespace

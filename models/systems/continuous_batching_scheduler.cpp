@@ -101,7 +101,7 @@ void ContinuousScheduler::add_decode(int sequence) {
   --budget_;
   decodes_.push_back(sequence);
   ++iteration_.batch.decode_sequences;
-  iteration_.batch.decode_context += keys_seen(context, options_.attention_window);
+  iteration_.batch.decode_context += keys_seen(context, kv_.options().attention_window);
 }
 
 void ContinuousScheduler::decode_running() {

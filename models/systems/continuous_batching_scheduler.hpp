@@ -37,7 +37,6 @@ struct SchedulerOptions {
   std::int64_t max_batched_tokens;  // new tokens of an iteration; at least max_sequences
   bool chunked_prefill;
   Preemption preemption;
-  std::int64_t attention_window = 0;  // of the model; 0: none
 };
 
 /// What an iteration computes, after the blocks that it moves.

@@ -25,6 +25,7 @@ PagedKvOptions kv_of(std::int64_t blocks, std::int64_t block_tokens = 1, std::in
           .swap_blocks = swap_blocks,
           .block_tokens = block_tokens,
           .watermark_blocks = watermark,
+          .attention_window = 0,
           .block_size = 1_MiB};
 }
 
@@ -127,17 +128,6 @@ TEST_CASE("scheduler: at most max_sequences run at a time") {
   // 0 and 1 prefill; decode, 0 is done; 2 prefills; 1 and 2 decode their last token.
   CHECK(served.first_token == std::vector<int>{0, 0, 2});
   CHECK(served.finished == std::vector<int>{1, 3, 3});
-}
-
-TEST_CASE("scheduler: with a sliding window a decoding sequence sees no more keys than that") {
-  SchedulerOptions windowed = options();
-  windowed.attention_window = 12;
-  ContinuousScheduler scheduler(windowed, kv_of(1000));
-  const Served served = serve(scheduler, {{10, 5}, {3, 5}});
-  REQUIRE(served.batches.size() == 5);
-  CHECK(served.batches[1].decode_context == 11 + 4);
-  CHECK(served.batches[2].decode_context == 12 + 5);
-  CHECK(served.batches[4].decode_context == 12 + 7);
 }
 
 TEST_CASE("scheduler: chunked prefill fills the budget behind the decoding sequences") {
@@ -257,6 +247,18 @@ TEST_CASE("scheduler: every request ends once with its tokens, in the order of a
       }
     }
   }
+}
+
+TEST_CASE("scheduler: with a sliding window decoding sees, and keeps, the window only") {
+  PagedKvOptions few = kv_of(26);
+  few.attention_window = 12;
+  ContinuousScheduler scheduler(options(), few);
+  const Served served = serve(scheduler, {{10, 8}, {20, 8}});  // 13 blocks each at most
+  REQUIRE(served.batches.size() == 8);
+  CHECK(served.batches[1].decode_context == 11 + 12);
+  CHECK(served.batches[7].decode_context == 12 + 12);
+  CHECK(scheduler.counters().preemptions == 0);
+  CHECK(scheduler.kv().high_water() == 26);
 }
 
 TEST_CASE("scheduler: the policies agree where nothing is preempted") {

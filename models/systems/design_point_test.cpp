@@ -198,9 +198,10 @@ TEST_CASE("design point: the message of each rule") {
       {"insti_dense",
        {"csd/0/layout/channels_per_group=3"},
        "/csd/0/layout/channels_per_group: 3 does not divide the model's head_dim 128"},
-      {"insti_dense",
-       {"csd/0/count=3"},
-       "/csd/0/count: 3 drives cannot share 40 KV heads evenly; choose a divisor"},
+      {"near_storage_writeback",
+       {"system/write_back/spill_tokens=24"},
+       "/system/write_back/spill_tokens: 24 tokens do not fill whole flash pages; choose a "
+       "multiple of the 16 tokens of a head that a page holds"},
       {"insti_sparf",
        {"system/sparsity/channels=129"},
        "/system/sparsity/channels: 129 is more than the model's head_dim 128"},

@@ -35,8 +35,8 @@ class ForwardPass {
   /// Does the same pass `times` times, one after another. Inside an actor; returns when it is done.
   void run(const PassBatch& batch, std::int64_t times = 1);
 
-  /// Attention over one token of each of `sequences` sequences whose contexts add up to `context`
-  /// moves and computes what this batch does: two groups with contexts that differ by one.
+  /// Attention of `sequences` decoding sequences that see `context` keys together moves and
+  /// computes what this batch does: two groups with contexts that differ by one.
   [[nodiscard]] static std::vector<SequenceBatch> decode_groups(std::int64_t sequences,
                                                                 std::int64_t context);
 

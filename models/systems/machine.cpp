@@ -60,7 +60,8 @@ Machine::Machine(const DesignPoint& point)
   }
   if (!point.csd.empty()) {
     const Csd::Options options{.reuse = point.simulation.fidelity != Fidelity::exact,
-                               .seed = static_cast<std::uint64_t>(point.simulation.seed)};
+                               .seed = static_cast<std::uint64_t>(point.simulation.seed),
+                               .memory = Csd::make_memory()};
     for (int i = 0; i < point.csd.front().count; ++i) {
       csds_.push_back(std::make_unique<Csd>(engine_.loop(), point.csd.front(),
                                             fmt::format("csd/{}", i), options));

@@ -19,7 +19,7 @@ namespace nearkv {
 struct PassBatch {
   std::vector<SequenceBatch> prefill{};  // equal pieces each
   std::int64_t decode_sequences = 0;
-  std::int64_t decode_context = 0;  // sum of the keys that they see, their own included
+  std::int64_t decode_context = 0;  // sum of the keys that they see (ModelShape::attended_tokens)
   bool last_piece_goes_on = false;  // the last prefill piece ends inside a prompt: no token yet
 
   [[nodiscard]] std::int64_t tokens() const { return tokens_of(prefill) + decode_sequences; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "models/kv/paged_kv.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -30,11 +31,11 @@ RecomputePlan::RecomputePlan(const Batch& batch, const RecomputeOptions& options
 }
 
 bool RecomputePlan::fits(const RecomputeOptions& options, std::int64_t tokens) {
-  return ceil_div(tokens, options.block_tokens) <= options.blocks;
+  return kv_blocks(tokens, options.block_tokens, options.attention_window) <= options.blocks;
 }
 
 std::int64_t RecomputePlan::blocks_for(std::int64_t tokens) const {
-  return ceil_div(tokens, options_.block_tokens);
+  return kv_blocks(tokens, options_.block_tokens, options_.attention_window);
 }
 
 bool RecomputePlan::all_fit(int step) const {

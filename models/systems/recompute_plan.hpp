@@ -25,7 +25,7 @@ struct RecomputeOptions {
   std::int64_t blocks;              // in VRAM
   std::int64_t block_tokens;        // of a block
   std::int64_t max_batched_tokens;  // prefill tokens of a pass
-  std::int64_t attention_window = 0;  // of the model; 0: none
+  std::int64_t attention_window;    // newest tokens that a token sees; 0 means all
 };
 
 /// Equal passes, one after another.

@@ -70,7 +70,7 @@ void RecomputeStaticSystem::place(RunContext& run) {
   machine.gauges().add({std::string(Machine::kKvAccess), "s", "computing KV again",
                         [&machine] { return to_seconds(machine.phase("kv_recompute")); }});
   run.model.allocate_weights();
-  placed_ = vram_.place(machine, run.model, attention_kernel_, run.point.workload.batch);
+  placed_ = vram_.place(machine, run.model, attention_kernel_, run.point.workload.most_sequences());
   model_.emplace(machine, run.model, attention_kernel_);
   decoded_ = 0;
   recomputed_ = 0;

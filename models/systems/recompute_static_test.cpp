@@ -97,7 +97,8 @@ BatchTimes run_batch(const DesignPoint& point, const Batch& batch) {
 
 TEST_CASE("recompute plan: a batch that fits keeps all") {
   const Batch batch({{4, 10, 5}});
-  const RecomputePlan plan(batch, {.blocks = 56, .block_tokens = 1, .max_batched_tokens = 100});
+  const RecomputePlan plan(
+      batch, {.blocks = 56, .block_tokens = 1, .max_batched_tokens = 100, .attention_window = 0});
   for (int step = 0; step < 4; ++step) {
     CHECK(plan.kept(step) == Counts{4});
     CHECK(plan.recompute(step).empty());
@@ -113,7 +114,8 @@ TEST_CASE("recompute plan: by hand") {
   // Blocks of one token, 56 - 1 of them: at step 3 four sequences of 14 tokens do not fit. One is
   // recomputed at a time, in 14 blocks; the 41 that are left hold 2 sequences (28 blocks).
   const Batch batch({{4, 10, 5}});
-  const RecomputePlan plan(batch, {.blocks = 55, .block_tokens = 1, .max_batched_tokens = 100});
+  const RecomputePlan plan(
+      batch, {.blocks = 55, .block_tokens = 1, .max_batched_tokens = 100, .attention_window = 0});
   CHECK(plan.kept(2) == Counts{4});
   CHECK(plan.kept(3) == Counts{2});
   CHECK(plan.recomputed(3) == Counts{2});
@@ -130,7 +132,8 @@ TEST_CASE("recompute plan: when others end, a sequence is recomputed once more a
   // 7 blocks are set aside, 13 left: one is kept, of the shorter output. From step 1 on only the
   // long one is active and fits, but its KV is not there yet.
   const Batch batch({{2, 6, 2}, {1, 6, 6}});
-  const RecomputePlan plan(batch, {.blocks = 20, .block_tokens = 1, .max_batched_tokens = 7});
+  const RecomputePlan plan(
+      batch, {.blocks = 20, .block_tokens = 1, .max_batched_tokens = 7, .attention_window = 0});
   REQUIRE(batch.groups()[0].output_tokens == 6);
   CHECK(plan.kept(0) == Counts{0, 1});
   CHECK(plan.recomputed(0) == Counts{1, 1});
@@ -143,7 +146,8 @@ TEST_CASE("recompute plan: when others end, a sequence is recomputed once more a
 TEST_CASE("recompute plan: short contexts share a pass in the blocks of the longest one") {
   // 12 blocks for recomputation, 12 for residents: one of 5 tokens and one of 6 are kept.
   const Batch batch({{1, 11, 2}, {3, 5, 2}, {1, 4, 2}});
-  const RecomputePlan plan(batch, {.blocks = 24, .block_tokens = 1, .max_batched_tokens = 100});
+  const RecomputePlan plan(
+      batch, {.blocks = 24, .block_tokens = 1, .max_batched_tokens = 100, .attention_window = 0});
   CHECK(plan.kept(0) == Counts{0, 1, 1});
   const std::vector<RepeatedPass> passes = plan.recompute(0);
   REQUIRE(passes.size() == 2);
@@ -155,7 +159,8 @@ TEST_CASE("recompute plan: short contexts share a pass in the blocks of the long
 
 TEST_CASE("recompute plan: a context longer than a pass goes in pieces") {
   const Batch batch({{3, 25, 2}});
-  const RecomputePlan plan(batch, {.blocks = 30, .block_tokens = 1, .max_batched_tokens = 10});
+  const RecomputePlan plan(
+      batch, {.blocks = 30, .block_tokens = 1, .max_batched_tokens = 10, .attention_window = 0});
   CHECK(plan.kept(0) == Counts{0});
   const std::vector<RepeatedPass> passes = plan.recompute(0);
   REQUIRE(passes.size() == 3);
@@ -168,8 +173,22 @@ TEST_CASE("recompute plan: a context longer than a pass goes in pieces") {
   CHECK(passes[2].batch.prefill[0].context == 26);
   CHECK_FALSE(passes[2].batch.last_piece_goes_on);
   CHECK(sequences_of(passes) == 3);
-  CHECK_THROWS_AS(RecomputePlan(batch, {.blocks = 25, .block_tokens = 1, .max_batched_tokens = 10}),
-                  CheckFailure);
+  CHECK_THROWS_AS(
+      RecomputePlan(
+          batch,
+          {.blocks = 25, .block_tokens = 1, .max_batched_tokens = 10, .attention_window = 0}),
+      CheckFailure);
+}
+
+TEST_CASE("recompute plan: a sliding window keeps more sequences") {
+  const Batch batch({{4, 30, 5}});
+  RecomputeOptions options{
+      .blocks = 44, .block_tokens = 1, .max_batched_tokens = 100, .attention_window = 0};
+  CHECK(RecomputePlan(batch, options).kept(0) == Counts{0});
+  options.attention_window = 10;
+  const RecomputePlan plan(batch, options);
+  CHECK(plan.kept(3) == Counts{4});
+  CHECK(plan.decode(3).decode_context == 40);
 }
 
 TEST_CASE("recompute plan: each active sequence gets a token a step, within the blocks") {
@@ -184,7 +203,8 @@ TEST_CASE("recompute plan: each active sequence gets a token a step, within the 
     const RecomputeOptions options{
         .blocks = ceil_div(batch.longest_context(), 4) + static_cast<std::int64_t>(rng.below(200)),
         .block_tokens = 4,
-        .max_batched_tokens = 20 + static_cast<std::int64_t>(rng.below(100))};
+        .max_batched_tokens = 20 + static_cast<std::int64_t>(rng.below(100)),
+        .attention_window = 0};
     const RecomputePlan plan(batch, options);
     CHECK(sequences_of(plan.prefill()) == batch.sequences());
     for (int step = 0; step < batch.decode_steps(); ++step) {

@@ -14,12 +14,14 @@ struct Request {
 };
 
 /// When a request came, had its first token, and had its last one. A request of one token has both
-/// at once.
+/// at once; one that was turned away has them kNever.
 struct RequestTimes {
   SimTime arrival{};
   SimTime first_token{};
   SimTime finished{};
   std::optional<SimTime> started{};  // its prefill; nothing where a system does not say
+
+  [[nodiscard]] bool is_served() const { return finished != kNever; }
 };
 
 }  // namespace nearkv

@@ -53,6 +53,9 @@ constexpr std::array kLatencies{
 std::vector<double> values_of(Latency latency, const ServedRequests& served) {
   std::vector<double> values;
   for (std::size_t i = 0; i < served.requests.size(); ++i) {
+    if (!served.times[i].is_served()) {
+      continue;
+    }
     const std::optional<double> value = latency(served.requests[i], served.times[i]);
     if (value.has_value()) {
       values.push_back(*value);
@@ -73,12 +76,15 @@ double mean_of(const std::vector<double>& ascending) {
 }
 
 void check_served(const ServedRequests& served) {
-  check(!served.requests.empty() && served.requests.size() == served.times.size(),
-        "not a time for each request");
+  check(served.requests.size() == served.times.size(), "not a time for each request");
+  check(served.count() > 0, "no request was served");
   for (std::size_t i = 0; i < served.times.size(); ++i) {
     const RequestTimes& times = served.times[i];
-    check(times.arrival == served.requests[i].arrival &&
-              times.started.value_or(times.arrival) >= times.arrival &&
+    check(times.arrival == served.requests[i].arrival, "a request that came at another time");
+    if (!times.is_served()) {
+      continue;
+    }
+    check(times.started.value_or(times.arrival) >= times.arrival &&
               times.first_token >= times.started.value_or(times.arrival) &&
               times.finished >= times.first_token,
           "a request that was served before it came, or ended before it began");
@@ -94,12 +100,17 @@ void LatencyLimit::fields(FieldVisitor& v) {
 }
 
 double percentile(const std::vector<double>& ascending, double p) {
-  check(!ascending.empty() && p >= 0 && p <= 100, "a percentile of nothing");
-  const double place = p / 100 * static_cast<double>(ascending.size() - 1);
+  constexpr double kPercent = 100;  // unit: percent
+  check(!ascending.empty() && p >= 0 && p <= kPercent, "a percentile of nothing");
+  const double place = p / kPercent * static_cast<double>(ascending.size() - 1);
   const auto below = static_cast<std::size_t>(place);
   const std::size_t above = std::min(below + 1, ascending.size() - 1);
   const double share = place - static_cast<double>(below);
   return ascending[below] + share * (ascending[above] - ascending[below]);
+}
+
+std::int64_t ServedRequests::count() const {
+  return std::ranges::count_if(times, &RequestTimes::is_served);
 }
 
 SimDuration ServedRequests::makespan() const {
@@ -107,28 +118,29 @@ SimDuration ServedRequests::makespan() const {
   SimTime last{};
   for (const RequestTimes& request : times) {
     first = std::min(first, request.arrival);
-    last = std::max(last, request.finished);
+    last = request.is_served() ? std::max(last, request.finished) : last;
   }
   return last - first;
 }
 
 std::int64_t ServedRequests::output_tokens() const {
   std::int64_t tokens = 0;
-  for (const Request& request : requests) {
-    tokens += request.output_tokens;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    tokens += times[i].is_served() ? requests[i].output_tokens : 0;
   }
   return tokens;
 }
 
 bool keeps(const std::vector<LatencyLimit>& limits, const Request& request,
            const RequestTimes& times) {
-  return std::ranges::all_of(limits, [&](const LatencyLimit& limit) {
-    const Latency latency = kLatencies[static_cast<std::size_t>(limit.of)].of;
-    return latency(request, times).value_or(0) <= to_seconds(limit.at_most);
-  });
+  return times.is_served() && std::ranges::all_of(limits, [&](const LatencyLimit& limit) {
+           const Latency latency = kLatencies[static_cast<std::size_t>(limit.of)].of;
+           return latency(request, times).value_or(0) <= to_seconds(limit.at_most);
+         });
 }
 
 void report_latencies(const ServedRequests& served, Metrics& metrics) {
+  check_served(served);
   metrics.add("ttft", mean_of(values_of(ttft, served)), "s", "time to first token");
   if (const std::vector<double> values = values_of(tpot, served); !values.empty()) {
     metrics.add("tpot", mean_of(values), "s", "mean time of a further token of each sequence");
@@ -137,10 +149,11 @@ void report_latencies(const ServedRequests& served, Metrics& metrics) {
 
 void report_requests(const ServedRequests& served, const std::vector<LatencyLimit>& limits,
                      Metrics& metrics) {
-  check_served(served);
   const double makespan = to_seconds(served.makespan());
-  const auto count = static_cast<double>(served.requests.size());
+  const auto count = static_cast<double>(served.count());
+  const auto all = static_cast<double>(served.requests.size());
   metrics.add("requests", count, "1", "requests that were served");
+  metrics.add("requests_turned_away", all - count, "1", "requests that were turned away");
   metrics.add("makespan", makespan, "s", "first arrival to last token");
   metrics.add("request_rate", count / makespan, "request/s", "requests over the makespan");
   for (const LatencyKind& kind : kLatencies) {
@@ -171,7 +184,7 @@ void report_requests(const ServedRequests& served, const std::vector<LatencyLimi
               "requests within the limits over the makespan");
   metrics.add("goodput_tokens", tokens / makespan, "token/s",
               "output tokens of the requests within the limits over the makespan");
-  metrics.add("requests_in_limits", good / count, "1", "share of the requests within the limits");
+  metrics.add("requests_in_limits", good / all, "1", "share of all requests within the limits");
 }
 
 std::string requests_csv(const ServedRequests& served) {
@@ -181,7 +194,8 @@ std::string requests_csv(const ServedRequests& served) {
     text += fmt::format("{},{},{},{}", i, to_seconds(request.arrival), request.prompt_tokens,
                         request.output_tokens);
     for (const LatencyKind& kind : kLatencies) {
-      const std::optional<double> value = kind.of(request, served.times[i]);
+      const std::optional<double> value =
+          served.times[i].is_served() ? kind.of(request, served.times[i]) : std::nullopt;
       text += value.has_value() ? fmt::format(",{}", *value) : ",";
     }
     text += "\n";

@@ -31,24 +31,30 @@ struct LatencyLimit {
 /// Percentile p, 0 to 100, of values in ascending order; check()s that there is one.
 [[nodiscard]] double percentile(const std::vector<double>& ascending, double p);
 
-/// `times[i]` are those of `requests[i]`; check()s that a request does not end before it begins.
+/// `times[i]` are those of `requests[i]`.
 struct ServedRequests {
   const std::vector<Request>& requests;
   const std::vector<RequestTimes>& times;
 
+  /// How many were not turned away.
+  [[nodiscard]] std::int64_t count() const;
   /// From the first arrival to the last token.
   [[nodiscard]] SimDuration makespan() const;
+  /// Of those that were served.
   [[nodiscard]] std::int64_t output_tokens() const;
 };
 
 [[nodiscard]] bool keeps(const std::vector<LatencyLimit>& limits, const Request& request,
                          const RequestTimes& times);
 
-/// Metrics ttft and tpot (the latter unless all requests have one token).
+/// Metrics ttft and tpot (the latter unless all requests have one token). check()s that a request
+/// was served and that none ends before it begins.
 void report_latencies(const ServedRequests& served, Metrics& metrics);
 
-/// The other metrics: requests, request_rate, makespan; percentiles of all, means of end_to_end and
-/// queueing; and with limits goodput (requests a second), goodput_tokens and requests_in_limits.
+/// The other metrics: requests (those that were served, as in all that follows), requests_turned_away,
+/// request_rate, makespan; percentiles of all, means of end_to_end and
+/// queueing; and with limits goodput (requests a second), goodput_tokens and requests_in_limits (of
+/// all requests).
 void report_requests(const ServedRequests& served, const std::vector<LatencyLimit>& limits,
                      Metrics& metrics);
 

@@ -99,6 +99,24 @@ TEST_CASE("request metrics: the mean of equal times is that time") {
   CHECK(metrics.at("ttft") == to_seconds(kOdd));
 }
 
+TEST_CASE("request metrics: a request that was turned away counts for nothing but itself") {
+  Example example;
+  example.requests.push_back({at(6s), 5000, 100});
+  example.times.push_back({at(6s), kNever, kNever, {}});
+  const Metrics metrics = metrics_of(example, {{LatencyLimit::Of::ttft, 4s}});
+  CHECK(metrics.at("requests") == 4);
+  CHECK(metrics.at("requests_turned_away") == 1);
+  CHECK(metrics.at("ttft") == Approx(3));
+  CHECK(metrics.at("makespan") == Approx(14));
+  CHECK(metrics.at("requests_in_limits") == Approx(3.0 / 5));
+  CHECK(example.served().output_tokens() == 12);
+  CHECK(requests_csv(example.served()).ends_with("\n4,6,5000,100,,,,\n"));
+  for (RequestTimes& times : example.times) {
+    times.finished = kNever;
+  }
+  CHECK_THROWS_AS(metrics_of(example), CheckFailure);
+}
+
 TEST_CASE("request metrics: impossible times are our bug") {
   Example example;
   example.times[1].first_token = at(500ms);

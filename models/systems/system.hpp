@@ -120,5 +120,6 @@ std::unique_ptr<System> make_recompute_static();
 std::unique_ptr<System> make_continuous_batching();
 std::unique_ptr<System> make_insti_dense();
 std::unique_ptr<System> make_insti_sparf();
+std::unique_ptr<System> make_near_storage_writeback();
 
 }  // namespace nearkv

@@ -17,6 +17,9 @@ const std::vector<SystemKind>& system_kinds() {
        make_continuous_batching},
       {"insti_dense", "decode attention in the CSDs, over the whole KV cache", make_insti_dense},
       {"insti_sparf", "decode attention in the CSDs, over what SparF selects", make_insti_sparf},
+      {"near_storage_writeback",
+       "attention near storage (INF2, HILOS) with delayed write-back and a cooperative cache",
+       make_near_storage_writeback},
   };
   return kinds;
 }

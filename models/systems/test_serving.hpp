@@ -19,7 +19,7 @@ struct ServingRun {
   [[nodiscard]] SimTime end() const {
     SimTime last{};
     for (const RequestTimes& one : times) {
-      last = one.finished == kNever ? last : std::max(last, one.finished);
+      last = std::max(last, one.is_served() ? one.finished : SimTime{});
     }
     return last;
   }

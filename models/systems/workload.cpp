@@ -64,7 +64,8 @@ void LengthConfig::fields(FieldVisitor& v) {
                 inner.parameter("least", least, "fewest tokens; shorter ones are not drawn",
                                 length);
                 inner.parameter("most", most, "most tokens; longer ones are not drawn", length);
-                inner.require(least <= most, "most", "must be at least least");
+                inner.require(least <= most, "most",
+                              fmt::format("{} is less than least, {}", most, least));
               }
             });
 }
@@ -232,7 +233,12 @@ void Workload::draw_requests(std::uint64_t seed, std::int64_t max_positions) {
   traces::RequestGenerator generator(
       {prompt.spec(true), output.spec(false), arrivals.spec(), seed});
   for (int i = 0; i < most_requests; ++i) {
-    RequestRecord record = generator.next();
+    RequestRecord record;
+    try {
+      record = generator.next();
+    } catch (const std::invalid_argument& problem) {
+      refuse(std::string(generator.part()), problem.what());
+    }
     if (fit(record, max_positions)) {
       add(record);
     }
@@ -262,7 +268,11 @@ void Workload::read_requests(std::uint64_t seed, std::int64_t max_positions) {
       continue;
     }
     first = first.value_or(record.at);
-    record.at = drawn.has_value() ? drawn->next() : record.at - *first;
+    try {
+      record.at = drawn.has_value() ? drawn->next() : record.at - *first;
+    } catch (const std::invalid_argument& problem) {
+      refuse("arrivals", problem.what());
+    }
     add(record);
   }
   adjusted_.failed = reader.failed();
@@ -279,8 +289,6 @@ std::optional<WorkloadProblem> Workload::prepare(std::int64_t seed, std::int64_t
     }
   } catch (const Broken& broken) {
     return broken.problem;
-  } catch (const std::invalid_argument& problem) {  // of the distributions
-    return WorkloadProblem{"", problem.what()};
   }
   if (!is_fixed() && requests_.empty()) {
     return WorkloadProblem{

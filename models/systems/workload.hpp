@@ -93,6 +93,7 @@ struct Workload {
   int batch = 0;
   int prompt_tokens = 0;
   int output_tokens = 0;
+  [[nodiscard]] int decode_steps() const { return output_tokens - 1; }
 
   // lengths and trace
   int most_requests = 0;

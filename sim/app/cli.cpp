@@ -114,6 +114,8 @@ const std::vector<Command>& commands() {
        add_record_command},
       {"replay", "Run a block trace, a workload or a KV page trace against a drive",
        add_replay_command},
+      {"requests", "Show what is in a request trace or a workload; write it as a trace",
+       add_requests_command},
       {"figure", "Reproduce a figure of the paper: points, table, claims, picture",
        add_figure_command},
       {"calibrate", "Measure this machine and write configs with its constants",

@@ -14,6 +14,7 @@ namespace nearkv {
 void add_run_command(CLI::App& command, int& exit_status);
 void add_record_command(CLI::App& command, int& exit_status);
 void add_replay_command(CLI::App& command, int& exit_status);
+void add_requests_command(CLI::App& command, int& exit_status);
 void add_figure_command(CLI::App& command, int& exit_status);
 void add_calibrate_command(CLI::App& command, int& exit_status);
 void add_describe_command(CLI::App& command, int& exit_status);

@@ -57,8 +57,8 @@ std::string describe_models() {
   }
   std::sort(files.begin(), files.end());
   TextTable table({{"model", Align::left},
+                   {"parameters", Align::right},
                    {"layers", Align::right},
-                   {"hidden", Align::right},
                    {"heads", Align::right},
                    {"KV heads", Align::right},
                    {"positions", Align::right},
@@ -66,7 +66,9 @@ std::string describe_models() {
   for (const fs::path& file : files) {
     ModelShape shape;
     read_fields(load_config(file), [&shape](FieldVisitor& v) { shape.fields(v); });
-    table.row({shape.name, fmt::format("{}", shape.layers), fmt::format("{}", shape.hidden),
+    constexpr double kBillion = 1e9;
+    const double billions = static_cast<double>(shape.parameters()) / kBillion;
+    table.row({shape.name, format_significant(billions, 3) + "e9", fmt::format("{}", shape.layers),
                fmt::format("{}", shape.heads), fmt::format("{}", shape.kv_heads),
                fmt::format("{}", shape.max_positions),
                fmt::format("nearkv:models/{}", file.filename().string())});
@@ -95,6 +97,7 @@ constexpr std::array kMetricFamilies{
     MetricFamily{"tpot", "s", "mean time of a further token of each sequence"},
     MetricFamily{"requests", "1",
                  "of workloads of kind lengths or trace, as all down to idle_time"},
+    MetricFamily{"requests_turned_away", "1", "those that do not fit the system even alone"},
     MetricFamily{"makespan", "s", "first arrival to last token"},
     MetricFamily{"request_rate", "request/s", "requests over the makespan"},
     MetricFamily{"end_to_end", "s", "arrival to last token, mean"},
@@ -113,6 +116,11 @@ constexpr std::array kMetricFamilies{
     MetricFamily{"prefill_busy/PART", "s", "busy time of each resource in prefill"},
     MetricFamily{"prefill_traffic/PART", "B", "bytes over each link and flash array in prefill"},
     MetricFamily{"decode_traffic/PART", "B", "bytes over each link and flash array in decode"},
+    MetricFamily{"phase/NAME", "s", "where a system that schedules requests spent its time"},
+    MetricFamily{"traffic/PART", "B", "of such a system: bytes over each link"},
+    MetricFamily{"batching/NAME", "1", "continuous_batching: iterations, preemptions, KV blocks"},
+    MetricFamily{"swap/NAME", "B", "continuous_batching: KV moved to host memory and back"},
+    MetricFamily{"recompute/NAME", "1", "recompute_static: KV blocks, share of tokens"},
     MetricFamily{"high_water/MEMORY", "B", "high-water mark of each memory"},
     MetricFamily{"kv_ftl/NAME", "1", "pages, erases, wear and endurance of each CSD's KV FTL"},
     MetricFamily{"energy", "J", "of the run, from the socket of the server"},

@@ -232,11 +232,12 @@ class CsdReplay {
     const auto add = [this](const KvTraceRecord& record) { this->add(record); };
     while (batches.next(add)) {
       append_tokens();
-      batch_->pairs = static_cast<int>(batch_->patterns.size());
-      batch_->seal();
+      auto batch = std::make_shared<AttendBatch>();
+      const int pairs = static_cast<int>(heads_.size());
+      batch->segments.push_back({pairs, std::exchange(heads_, {})});
+      batch->seal();
       Completion done;
-      csd_.submit_attend(now, std::exchange(batch_, std::make_shared<AttendBatch>()), done,
-                         {task_, layer_});
+      csd_.submit_attend(now, batch, done, {task_, layer_});
       while (!done.done()) {
         loop_.run(kNever);
         loop_.take_finished();
@@ -253,14 +254,14 @@ class CsdReplay {
  private:
   void add(const KvTraceRecord& record) {
     const auto pair = static_cast<std::size_t>(record.sequence) * header_.kv_heads + record.kv_head;
-    if (pair != batch_->patterns.size()) {
+    if (pair != heads_.size()) {
       throw ConfigError(fmt::format(
           "{}: step {}, layer {}: sequence {}, KV head {} comes where number {} of {} heads was "
           "expected; for a CSD no head may be left out",
           printable(replay_.input), record.step, record.layer, record.sequence, record.kv_head,
-          batch_->patterns.size(), header_.sequences * header_.kv_heads));
+          heads_.size(), header_.sequences * header_.kv_heads));
     }
-    batch_->patterns.push_back(reads_of(header_, geometry_, record));
+    heads_.push_back(reads_of(header_, geometry_, record));
     layer_ = record.layer;
     context_ = std::max(context_, record.context);
   }
@@ -281,8 +282,8 @@ class CsdReplay {
   EventLoop loop_;
   Csd csd_;
   KvFtl::TaskId task_;
-  std::vector<int> appended_;  // tokens, by layer
-  std::shared_ptr<AttendBatch> batch_ = std::make_shared<AttendBatch>();
+  std::vector<int> appended_;     // tokens, by layer
+  std::vector<HeadReads> heads_;  // of the batch
   int layer_ = 0;
   int context_ = 0;  // the longest of the batch
 };

@@ -324,7 +324,7 @@ TEST_CASE("replay of KV pages on a CSD: what the drive does with the same batche
     csd.append({task, 0}, 600, std::nullopt);
     std::vector<SimTime> ends{SimTime{}};
     for (int step = 0; step < 2; ++step) {
-      auto batch = std::make_shared<AttendBatch>();
+      std::vector<HeadReads> heads;
       for (int head = 0; head < 4; ++head) {
         HeadReads reads = dense_reads(geometry, {128, 1}, 600);
         if (!is_dense) {
@@ -338,9 +338,10 @@ TEST_CASE("replay of KV pages on a CSD: what the drive does with the same batche
         }
         writer.add({step, 0, head / 2, head % 2, 600, is_dense ? 600 : 37, reads.channel_pages,
                     reads.key_pages, reads.value_pages});
-        batch->patterns.push_back(reads);
+        heads.push_back(reads);
       }
-      batch->pairs = 4;
+      auto batch = std::make_shared<AttendBatch>();
+      batch->segments.push_back({4, heads});
       batch->seal();
       Completion done;
       csd.submit_attend(ends.back(), batch, done, {task, 0});

@@ -16,12 +16,21 @@ void BadBlockConfig::fields(FieldVisitor& v) {
 }
 
 BlockPool::BlockPool(const Options& options, Rng rng)
-    : blocks_(static_cast<std::size_t>(options.blocks)),
+    : count_(options.blocks),
+      blocks_(static_cast<EraseBlock*>(
+          std::calloc(static_cast<std::size_t>(options.blocks), sizeof(EraseBlock)))),
       least_worn_first_(options.least_worn_first),
       bad_config_(options.bad),
       rng_(rng) {
-  free_.reserve(blocks_.size());
-  for (int i = 0; i < blocks(); ++i) {
+  check(blocks_ != nullptr, "no memory for the blocks of a plane");
+  static_assert(static_cast<int>(BlockState::free) == 0, "zero must be a free block");
+  if (options.lazy && bad_config_.factory_share == 0) {
+    next_stamp_ = static_cast<std::uint64_t>(count_);
+    return;
+  }
+  fresh_ = count_;
+  free_.reserve(static_cast<std::size_t>(count_));
+  for (int i = 0; i < count_; ++i) {
     if (bad_config_.factory_share > 0 && rng_.uniform() < bad_config_.factory_share) {
       blocks_[i].state = BlockState::bad;
       ++bad_;
@@ -56,7 +65,10 @@ int BlockPool::opened(std::uint32_t index) {
 }
 
 int BlockPool::open_next() {
-  check(!free_.empty(), "a plane without a free block opens one");
+  check(free_blocks() > 0, "a plane without a free block opens one");
+  if (fresh_ < count_) {  // not worn, and free for longer than any that was erased
+    return opened(static_cast<std::uint32_t>(fresh_++));
+  }
   std::pop_heap(free_.begin(), free_.end(),
                 [this](std::uint32_t a, std::uint32_t b) { return is_later(a, b); });
   const std::uint32_t index = free_.back();
@@ -65,7 +77,7 @@ int BlockPool::open_next() {
 }
 
 int BlockPool::open_most_worn() {
-  check(!free_.empty(), "a plane without a free block opens one");
+  check(!free_.empty() && fresh_ == count_, "a plane without a free block opens one");
   const auto most_worn = std::max_element(
       free_.begin(), free_.end(),
       [this](std::uint32_t a, std::uint32_t b) { return blocks_[a].erases < blocks_[b].erases; });
@@ -110,8 +122,9 @@ bool BlockPool::erase(int index) {
 
 BlockPool::Wear BlockPool::wear() const {
   Wear wear;
-  bool first = true;
-  for (const EraseBlock& block : blocks_) {
+  bool first = fresh_ == count_;
+  for (int i = 0; i < fresh_; ++i) {
+    const EraseBlock& block = blocks_[i];
     wear.total += block.erases;
     if (block.state != BlockState::bad) {
       wear.lowest = first ? block.erases : std::min(wear.lowest, block.erases);
@@ -125,7 +138,8 @@ BlockPool::Wear BlockPool::wear() const {
 void BlockPool::audit() const {
   int bad = 0;
   std::size_t free = 0;
-  for (const EraseBlock& block : blocks_) {
+  for (int i = 0; i < fresh_; ++i) {
+    const EraseBlock& block = blocks_[i];
     bad += block.state == BlockState::bad ? 1 : 0;
     free += block.state == BlockState::free ? 1 : 0;
     check(block.valid <= block.written, "a block with more valid pages than written ones");
@@ -139,7 +153,8 @@ void BlockPool::audit() const {
 }
 
 std::int64_t BlockPool::bytes_held() const {
-  return static_cast<std::int64_t>(sizeof(*this) + blocks_.capacity() * sizeof(EraseBlock) +
+  return static_cast<std::int64_t>(sizeof(*this) +
+                                   static_cast<std::size_t>(fresh_) * sizeof(EraseBlock) +
                                    free_.capacity() * sizeof(std::uint32_t));
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <vector>
 
 #include "sim/core/fields.hpp"
@@ -36,12 +38,13 @@ class BlockPool {
     int blocks;
     bool least_worn_first;  // free blocks are taken least worn first, else first in, first out
     BadBlockConfig bad;
+    bool lazy = false;  // blocks take memory once they are opened; without open_most_worn()
   };
   /// Factory bad blocks are drawn from `rng`, which also decides about later failures.
   BlockPool(const Options& options, Rng rng);
 
-  [[nodiscard]] int blocks() const { return static_cast<int>(blocks_.size()); }
-  [[nodiscard]] int free_blocks() const { return static_cast<int>(free_.size()); }
+  [[nodiscard]] int blocks() const { return count_; }
+  [[nodiscard]] int free_blocks() const { return static_cast<int>(free_.size()) + count_ - fresh_; }
   [[nodiscard]] int bad_blocks() const { return bad_; }
   [[nodiscard]] const EraseBlock& block(int index) const { return blocks_[index]; }
   [[nodiscard]] EraseBlock& block(int index) { return blocks_[index]; }
@@ -73,8 +76,13 @@ class BlockPool {
   [[nodiscard]] bool is_later(std::uint32_t a, std::uint32_t b) const;
   int opened(std::uint32_t index);
 
-  std::vector<EraseBlock> blocks_;
-  std::vector<std::uint32_t> free_;  // a heap: the next to open is first
+  struct Free {
+    void operator()(EraseBlock* blocks) const { std::free(blocks); }
+  };
+  int count_;
+  std::unique_ptr<EraseBlock[], Free> blocks_;  // zero, and so without memory, from fresh_ on
+  int fresh_ = 0;                    // lazy: blocks from here on are free and were never opened
+  std::vector<std::uint32_t> free_;  // the others, a heap: the next to open is first
   bool least_worn_first_;
   BadBlockConfig bad_config_;
   Rng rng_;
