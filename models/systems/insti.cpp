@@ -5,8 +5,9 @@
 // Decode is sequential, layer by layer: GPU, upload, submission, attention, download, GPU. The
 // paper describes no overlap of the GPU and the CSDs. With gpu_csd_overlap = two_batches the batch
 // is decoded in two halves, side by side: while the CSDs attend for one, the GPU computes the
-// other. Both queue for the GPU and the drives, and each reads all weights. A step ends when both
-// halves are done.
+// other. Both queue for the GPU and the drives, and each reads all weights. A half keeps the GPUs
+// of a stage from the end of one layer's attention to the beginning of the next one's: one stream
+// of kernels, queued together. A step ends when both halves are done.
 #include <algorithm>
 #include <functional>
 #include <memory>
@@ -27,6 +28,7 @@
 #include "models/systems/parallel_model.hpp"
 #include "models/systems/system.hpp"
 #include "sim/core/check.hpp"
+#include "sim/core/servers.hpp"
 
 namespace nearkv {
 
@@ -114,6 +116,7 @@ class InstiSystem final : public BatchSystem {
   KvSourceConfig kv_source_;
 
   std::optional<CsdKv> kv_;
+  std::vector<std::unique_ptr<CreditPool>> turns_;  // on the GPUs, by stage
   bool is_uniform_ = true;
   std::vector<StepKey> keys_;              // of the batch
   std::optional<SparfReads> sparf_reads_;  // one of the two, for SparF
@@ -177,6 +180,10 @@ void InstiSystem::place(RunContext& run) {
                                   .channel_copy = sparse_,
                                   .lanes = overlap_ == GpuCsdOverlap::two_batches ? kHalves : 1,
                                   .spill_tokens = 0});
+  turns_.clear();
+  for (int stage = 0; stage < run.model.stages(); ++stage) {
+    turns_.push_back(std::make_unique<CreditPool>(machine.engine(), 1));
+  }
   recorded_reads_.reset();
   sparf_reads_.reset();
   if (sparse_ && is_recorded()) {
@@ -293,19 +300,40 @@ InstiSystem::StepTimes InstiSystem::decode_lane(RunContext& run, const CsdKv::Pl
     operators();
     times.gpu_compute += engine.now() - begin;
   };
-  compute([&] { model.embed(sequences); });
-  for (int layer = 0; layer < static_cast<int>(run.point.model.layers); ++layer) {
-    compute([&] {
-      model.enter_layer(layer, sequences);
-      model.before_attention(layer, sequences);
-    });
+  const auto turn_at = [&](std::int64_t layer) -> CreditPool& {
+    return *turns_[static_cast<std::size_t>(model.stage_of(layer))];
+  };
+  const std::int64_t layers = run.point.model.layers;
+  compute([&] {
+    turn_at(0).acquire();
+    model.embed(sequences);
+    model.before_attention(0, sequences);
+    turn_at(0).release();
+  });
+  for (int layer = 0; layer < static_cast<int>(layers); ++layer) {
     kv_->append_token(run, plan.step, plan.lane, layer);
     const auto attention = kv_->start_attention(run, plan, layer, {});
     times.attention += kv_->finish_attention(run, *attention);
     kv_->flush(run, plan.step, plan.lane, layer);
-    compute([&] { model.after_attention(layer, sequences); });
+    compute([&] {
+      turn_at(layer).acquire();
+      model.after_attention(layer, sequences);
+      const std::int64_t next = layer + 1;
+      if (next == layers) {
+        model.next_token(sequences);
+        turn_at(layer).release();
+        return;
+      }
+      const bool moves = model.stage_of(next) != model.stage_of(layer);
+      if (moves) {
+        turn_at(layer).release();
+        model.enter_layer(next, sequences);
+        turn_at(next).acquire();
+      }
+      model.before_attention(next, sequences);
+      turn_at(next).release();
+    });
   }
-  compute([&] { model.next_token(sequences); });
   times.end = engine.now();
   return times;
 }

@@ -142,6 +142,7 @@ class NearStorageSystem final : public BatchSystem {
   [[nodiscard]] double share_of_inputs(RunContext& run) const;
   [[nodiscard]] GroupState state_at(const SequenceGroup& group, int context) const;
   [[nodiscard]] int recent_tokens(const SequenceGroup& group, int context) const;
+  void weigh_tokens(RunContext& run);
   void send(RunContext& run, CsdKv::Drive& drive, const CsdKv::Plan& plan, int layer,
             AttendTimes& times);
   void attend_on_gpus(RunContext& run, int layer);
@@ -155,6 +156,9 @@ class NearStorageSystem final : public BatchSystem {
   std::optional<CapacityLedger> host_;
   FifoServers host_scores_{1};
   double share_ = 0;  // alpha
+  // What a token adds to a step, roughly: decides which steps of a sampled run are taken as alike.
+  std::int64_t weight_on_flash_ = 0;
+  std::int64_t weight_that_waits_ = 0;
   bool is_uniform_ = true;
   std::vector<StepKey> keys_;
 };
@@ -240,7 +244,27 @@ void NearStorageSystem::place(RunContext& run) {
     inputs_.emplace(run, *kv_);
   }
   host_scores_ = FifoServers(1);
+  weigh_tokens(run);
   host_.emplace("host DRAM", run.point.host.dram - run.point.host.reserved);
+}
+
+/// Picoseconds that a token of a head on each drive takes from flash, or from host memory.
+void NearStorageSystem::weigh_tokens(RunContext& run) {
+  const CsdConfig& drive = run.point.csd.front();
+  const auto seconds = [](double amount, double rate) { return amount / rate; };
+  const auto row = static_cast<double>(kv_->row_bytes().count());
+  const double on_flash = seconds(2 * row, flash_rate(drive.flash));
+  const auto link =
+      static_cast<double>(run.machine.fabric().path("host", "csd/0").bandwidth.per_second());
+  const auto queries = static_cast<double>(run.point.model.heads / run.point.model.kv_heads);
+  double waits = seconds(row, link);
+  if (is_delayed()) {
+    const double multiply_adds = queries * static_cast<double>(run.point.model.head_dim);
+    waits += drive.count * seconds(2 * multiply_adds,
+                                   static_cast<double>(write_back_.host_score_rate.per_second()));
+  }
+  weight_on_flash_ = std::llround(on_flash * 1e12);
+  weight_that_waits_ = std::llround(waits * 1e12);
 }
 
 /// Of each group so many sequences keep inputs that the sum over all groups so far comes nearest.
@@ -283,10 +307,16 @@ GroupState NearStorageSystem::state_at(const SequenceGroup& group, int context) 
   const CsdKv::Part part{group};
   state.filled =
       kv_->pages_at(part, context).total() > kv_->pages_at(part, context - 1).total() ? 1 : 0;
-  // The tokens that wait and inputs that fill no page move too: then no two contexts are equal.
+  // Tokens that wait and inputs that fill no page move too: then no two contexts are equal.
   const bool is_even =
       kv_->model().attended_tokens(context) == context && !is_delayed() && !inputs_;
   state.size = is_even ? ceil_div(context, kv_->tokens_a_page()) : context;
+  if (is_delayed() && is_uniform_) {
+    // The time goes up and down with the tokens that wait. The last digit keeps contexts apart.
+    const std::int64_t recent = recent_tokens(group, context);
+    const std::int64_t weight = (context - recent) * weight_on_flash_ + recent * weight_that_waits_;
+    state.size = weight * (spill_tokens() + 1) + recent;
+  }
   return state;
 }
 

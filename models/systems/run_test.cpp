@@ -51,7 +51,7 @@ const Overrides kInfiniteFlash{
 template <class OfContext>
 double over_steps(const DesignPoint& point, OfContext of_context) {
   double sum = 0;
-  for (int step = 0; step < point.workload.decode_steps(); ++step) {
+  for (int step = 0; step < point.workload.output_tokens - 1; ++step) {
     sum += of_context(point.workload.prompt_tokens + 1 + step);
   }
   return sum;
