@@ -187,7 +187,8 @@ void Csd::submit(Waiting next) {
   if (running_) {
     waiting_.push(std::move(next));
   } else {
-    begin(next.submitted, std::move(next));
+    const SimTime now = next.submitted;
+    begin(now, std::move(next));
   }
 }
 

@@ -348,23 +348,25 @@ TEST_CASE("insti: two half batches take the time of the slower of GPU and CSDs i
 }
 
 TEST_CASE("insti: two half batches are slower than one by no more than the split costs") {
+  struct Case {
+    int batch;
+    Overrides more;
+  };
   for (const std::string system : {"insti_dense", "insti_sparf"}) {
-    for (const Overrides& variant :
-         {Overrides{"workload/batch=2"}, Overrides{"workload/batch=7", "csd/0/count=3"},
-          Overrides{"workload/batch=16", "workload/prompt_tokens=1000"},
-          Overrides{"workload/batch=16", "csd/0/count=20"}}) {
+    for (const Case& one : {Case{2, {}}, Case{7, {"csd/0/count=3"}},
+                            Case{16, {"workload/prompt_tokens=1000"}}, Case{16, drives(20)}}) {
       CAPTURE(system);
-      CAPTURE(variant.front());
-      const auto run = [&](const Overrides& more) {
-        return run_alone(small_point(system, variant + more));
+      CAPTURE(one.batch);
+      const auto run = [&](int batch, const Overrides& more) {
+        return run_alone(small_point(
+            system, one.more + Overrides{"workload/batch=" + std::to_string(batch)} + more));
       };
-      const RunResult none = run({});
-      const RunResult two = run({"system/gpu_csd_overlap=two_batches"});
+      const RunResult none = run(one.batch, {});
+      const RunResult two = run(one.batch, {"system/gpu_csd_overlap=two_batches"});
       // In turn, the halves would take what they take alone.
-      const int batch = std::stoi(variant.front().substr(variant.front().find('=') + 1));
-      const RunResult first = run({"workload/batch=" + std::to_string((batch + 1) / 2)});
-      const RunResult second = run({"workload/batch=" + std::to_string(std::max(1, batch / 2))});
-      CHECK(two.at("decode_time") <= first.at("decode_time") + second.at("decode_time"));
+      const double in_turn =
+          run((one.batch + 1) / 2, {}).at("decode_time") + run(one.batch / 2, {}).at("decode_time");
+      CHECK(two.at("decode_time") <= in_turn);
       CHECK(two.at("decode_traffic/csd/0/flash/read") ==
             none.at("decode_traffic/csd/0/flash/read"));
       CHECK(two.at("decode_traffic/pcie/gpu/0/up/bytes") ==

@@ -256,15 +256,16 @@ void NearStorageSystem::weigh_tokens(RunContext& run) {
   const double on_flash = seconds(2 * row, flash_rate(drive.flash));
   const auto link =
       static_cast<double>(run.machine.fabric().path("host", "csd/0").bandwidth.per_second());
-  const auto queries = static_cast<double>(run.point.model.heads / run.point.model.kv_heads);
+  const std::int64_t queries = run.point.model.heads / run.point.model.kv_heads;
   double waits = seconds(row, link);
   if (is_delayed()) {
-    const double multiply_adds = queries * static_cast<double>(run.point.model.head_dim);
+    const auto multiply_adds = static_cast<double>(queries * run.point.model.head_dim);
     waits += drive.count * seconds(2 * multiply_adds,
                                    static_cast<double>(write_back_.host_score_rate.per_second()));
   }
-  weight_on_flash_ = std::llround(on_flash * 1e12);
-  weight_that_waits_ = std::llround(waits * 1e12);
+  constexpr double kPicoseconds = 1e12;  // unit: a second's
+  weight_on_flash_ = std::llround(on_flash * kPicoseconds);
+  weight_that_waits_ = std::llround(waits * kPicoseconds);
 }
 
 /// Of each group so many sequences keep inputs that the sum over all groups so far comes nearest.
@@ -446,13 +447,14 @@ void NearStorageSystem::attend_on_gpus(RunContext& run, int layer) {
 // -- Output -------------------------------------------------------------------------------------
 
 std::vector<std::string> NearStorageSystem::notes(const DesignPoint& point) const {
+  constexpr double kPercent = 100;  // unit: of a whole
   std::vector<std::string> notes;
   if (cache_.kind == CooperativeCacheConfig::Kind::balanced) {
     notes.push_back(
         share_ > 0
             ? fmt::format("cooperative cache: {:.1f} % of the sequences keep layer inputs, where "
                           "flash and PCIe take equally long",
-                          share_ * 100)
+                          share_ * kPercent)
             : std::string("cooperative cache: none, since layer inputs are no smaller than the K "
                           "and V of this model"));
   }
