@@ -40,8 +40,9 @@ class DeepSpeedSystem final : public BatchSystem {
   void warm_up(RunContext& run, int step) override;
   void finish_batch(RunContext& run) override { remove_regions(run); }
 
-  [[nodiscard]] StepKey step_key(const RunContext& /*run*/, int step) const override {
-    return {0, step};
+  /// Between the steps at which sequences end, a step is like the one before it.
+  [[nodiscard]] StepKey step_key(const RunContext& run, int step) const override {
+    return {static_cast<int>(run.batch->at_step(step).size()), step};
   }
 
   [[nodiscard]] std::vector<std::string> notes(const DesignPoint& /*point*/) const override {
