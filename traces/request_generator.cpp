@@ -60,7 +60,7 @@ int LengthDistribution::draw(Rng& rng) const {
       return spec_.tokens;
     case Kind::uniform:
       return spec_.least +
-             static_cast<int>(rng.below(static_cast<std::uint64_t>(spec_.most - spec_.least + 1)));
+             static_cast<int>(rng.below(1 + static_cast<std::uint64_t>(spec_.most - spec_.least)));
     case Kind::lognormal:
       return draw_lognormal(rng);
     default:
@@ -134,7 +134,7 @@ SimDuration ArrivalTimes::next() {
     return last_;
   }
   const double mean = kPicoseconds / spec_.rate;
-  constexpr auto kMost = static_cast<double>(std::numeric_limits<std::int64_t>::max() / 2);
+  constexpr auto kMost = 0.5 * static_cast<double>(std::numeric_limits<std::int64_t>::max());
   // Equal intervals do not add up rounding.
   const bool is_constant = spec_.kind == ArrivalSpec::Kind::constant;
   const double since = is_constant ? static_cast<double>(before) * mean : interval() * mean;

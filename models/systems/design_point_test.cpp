@@ -207,11 +207,13 @@ TEST_CASE("design point: the message of each rule") {
        "/system/sparsity/channels: 129 is more than the model's head_dim 128"},
       {"flexgen",
        {"system/kind=flexgem"},
-       "/system/kind: is \"flexgem\"; must be one of deepspeed, flexgen, insti_dense, "
-       "insti_sparf; did you mean \"flexgen\"?"},
+       "/system/kind: is \"flexgem\"; must be one of deepspeed, flexgen, flexgen_gds, "
+       "flexgen_sparq, recompute_static, continuous_batching, insti_dense, insti_sparf, "
+       "near_storage_writeback; did you mean \"flexgen\"?"},
       {"flexgen",
        {"system/kind=vllm"},
-       "/system/kind: is \"vllm\"; must be one of deepspeed, flexgen, insti_dense, insti_sparf"},
+       "/system/kind: is \"vllm\"; must be one of deepspeed, flexgen, flexgen_gds, flexgen_sparq, "
+       "recompute_static, continuous_batching, insti_dense, insti_sparf, near_storage_writeback"},
       {"insti_dense",
        {"system/kind=insti_sparf"},
        "/system/sparsity: missing; add it (what SparF selects)\n"

@@ -777,6 +777,9 @@ class PolicySearch {
 }  // namespace
 
 FlexGenPolicy search_policy(const FlexGenProblem& problem, const FlexGenSearch& search) {
+  const FlexGenTask& task = problem.task;
+  check(task.sequences > 0 && task.prompt_tokens > 0 && task.output_tokens > 0,
+        "a policy for no work");
   return PolicySearch(problem, search)();
 }
 

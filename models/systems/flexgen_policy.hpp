@@ -175,7 +175,7 @@ struct FlexGenLimits {
   Bytes ssd{};
 };
 
-/// What a policy is to be found for: equal sequences, as FlexGen pads them.
+/// What a policy is to be found for: equal sequences as long as the longest, as FlexGen pads them.
 struct FlexGenTask {
   int sequences = 0;
   int prompt_tokens = 0;

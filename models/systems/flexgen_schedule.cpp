@@ -123,7 +123,11 @@ void FlexGenSchedule::choose_policy(RunContext& run) {
   problem.limits = {run.model.free_memory(),
                     memory.capacity() - relay_buffer_ * copy_thread_count_ - memory.extent_size(),
                     point.ssd.front().capacity * point.ssd.front().count - point.host.swap.size};
-  problem.task = {point.workload.batch, point.workload.prompt_tokens, point.workload.output_tokens};
+  problem.task.sequences = point.workload.most_sequences();
+  for (const Request& request : point.workload.requests()) {
+    problem.task.prompt_tokens = std::max(problem.task.prompt_tokens, request.prompt_tokens);
+    problem.task.output_tokens = std::max(problem.task.output_tokens, request.output_tokens);
+  }
   policy_ = search_policy(problem, search_);
 }
 

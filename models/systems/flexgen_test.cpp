@@ -462,6 +462,28 @@ TEST_CASE("flexgen: a ragged batch moves what its sequences need, and no more") 
   CHECK(sparq.to_host == token * stored * 3 / 2);
 }
 
+TEST_CASE("flexgen: requests of equal lengths give what a fixed batch gives, to the picosecond") {
+  const std::string requests =
+      R"(workload={"kind":"lengths","requests":6,"prompt":{"kind":"fixed","tokens":96},)"
+      R"("output":{"kind":"fixed","tokens":9},"longest":{"prompt_tokens":2048,)"
+      R"("output_tokens":2048,"beyond":"refuse"},"arrivals":{"kind":"at_start"},)"
+      R"("batching":{"order":"arrival","sequences":6,"padded":false,"wait":"0s"},"limits":[]})";
+  const std::vector<std::pair<std::string, Overrides>> cases{
+      {"flexgen", policy({"gpu_batch_size=2", "num_gpu_batches=3", "cache_cpu=30"})},
+      {"flexgen", policy({"gpu_batch_size=2", "num_gpu_batches=2"})},
+      {"flexgen_gds", {}},
+      {"flexgen_sparq", {}}};
+  for (const auto& [system, overrides] : cases) {
+    const RunResult fixed =
+        run_alone(small_point(system, Overrides{"workload/batch=6"} + overrides));
+    const RunResult equal = run_alone(small_point(system, overrides + Overrides{requests}));
+    CAPTURE(system);
+    CHECK(equal.at("decode_time") == fixed.at("decode_time"));
+    CHECK(equal.at("prefill_time") == fixed.at("prefill_time"));
+    CHECK(equal.digest == fixed.digest);
+  }
+}
+
 TEST_CASE("flexgen: a ragged batch takes at least as long as its shortest, at most its longest") {
   for (const std::string system : {"flexgen", "flexgen_gds", "flexgen_sparq"}) {
     const DesignPoint point = small_point(system, kFastFiles + Overrides{"model/layers=4"});

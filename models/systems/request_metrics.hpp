@@ -51,8 +51,8 @@ struct ServedRequests {
 /// was served and that none ends before it begins.
 void report_latencies(const ServedRequests& served, Metrics& metrics);
 
-/// The other metrics: requests (those that were served, as in all that follows), requests_turned_away,
-/// request_rate, makespan; percentiles of all, means of end_to_end and
+/// The other metrics: requests (those that were served, as in all that follows),
+/// requests_turned_away, request_rate, makespan; percentiles of all, means of end_to_end and
 /// queueing; and with limits goodput (requests a second), goodput_tokens and requests_in_limits (of
 /// all requests).
 void report_requests(const ServedRequests& served, const std::vector<LatencyLimit>& limits,

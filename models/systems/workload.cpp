@@ -137,8 +137,8 @@ void Workload::fields(FieldVisitor& v) {
                     "which requests form a batch; systems that schedule requests do without");
         inner.list_of("limits", limits, "limits that a request must keep to count as goodput",
                       {0, 3});
-        for (std::size_t i = 0; i < limits.size(); ++i) {
-          inner.require(std::ranges::count(limits, limits[i].of, &LatencyLimit::of) == 1, "limits",
+        for (const LatencyLimit& limit : limits) {
+          inner.require(std::ranges::count(limits, limit.of, &LatencyLimit::of) == 1, "limits",
                         "has two limits of the same time; keep one of them");
         }
       });

@@ -57,8 +57,8 @@ std::string describe_models() {
   }
   std::sort(files.begin(), files.end());
   TextTable table({{"model", Align::left},
+                   {"parameters", Align::right},
                    {"layers", Align::right},
-                   {"hidden", Align::right},
                    {"heads", Align::right},
                    {"KV heads", Align::right},
                    {"positions", Align::right},
@@ -66,7 +66,9 @@ std::string describe_models() {
   for (const fs::path& file : files) {
     ModelShape shape;
     read_fields(load_config(file), [&shape](FieldVisitor& v) { shape.fields(v); });
-    table.row({shape.name, fmt::format("{}", shape.layers), fmt::format("{}", shape.hidden),
+    constexpr double kBillion = 1e9;
+    const double billions = static_cast<double>(shape.parameters()) / kBillion;
+    table.row({shape.name, format_significant(billions, 3) + "e9", fmt::format("{}", shape.layers),
                fmt::format("{}", shape.heads), fmt::format("{}", shape.kv_heads),
                fmt::format("{}", shape.max_positions),
                fmt::format("nearkv:models/{}", file.filename().string())});

@@ -41,7 +41,7 @@ std::string check_point(const nlohmann::json& config);
 struct PointOutcome {
   ChildEnd end = ChildEnd::crashed;
   std::string record_text;  // the record's file, when finished
-  std::string requests;     // CSV of the requests; empty for a fixed batch
+  std::string requests{};   // CSV of the requests; empty for a fixed batch
   std::string problem;      // else one line a problem, each with the point's origin
   ResourceUse use;
 

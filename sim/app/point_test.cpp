@@ -45,9 +45,15 @@ TEST_CASE("a sourced value is its value") {
 }
 
 TEST_CASE("the exit status tells the user's errors from ours") {
-  const PointOutcome fine{.end = ChildEnd::finished, .record_text = "{}", .problem = {}, .use = {}};
-  PointOutcome wrong{.end = ChildEnd::user_error, .record_text = {}, .problem = "a", .use = {}};
-  PointOutcome crashed{.end = ChildEnd::crashed, .record_text = {}, .problem = "b", .use = {}};
+  PointOutcome fine;
+  fine.end = ChildEnd::finished;
+  fine.record_text = "{}";
+  PointOutcome wrong;
+  wrong.end = ChildEnd::user_error;
+  wrong.problem = "a";
+  PointOutcome crashed;
+  crashed.end = ChildEnd::crashed;
+  crashed.problem = "b";
   CHECK(report_problems({fine}) == kExitOk);
   CHECK(report_problems({fine, wrong}) == kExitUserError);
   CHECK(report_problems({wrong, crashed}) == kExitInternalError);

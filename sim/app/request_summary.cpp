@@ -85,7 +85,7 @@ std::string request_summary(const RecordView& record) {
     return format_metric(record.metric(name).value_or(0), unit, kDigits);
   };
   std::string text =
-      fmt::format("\n{} of requests, all in {}\n{}", in_unit("request_rate", "request/s"),
+      fmt::format("\nrequests: {}, all served in {}\n{}", in_unit("request_rate", "request/s"),
                   in_unit("makespan", "s"), latency_table(record));
   if (const std::optional<double> share = record.metric("requests_in_limits")) {
     text += fmt::format("  goodput {} ({}), {} of the requests keep the limits\n",
