@@ -647,6 +647,9 @@ void Csd::finish_reused(SimTime now) {
 
 void Csd::begin_next(SimTime now) {
   running_.reset();
+  for (const DeferredStore& store : std::exchange(deferred_, {})) {
+    submit_store(now, store.pages, store.done, store.layer);
+  }
   if (!waiting_.empty()) {
     Waiting next = std::move(waiting_.front());
     waiting_.pop();
@@ -697,6 +700,15 @@ void Csd::submit_store(SimTime now, const PageBatch& batch, Completion* done,
     push(last, EventKind::stored, number);
   } else {
     stores_.erase(number);
+  }
+}
+
+void Csd::submit_background_store(SimTime now, const PageBatch& batch, Completion* done,
+                                  const KvLayer& layer) {
+  if (running_) {
+    deferred_.push_back({batch, done, layer});
+  } else {
+    submit_store(now, batch, done, layer);
   }
 }
 

@@ -99,6 +99,10 @@ class Csd final : public Component, private PageSink {
   /// finished when the last page is programmed.
   void submit_store(SimTime now, const PageBatch& batch, Completion* done,
                     const KvLayer& layer = {});
+  /// The same, but not while a batch is at work: its reads go first, and the pages are programmed
+  /// before the next batch begins.
+  void submit_background_store(SimTime now, const PageBatch& batch, Completion* done,
+                               const KvLayer& layer = {});
 
   [[nodiscard]] SimTime next_event() const override;
   void process(SimTime until) override;
@@ -325,7 +329,13 @@ class Csd final : public Component, private PageSink {
   std::queue<Waiting> waiting_;
   bool completed_something_ = false;
   std::shared_ptr<Memory> memory_;
-  std::map<int, Store> stores_;  // not finished
+  struct DeferredStore {
+    PageBatch pages;
+    Completion* done;
+    KvLayer layer;
+  };
+  std::vector<DeferredStore> deferred_;  // until the batch at work is done
+  std::map<int, Store> stores_;          // not finished
   int next_store_ = 0;
   int erases_on_their_way_ = 0;  // event-driven
   SimTime flash_busy_until_{};   // with stores and erases; by recurrence

@@ -560,6 +560,7 @@ struct Operation {
   PageBatch pages;
   bool background = false;  // of a store
   bool is_read = false;
+  bool waits = false;  // a store: for the batch at work
 };
 
 void submit(Csd& csd, const Operation& operation, Completion& done) {
@@ -568,7 +569,12 @@ void submit(Csd& csd, const Operation& operation, Completion& done) {
   } else if (operation.is_read) {
     csd.submit_read(operation.at, {operation.pages, kPairsARead}, done);
   } else {
-    csd.submit_store(operation.at, operation.pages, operation.background ? nullptr : &done);
+    Completion* const finished = operation.background ? nullptr : &done;
+    if (operation.waits) {
+      csd.submit_background_store(operation.at, operation.pages, finished);
+    } else {
+      csd.submit_store(operation.at, operation.pages, finished);
+    }
   }
 }
 
@@ -682,7 +688,8 @@ std::vector<Operation> random_operations(Rng& rng, const CsdConfig& config, bool
       } else if (rng.below(3) == 0) {
         operations.push_back({next, nullptr, read, false, true});
       } else {
-        operations.push_back({next, nullptr, stores[rng.below(2)], rng.below(2) == 0});
+        operations.push_back(
+            {next, nullptr, stores[rng.below(2)], rng.below(2) == 0, false, rng.below(3) == 0});
       }
     }
     // The next round begins in the quiet, or in the middle of this one.
@@ -1049,6 +1056,34 @@ TEST_CASE("csd: plain reads by hand") {
     CHECK(read.at() == at(1ms + 3'600ns + kPage + apart + 1'500ns));
     CHECK(attended.at() - read.at() == attend_time(config, batch));
   }
+}
+
+TEST_CASE("csd: a background store waits for the batch at work, and not for the next one") {
+  const CsdConfig config = round_config();
+  const auto batch = batch_of(2, {dense_head(4, 10'000)});
+  const PageBatch store{0, 3, {{KvStream::value_tokens, 0, 2}}};
+  Drive alone(config);
+  const SimTime one = alone.attend(at(0ns), batch);
+  // The same store when the drive is idle, and a batch behind it.
+  Drive quiet(config);
+  Completion programmed_alone;
+  Completion behind_alone;
+  quiet.csd.submit_store(at(0ns), store, &programmed_alone);
+  quiet.csd.submit_attend(at(0ns), batch, behind_alone);
+  quiet.run_to(kForever);
+  Drive drive(config);
+  Completion first;
+  Completion second;
+  Completion programmed;
+  drive.csd.submit_attend(at(0ns), batch, first);
+  drive.csd.submit_attend(at(0ns), batch, second);
+  drive.run_to(at(10us));
+  drive.csd.submit_background_store(at(10us), store, &programmed);
+  drive.run_to(kForever);
+  CHECK(first.at() == one);
+  CHECK(programmed.at() - one == programmed_alone.at().time_since_epoch());
+  CHECK(second.at() - one == behind_alone.at().time_since_epoch());
+  CHECK(second.at() - one > one.time_since_epoch());
 }
 
 TEST_CASE("csd: inputs in place of K and V take one stream") {

@@ -618,7 +618,7 @@ void CsdKv::flush(RunContext& run, int step, int lane, int layer) {
       continue;
     }
     for (const Flush& one : filled) {
-      drive.csd->submit_store(run.machine.engine().now(), one.pages, nullptr, one.where);
+      drive.csd->submit_background_store(run.machine.engine().now(), one.pages, nullptr, one.where);
     }
   }
 }
@@ -635,7 +635,7 @@ void CsdKv::write_back(RunContext& run, Drive& drive, int layer, std::vector<Flu
         for (const Flush& one : filled) {
           run.machine.transfer(run.machine.host_node(), drive.node, one.size);
           Completion programmed;
-          drive.csd->submit_store(engine.now(), one.pages, &programmed, one.where);
+          drive.csd->submit_background_store(engine.now(), one.pages, &programmed, one.where);
           engine.wait(programmed);
         }
       },
