@@ -80,7 +80,7 @@ TEST_CASE("every system: serves requests of different lengths that come one afte
   }
 }
 
-TEST_CASE("every system: two GPUs share the layers or the heads, in every system") {
+TEST_CASE("every system: two GPUs share the heads or the layers") {
   for (const std::string& system : every_system()) {
     CAPTURE(system);
     const RunResult one = run_alone(small_point(system));
@@ -103,6 +103,10 @@ TEST_CASE("every system: a model with grouped queries, experts and a window runs
     for (const auto& [what, overrides] : models) {
       CAPTURE(system);
       CAPTURE(what);
+      if (system == "insti_sparf" && what == "window") {  // SparF selects among all tokens
+        CHECK_THROWS_AS(small_point(system, overrides), ConfigError);
+        continue;
+      }
       const RunResult run = run_alone(small_point(system, overrides));
       CHECK_MESSAGE(run.status == RunStatus::ok, run.detail);
     }

@@ -9,7 +9,7 @@
 
 namespace nearkv {
 
-Batch::Batch(std::vector<SequenceGroup> groups) {
+Batch::Batch(const std::vector<SequenceGroup>& groups) {
   check(!groups.empty(), "a batch without sequences");
   std::map<std::pair<int, int>, int, std::greater<>> sequences_of;  // by prompt and output
   for (const SequenceGroup& group : groups) {

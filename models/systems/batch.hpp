@@ -27,7 +27,7 @@ struct SequenceGroup {
 class Batch {
  public:
   /// check()s that there is a group and that each has a sequence, a prompt and an output.
-  explicit Batch(std::vector<SequenceGroup> groups);
+  explicit Batch(const std::vector<SequenceGroup>& groups);
 
   [[nodiscard]] const std::vector<SequenceGroup>& groups() const { return groups_; }
   [[nodiscard]] bool is_uniform() const { return groups_.size() == 1; }
