@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "models/systems/prompt_pieces.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -48,6 +49,13 @@ kernels::PageGeometry csd_geometry(const DesignPoint& point) {
 
 HeadShape head_shape_of(const ModelShape& model) {
   return {static_cast<int>(model.head_dim), static_cast<int>(model.heads / model.kv_heads)};
+}
+
+void prefill_tokens_field(FieldVisitor& v, int& prefill_tokens) {
+  v.parameter("prefill_tokens", prefill_tokens,
+              "tokens of the batch that pass a layer together in prefill; 0: all of them. Fewer "
+              "take less VRAM",
+              {0, 1 << 20});
 }
 
 void require_csds(FieldVisitor& v, const DesignPoint& point, std::string_view system) {
@@ -276,8 +284,9 @@ void CsdKv::prefill(RunContext& run) {
     const std::int64_t tokens = std::int64_t{part.group.sequences} * part.group.prompt_tokens;
     (part.inputs_only ? layer_inputs : layer_kv) += token_bytes(part) * tokens;
   }
+  const PromptPieces pieces(prompts, options_.prefill_tokens);
   const GpuAllocation workspace =
-      model.hold_workspace("prefill workspace", prompts, AttentionKernel::fused);
+      model.hold("prefill workspace", pieces.workspace(model.rank_shape(), AttentionKernel::fused));
   const GpuAllocation waiting_kv =
       model.hold("KV on its way to the CSDs", model.rank_share(layer_kv) + layer_inputs);
 
@@ -286,7 +295,7 @@ void CsdKv::prefill(RunContext& run) {
   model.embed(run.batch->prompt_tokens());
   for (std::int64_t layer = 0; layer < layers_; ++layer) {
     layers_in_flight.acquire();
-    model.layer(layer, prompts, AttentionKernel::fused);
+    pieces.pass(model, layer, AttentionKernel::fused);
     auto remaining =
         std::make_shared<std::size_t>(drives_.size() - static_cast<std::size_t>(idle_drives()));
     for (Drive& drive : drives_) {

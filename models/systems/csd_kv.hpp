@@ -37,6 +37,7 @@ namespace nearkv {
 /// Of the K and V pages of a design point's drives.
 [[nodiscard]] kernels::PageGeometry csd_geometry(const DesignPoint& point);
 [[nodiscard]] HeadShape head_shape_of(const ModelShape& model);
+void prefill_tokens_field(FieldVisitor& v, int& prefill_tokens);
 /// Rules that every system on CSDs has.
 void require_csds(FieldVisitor& v, const DesignPoint& point, std::string_view system);
 
@@ -60,7 +61,8 @@ class CsdKv {
     KvDivision division = KvDivision::heads;
     bool channel_copy = false;
     int lanes = 1;
-    int spill_tokens = 0;  // a multiple of a group's tokens
+    int spill_tokens = 0;    // a multiple of a group's tokens
+    int prefill_tokens = 0;  // that pass a layer together; 0: all
   };
   /// Once a run; inside an actor.
   CsdKv(RunContext& run, const Options& options);

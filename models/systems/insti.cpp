@@ -43,6 +43,7 @@ class InstiSystem final : public BatchSystem {
 
   void fields(FieldVisitor& v) override {
     kv_division_field(v, division_);
+    prefill_tokens_field(v, prefill_tokens_);
     v.one_of("gpu_csd_overlap", overlap_, {"none", "two_batches"},
              "none: GPU and CSDs work in turn; two_batches: while the CSDs attend for one half of "
              "the batch, the GPU computes the other");
@@ -111,6 +112,7 @@ class InstiSystem final : public BatchSystem {
 
   bool sparse_;
   KvDivision division_ = KvDivision::heads;
+  int prefill_tokens_ = 0;
   GpuCsdOverlap overlap_ = GpuCsdOverlap::none;
   SparsityConfig sparsity_;
   KvSourceConfig kv_source_;
@@ -179,7 +181,8 @@ void InstiSystem::place(RunContext& run) {
   kv_.emplace(run, CsdKv::Options{.division = division_,
                                   .channel_copy = sparse_,
                                   .lanes = overlap_ == GpuCsdOverlap::two_batches ? kHalves : 1,
-                                  .spill_tokens = 0});
+                                  .spill_tokens = 0,
+                                  .prefill_tokens = prefill_tokens_});
   turns_.clear();
   for (int stage = 0; stage < run.model.stages(); ++stage) {
     turns_.push_back(std::make_unique<CreditPool>(machine.engine(), 1));

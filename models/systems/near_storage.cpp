@@ -93,6 +93,7 @@ class NearStorageSystem final : public BatchSystem {
  public:
   void fields(FieldVisitor& v) override {
     kv_division_field(v, division_);
+    prefill_tokens_field(v, prefill_tokens_);
     v.group("write_back", write_back_, "delayed write-back of new K and V");
     v.group("cooperative_cache", cache_, "sequences that keep layer inputs in place of K and V");
   }
@@ -148,6 +149,7 @@ class NearStorageSystem final : public BatchSystem {
   void attend_on_gpus(RunContext& run, int layer);
 
   KvDivision division_ = KvDivision::heads;
+  int prefill_tokens_ = 0;
   WriteBackConfig write_back_;
   CooperativeCacheConfig cache_;
 
@@ -238,7 +240,8 @@ void NearStorageSystem::place(RunContext& run) {
   kv_.emplace(run, CsdKv::Options{.division = division_,
                                   .channel_copy = false,
                                   .lanes = 1,
-                                  .spill_tokens = spill_tokens()});
+                                  .spill_tokens = spill_tokens(),
+                                  .prefill_tokens = prefill_tokens_});
   share_ = share_of_inputs(run);
   if (share_ > 0) {
     inputs_.emplace(run, *kv_);
