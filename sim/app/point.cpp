@@ -20,6 +20,13 @@ namespace nearkv {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+fs::path path_of(const std::string& file) {
+  if (file.starts_with(kShippedPrefix)) {
+    return shipped_configs() / file.substr(kShippedPrefix.size());
+  }
+  return file;
+}
+
 PreparedPoint prepare_point(const fs::path& file, const std::vector<std::string>& overrides) {
   PreparedPoint point{
       .origin = file.string(), .name = {}, .config = load_config(file, translate_huggingface)};

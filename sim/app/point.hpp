@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -20,6 +21,13 @@ struct PreparedPoint {
   std::string name;       // of its record and its files
   nlohmann::json config;  // resolved
 };
+
+/// Begins the name of a file below the shipped configs.
+inline constexpr std::string_view kShippedPrefix = "nearkv:";
+
+/// Where a file given on the command line lies: "nearkv:models/x.json" is below the shipped
+/// configs.
+[[nodiscard]] std::filesystem::path path_of(const std::string& file);
 
 /// Reads a file, applies "path=value" overrides and checks the result. Throws ConfigError.
 [[nodiscard]] PreparedPoint prepare_point(const std::filesystem::path& file,

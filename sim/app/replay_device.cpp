@@ -14,8 +14,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::string_view kShipped = "nearkv:";
-
 BlockSsdConfig block_of(const DriveConfig& drive) {
   BlockSsdConfig config;
   static_cast<DriveConfig&>(config) = drive;
@@ -40,13 +38,6 @@ void read_drive(ReplayDrive& drive) {
 
 }  // namespace
 
-fs::path path_of(const std::string& file) {
-  if (file.starts_with(kShipped)) {
-    return shipped_configs() / file.substr(kShipped.size());
-  }
-  return file;
-}
-
 std::vector<std::string> shipped_drives() {
   std::vector<std::string> names;
   for (const char* kind : {"ssds", "csds"}) {
@@ -54,8 +45,8 @@ std::vector<std::string> shipped_drives() {
     for (const auto& entry :
          fs::directory_iterator(shipped_configs() / "platforms" / kind, ignored)) {
       if (entry.path().extension() == ".json") {
-        names.push_back(
-            fmt::format("{}platforms/{}/{}", kShipped, kind, entry.path().filename().string()));
+        names.push_back(fmt::format("{}platforms/{}/{}", kShippedPrefix, kind,
+                                    entry.path().filename().string()));
       }
     }
   }

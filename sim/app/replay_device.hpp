@@ -52,10 +52,6 @@ void in_file(const std::string& file, const Work& work) {
 /// The files of the shipped drives as "nearkv:platforms/ssds/x.json".
 [[nodiscard]] std::vector<std::string> shipped_drives();
 
-/// Where a file given on the command line lies: "nearkv:workloads/x.json" is below the shipped
-/// configs.
-[[nodiscard]] std::filesystem::path path_of(const std::string& file);
-
 /// The drive as a block device.
 class ReplayDevice {
  public:
