@@ -108,7 +108,7 @@ Batch batch_of(const std::vector<Request>& requests, const std::vector<int>& cho
     longest.prompt_tokens = std::max(longest.prompt_tokens, request.prompt_tokens);
     longest.output_tokens = std::max(longest.output_tokens, request.output_tokens);
   }
-  return padded ? Batch({longest}) : Batch(std::move(groups));
+  return padded ? Batch({longest}) : Batch(groups);
 }
 
 }  // namespace nearkv

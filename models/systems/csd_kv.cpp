@@ -52,10 +52,11 @@ HeadShape head_shape_of(const ModelShape& model) {
 }
 
 void prefill_tokens_field(FieldVisitor& v, int& prefill_tokens) {
+  constexpr int kMost = 1 << 20;  // not a constant: a limit of the input
   v.parameter("prefill_tokens", prefill_tokens,
               "tokens of the batch that pass a layer together in prefill; 0: all of them. Fewer "
               "take less VRAM",
-              {0, 1 << 20});
+              {0, kMost});
 }
 
 void require_csds(FieldVisitor& v, const DesignPoint& point, std::string_view system) {

@@ -180,7 +180,7 @@ std::vector<std::optional<Batch>> consecutive(const Batch& batch, const std::vec
     if (part.empty()) {
       parts.emplace_back();
     } else {
-      parts.emplace_back(Batch(std::move(part)));
+      parts.emplace_back(part);
     }
   }
   return parts;
