@@ -37,8 +37,9 @@ void SwapConfig::fields(FieldVisitor& v) {
 }
 
 void CpuAttentionConfig::fields(FieldVisitor& v) {
+  constexpr double kSmallest = 1e-3;  // not a constant: a limit of the input
   v.constant("memory_fraction", memory_fraction,
-             "fraction of dram_rate that decode attention on the CPU reaches", {1e-3, 1});
+             "fraction of dram_rate that decode attention on the CPU reaches", {kSmallest, 1});
   v.constant("flop_rate", flop_rate, "FP32 operations a second of all cores", at_least(1));
 }
 
