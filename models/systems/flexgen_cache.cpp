@@ -84,8 +84,9 @@ void FlexGenFileCache::move(const FlexGenCacheContext& c, const std::vector<Memo
   Machine& machine = c.run.machine;
   for (std::size_t first = 0; first < spans.size(); first += side_by_side) {
     std::deque<Completion> done;
-    const SimTime now = machine.engine().now();
     for (std::size_t i = first; i < std::min(first + side_by_side, spans.size()); ++i) {
+      c.threads.open_file();
+      const SimTime now = machine.engine().now();
       if (access == Access::read) {
         machine.host_storage().read_file(now, spans[i], done.emplace_back());
       } else {
