@@ -138,9 +138,11 @@ class FlexGenFileCache : public FlexGenDiskCache {
   };
   [[nodiscard]] static std::optional<Rows> written_rows(const SequenceGroup& group, int step);
 
-  /// Opens files and reads or writes spans of them, so many side by side.
+  /// Reads or writes spans of files, so many side by side. FlexGen has one file for all groups,
+  /// which pads them, so that only the first group's are opened.
+  enum class Opens { yes, no };
   static void move(const FlexGenCacheContext& c, const std::vector<MemorySpan>& spans,
-                   Access access, int side_by_side);
+                   Access access, int side_by_side, Opens opens);
 
  private:
   std::vector<std::vector<std::vector<GroupFiles>>> files_;  // by layer, GPU batch, group

@@ -507,7 +507,7 @@ void FlexGenSchedule::load_weights(RunContext& run, std::int64_t block) {
   run.machine.together(parts);
 }
 
-void FlexGenSchedule::post_weights(RunContext& run, std::int64_t block) {
+void FlexGenSchedule::post_weights(RunContext& run, std::int64_t block, int step) {
   if (weights_on_cpu(run, block) == Bytes{} && weight_files_[block].empty()) {
     return;
   }
@@ -515,7 +515,7 @@ void FlexGenSchedule::post_weights(RunContext& run, std::int64_t block) {
   for (const BlockWeights* weights : weights_of(run, block)) {
     tensors += weights->tensors_on_cpu;
   }
-  work_on_host(run, kernel_issue(run) * tensors);
+  compute(run, step, [&] { run.model.keep_issuer_busy(kernel_issue(run) * tensors); });
   weights_load_ = std::make_unique<Completion>();
   weight_loader_->post([this, &run, block] { load_weights(run, block); }, *weights_load_);
 }
@@ -973,11 +973,11 @@ void FlexGenSchedule::move_activations(RunContext& run, const FlexGenSlot& slot,
 void FlexGenSchedule::embed(RunContext& run, int step) {
   // With overlap the end of the step before has loaded these weights.
   if (!policy_.overlap || step == FlexGenSlot::kPrefill) {
-    post_weights(run, input_block(run));
+    post_weights(run, input_block(run), step);
     wait_for_all(run);
   }
   if (policy_.overlap) {
-    post_weights(run, 0);
+    post_weights(run, 0, step);
   }
   for (const int k : active_batches(step)) {
     const FlexGenSlot slot{0, k, step};
@@ -1012,7 +1012,7 @@ bool FlexGenSchedule::loads_next(std::int64_t block, const FlexGenSlot& slot,
 void FlexGenSchedule::begin_transfers(RunContext& run, std::int64_t block, const FlexGenSlot& slot,
                                       bool is_first) {
   if (is_first) {
-    post_weights(run, block + 1 < layer_blocks(run) ? block + 1 : output_block(run));
+    post_weights(run, block + 1 < layer_blocks(run) ? block + 1 : output_block(run), slot.step);
   }
   const std::optional<FlexGenSlot> next = next_slot(run, slot);
   const bool in_decode = slot.step != FlexGenSlot::kPrefill;
@@ -1030,7 +1030,7 @@ void FlexGenSchedule::run_block(RunContext& run, std::int64_t block, int step) {
   const bool in_decode = step != FlexGenSlot::kPrefill;
   const std::vector<int> batches = active_batches(step);
   if (!policy_.overlap) {
-    post_weights(run, block);
+    post_weights(run, block, step);
     wait_for_all(run);
   }
   for (const int k : batches) {
@@ -1072,14 +1072,14 @@ void FlexGenSchedule::compute_block(RunContext& run, std::int64_t block, const F
 void FlexGenSchedule::next_tokens(RunContext& run, int step) {
   const std::int64_t last = run.point.model.layers - 1;
   if (!policy_.overlap) {
-    post_weights(run, output_block(run));
+    post_weights(run, output_block(run), step);
     wait_for_all(run);
   } else {
     if (unstored_) {
       post_store(run, *std::exchange(unstored_, std::nullopt));
     }
     if (step + 1 < run.batch->decode_steps()) {
-      post_weights(run, input_block(run));
+      post_weights(run, input_block(run), step);
     }
   }
   for (const int k : active_batches(step)) {
@@ -1236,8 +1236,32 @@ void FlexGenSchedule::warm_up(RunContext& run, int step) {
   }
 }
 
+/// Windows that the step's tokens are the first to touch, of K of one layer.
+std::int64_t FlexGenSchedule::new_windows(const RunContext& run, int step) const {
+  const Bytes window = run.point.host.file_system.readahead_window;
+  const Bytes token = stored_kv(run.model.shape(), policy_, quantization_);
+  std::int64_t windows = 0;
+  for (const GpuBatch& batch : gpu_batches_) {
+    for (const Home home : {Home::cpu, Home::disk}) {
+      if (!batch.cache[home]) {
+        continue;
+      }
+      for (const SequenceGroup& group : batch.cache[home]->groups()) {
+        const Bytes row = token * group.sequences / 2;
+        const auto windows_of = [&](int tokens) {
+          return ceil_div((row * tokens).count(), window.count());
+        };
+        const int context = group.context_of(step);
+        windows +=
+            Batch::is_active(group, step) ? windows_of(context) - windows_of(context - 1) : 0;
+      }
+    }
+  }
+  return windows;
+}
+
 /// The first step loads its own first slot too, the last one none for a step behind it; a step
-/// behind which a group is done has less to do.
+/// behind which a group is done has less to do, and one that begins a window has more.
 StepKey FlexGenSchedule::step_key(const RunContext& run, int step) const {
   const int is_first = step == 0 ? 1 : 0;
   const int is_last = step == run.batch->decode_steps() - 1 ? 2 : 0;
@@ -1246,7 +1270,10 @@ StepKey FlexGenSchedule::step_key(const RunContext& run, int step) const {
     done += Batch::is_active(group, step) ? 0 : 1;
   }
   const int ends = 2 * 2;  // kinds of first and last
-  return {is_first + is_last + ends * done, step};
+  const auto groups = static_cast<int>(run.groups().size());
+  // Of ragged batches hardly two steps would be alike.
+  const auto windows = groups > 1 ? 0 : static_cast<int>(new_windows(run, step));
+  return {is_first + is_last + ends * (done + (groups + 1) * windows), step};
 }
 
 // -- Results ------------------------------------------------------------------------------------

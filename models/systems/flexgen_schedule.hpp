@@ -124,6 +124,7 @@ class FlexGenSchedule : public BatchSystem {
   static void work_on_host(RunContext& run, SimDuration time);
   [[nodiscard]] SimDuration at_drivers_pace(SimDuration time) const;
   [[nodiscard]] SimDuration kernel_issue(const RunContext& run) const;
+  [[nodiscard]] std::int64_t new_windows(const RunContext& run, int step) const;
   void begin_task(RunContext& run, int step) const;
   void issue_ahead_without_overlap(RunContext& run) const;
 
@@ -142,7 +143,7 @@ class FlexGenSchedule : public BatchSystem {
   [[nodiscard]] Bytes weights_on_cpu(const RunContext& run, std::int64_t block) const;
   [[nodiscard]] std::vector<Bytes> weight_file_sizes(const RunContext& run,
                                                      std::int64_t block) const;
-  void post_weights(RunContext& run, std::int64_t block);
+  void post_weights(RunContext& run, std::int64_t block, int step);
   void load_weights(RunContext& run, std::int64_t block);
   void assume_weights_loaded(RunContext& run, std::int64_t block);
   void decompress(RunContext& run, std::int64_t block);

@@ -112,7 +112,7 @@ class SparqCache final : public FlexGenFileCache {
     for (const GroupFiles& files : files_of(slot)) {
       if (Batch::is_active(files.group, slot.step)) {
         const std::vector<MemorySpan> spans = selected(c, slot, files, part);
-        move(c, spans, Access::read, turn.threads());
+        move(c, spans, Access::read, turn.threads(), size == Bytes{} ? Opens::yes : Opens::no);
         for (const MemorySpan& span : spans) {
           size += span.length;
         }
