@@ -61,12 +61,12 @@ TEST_CASE("every shipped figure is complete and its points are valid") {
 TEST_CASE("the points of a figure are its series at each axis value") {
   const FigureConfig figure = load_figure(figure_file("fig14"));
   const std::vector<PreparedPoint> points = figure_points(figure, false);
-  REQUIRE(points.size() == 28);
+  REQUIRE(points.size() == 49);
   CHECK(points[0].name == "deepspeed_batch_4");
   CHECK(points[0].config.at("workload").at("batch") == 4);
   CHECK(points[0].origin == "fig14, deepspeed, batch 4");
-  CHECK(points[27].name == "insti_sparf_batch_256");
-  CHECK(points[27].config.at("system").at("kind") == "insti_sparf");
+  CHECK(points[48].name == "insti_sparf_batch_256");
+  CHECK(points[48].config.at("system").at("kind") == "insti_sparf");
 }
 
 TEST_CASE("an unchanged figure is taken") { CHECK(problem_after("{}").empty()); }

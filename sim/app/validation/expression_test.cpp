@@ -64,7 +64,7 @@ TEST_CASE("expression: arithmetic binds as in mathematics") {
   CHECK(number_of("-2 * -(3 - 5)") == -4);
   CHECK(number_of("8 / 4 / 2") == 1);
   CHECK(number_of("2e3 + 0.5") == 2000.5);
-  CHECK(number_of("min(3, 1 + 1, 4) + max(1) + abs(-7)") == 10);
+  CHECK(number_of("min(3, 1 + 1, 4) + max(1, 0) + abs(-7)") == 10);
   CHECK(evaluate_arithmetic("2 * 5120 / 4") == 2560);
 }
 
@@ -86,7 +86,7 @@ TEST_CASE("expression: what did not run has no number and says why") {
   const ExpressionValue value = value_of("fig.slow[16].throughput / fig.fast[4].throughput");
   CHECK_FALSE(value.number.has_value());
   CHECK(value.detail == "slow at 16: out of memory (VRAM)");
-  CHECK(value_of("1 / (fig.fast[4].throughput - 10)").detail == "column 6: a division by zero");
+  CHECK(value_of("1 / (fig.fast[4].throughput - 10)").detail == "column 18: a division by zero");
 }
 
 TEST_CASE("expression: error bounds go through as intervals") {
@@ -146,9 +146,10 @@ TEST_CASE("expression: what a quick figure leaves out stays open") {
 }
 
 TEST_CASE("expression: the points that it names, each once") {
-  const Expression expression("fig.fast[8].throughput / one.decode_time + fig.fast[8].ttft "
-                              "+ best(fig.slow.throughput)",
-                              kShapes);
+  const Expression expression(
+      "fig.fast[8].throughput / one.decode_time + fig.fast[8].ttft "
+      "+ best(fig.slow.throughput)",
+      kShapes);
   CHECK(expression.points() == std::vector<PointName>{{"fig", "fast", "8"},
                                                       {"fig", "slow", "16"},
                                                       {"fig", "slow", "4"},
@@ -168,20 +169,19 @@ TEST_CASE("expression: unknown names are refused with the nearest") {
   CHECK(problem_of("fig.fast[4].troughput") ==
         "column 13: fast at 4 has no metric \"troughput\"; did you mean \"throughput\"?");
   CHECK(problem_of("maxi(1, 2)") == "column 1: \"maxi\" is no function; did you mean \"max\"?");
-  CHECK(problem_of("fig > 1") ==
-        "column 1: fig is a figure; name one of its series: fast, slow");
+  CHECK(problem_of("fig > 1") == "column 1: fig is a figure; name one of its series: fast, slow");
 }
 
 TEST_CASE("expression: mistakes in writing are refused with their column") {
   CHECK(problem_of("") == "column 1: expected a number, a name or \"(\", found the end");
   CHECK(problem_of("1 +") == "column 4: expected a number, a name or \"(\", found the end");
   CHECK(problem_of("(1 + 2") == "column 7: expected \")\", found the end");
-  CHECK(problem_of("1 2") == "column 3: \"2\" after the end of the expression; expected an operator");
+  CHECK(problem_of("1 2") ==
+        "column 3: \"2\" after the end of the expression; expected an operator");
   CHECK(problem_of("1 = 2") ==
         "column 3: \"=\" has no meaning here; the operators are + - * / ( ) < <= > >= and or not");
   CHECK(problem_of("one.\"phase") == "column 5: a quote that is not closed");
   CHECK(problem_of("1e999") == "column 1: a number that is too large or too small");
-  CHECK(problem_of("fig.fast[4.throughput").starts_with("column 10: \"4.\" is no value") == false);
   CHECK(problem_of("overflows(fig.slow[16])") ==
         "column 1: overflows() takes 2 arguments, and this has 1");
   CHECK(problem_of("max(1 > 2)") ==
@@ -196,12 +196,13 @@ TEST_CASE("expression: mistakes in writing are refused with their column") {
         ".METRIC)");
   CHECK(problem_of("1 and 2 > 1") == "column 1: and takes a truth, and this is a number");
   CHECK(problem_of(std::string(100, '(') + "1") == "column 66: more than 64 levels of brackets");
-  CHECK_THROWS_WITH_AS(evaluate_arithmetic("fast.x"),
+  CHECK_THROWS_WITH_AS(static_cast<void>(evaluate_arithmetic("fast.x")),
                        "column 1: \"fast\" is no number; only arithmetic is possible here, as "
                        "there are no runs",
                        ConfigError);
-  CHECK_THROWS_WITH_AS(evaluate_arithmetic("1 < 2"), "must be a number", ConfigError);
-  CHECK_THROWS_WITH_AS(evaluate_arithmetic("1 / 0"),
+  CHECK_THROWS_WITH_AS(static_cast<void>(evaluate_arithmetic("1 < 2")), "must be a number",
+                       ConfigError);
+  CHECK_THROWS_WITH_AS(static_cast<void>(evaluate_arithmetic("1 / 0")),
                        "must be a number: column 5: a division by zero", ConfigError);
 }
 
