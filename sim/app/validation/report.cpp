@@ -50,7 +50,10 @@ std::string simulated_text(const Row& row, const RowResult& result) {
 /// What a reader should know of a row: words, numbers behind it, and why it does not pass.
 std::string note_of(const Row& row, const RowResult& result) {
   std::vector<std::string> parts;
-  for (const std::string& part : {row.text, result.detail, row.note}) {
+  // A row of a table is one number of one run.
+  const bool tells_detail = !row.is_from_table || !result.simulated;
+  for (const std::string& part :
+       {row.text, tells_detail ? result.detail : std::string(), row.note}) {
     if (!part.empty()) {
       parts.push_back(part);
     }
@@ -71,7 +74,7 @@ void add_rows(TextTable& table, const SuiteReport& report, RowRole role) {
     const RowResult& result = report.results[i];
     if (row.role == role) {
       table.row({row.id, reference_text(row), simulated_text(row, result),
-                 signed_percent(result.error), row.holds ? "" : percent(row.tolerance),
+                 signed_percent(result.error), row.holds ? "" : percent(result.tolerance),
                  std::string(name_of(role)), result.passes ? "pass" : "FAIL",
                  note_of(row, result)});
     }
@@ -164,7 +167,7 @@ json report_as_json(const std::vector<SuiteReport>& reports) {
                       {"simulated", std::move(simulated)},
                       {"unit", row.unit},
                       {"error", or_null(result.error)},
-                      {"tolerance", row.holds ? json() : json(row.tolerance)},
+                      {"tolerance", row.holds ? json() : json(result.tolerance)},
                       {"pass", result.passes},
                       {"note", note_of(row, result)}});
     }

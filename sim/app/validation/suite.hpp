@@ -51,7 +51,8 @@ enum class RowRole { fit, test };
 /// One comparison. Exactly one of `reference` and `holds` is there.
 struct Row {
   std::string id;
-  std::string path;    // in the suite's file, for messages: "/claims/3"
+  std::string path;  // in the suite's file, for messages: "/claims/3"
+  bool is_from_table = false;
   std::string text;    // what is compared, in words
   std::string group;   // of the requirements; may be empty
   std::string source;  // where the reference stands
@@ -63,6 +64,15 @@ struct Row {
   std::optional<bool> holds;
   double tolerance = 0;  // of the relative error
   Expression simulated;
+  // Where this truth holds (garbage collection began), the tolerance is another one.
+  std::optional<Expression> looser_if{};
+  double looser_tolerance = 0;
+};
+
+/// A row of a table for which there is no model.
+struct NotCovered {
+  std::string row;
+  std::string reason;
 };
 
 /// What a group of test rows must reach as a whole.
@@ -98,6 +108,7 @@ struct Suite {
   std::vector<Reason> reasons;
   std::map<std::string, SuiteRun> runs;
   std::vector<Row> rows;
+  std::vector<NotCovered> not_covered;
   nlohmann::json overrides = nlohmann::json::object();  // by set_in_points()
 };
 
@@ -127,8 +138,8 @@ struct RowResult {
   std::optional<bool> holds;  // nothing when the records cannot tell
   std::string detail;         // the numbers behind it, or why there are none
 
-  /// simulated / reference - 1.
-  std::optional<double> error;
+  std::optional<double> error;  // simulated / reference - 1
+  double tolerance = 0;         // of its absolute value
   bool passes = false;
 };
 
