@@ -22,7 +22,8 @@
 // `holds` (true or false; the expression is a truth). It may have a `unit` ("1" without), a
 // `tolerance` of its relative error (the suite's without), a `group` (of the requirements), and
 // `why`: the reason why it does not pass yet. sim/app/validation/expression.hpp has the
-// expressions. Suites of measurements in a table have "rows" in the place of claims, which a
+// expressions. "sets": {"infinite_gpu": {"/gpu/0/kernel_launch": "0ns"}} of the suite are values
+// that runs take by name: "sets": ["infinite_gpu"]. Suites of measurements in a table have "rows" in the place of claims, which a
 // reader turns into runs and claims (table_rows.hpp); "reasons": [{"rows": ["gemm_*"],
 // "why": "..."}] are the `why` of those that fail.
 //

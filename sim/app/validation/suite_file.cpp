@@ -137,6 +137,47 @@ void add_missing(json& object, std::string_view name, json value) {
   }
 }
 
+/// What a run sets: the suite's sets that it names, in their order, and its own over them.
+json all_set(const json& sets, const json& run, const std::string& path) {
+  json all = json::object();
+  const json names = run.value("sets", json::array());
+  if (!names.is_array()) {
+    throw ConfigError(path + "/sets: must be a list of names of the suite's sets");
+  }
+  for (const json& name : names) {
+    if (!name.is_string() || !sets.contains(name.get<std::string>())) {
+      std::vector<std::string> known;
+      for (const auto& [set, values] : sets.items()) {
+        known.push_back(set);
+      }
+      const std::string nearest =
+          name.is_string() ? nearest_name(name.get<std::string>(), known) : "";
+      throw ConfigError(fmt::format("{}/sets: {} is no set of this suite; {}", path, name.dump(),
+                                    nearest.empty()
+                                        ? fmt::format("there are: {}", fmt::join(known, ", "))
+                                        : fmt::format("did you mean \"{}\"?", nearest)));
+    }
+    all.update(sets.at(name.get<std::string>()));
+  }
+  const json own = run.value("set", json::object());
+  if (!own.is_object()) {
+    throw ConfigError(path + "/set: must be an object of values by path");
+  }
+  all.update(own);
+  return all;
+}
+
+/// "sets" of a suite: objects of values by path, by name.
+json take_sets(json& document) {
+  json sets = document.value("sets", json::object());
+  document.erase("sets");
+  if (!sets.is_object() ||
+      !std::all_of(sets.begin(), sets.end(), [](const json& set) { return set.is_object(); })) {
+    throw ConfigError("/sets: must be an object of objects of values by path");
+  }
+  return sets;
+}
+
 /// Field lists know neither optional fields nor free ones. This gives the optional ones the values
 /// that stand for their absence, and turns the free ones into texts.
 json completed(json document) {
@@ -162,10 +203,11 @@ json completed(json document) {
       reason["rows"] = reason["rows"].dump();
     }
   }
-  for (json& run : document["runs"]) {
-    add_missing(run, "set", json::object());
+  const json sets = take_sets(document);
+  for (auto& [name, run] : document["runs"].items()) {
     if (run.is_object()) {
-      run["set"] = run["set"].dump();
+      run["set"] = all_set(sets, run, "/runs/" + name).dump();
+      run.erase("sets");
     }
   }
   return document;
@@ -193,9 +235,7 @@ void read_runs(Suite& suite, const json& document) {
     const std::string path = "/runs/" + name;
     SuiteRun& added = suite.runs[name];
     added.set = json::parse(run.at("set").get<std::string>());
-    if (!added.set.is_object()) {
-      problems.push_back(path + "/set: must be an object of values by path");
-    } else if (run.contains("point")) {
+    if (run.contains("point")) {
       added.point = PreparedPoint{.origin = fmt::format("{}, {}", suite.name, name),
                                   .name = run.at("point").at("name"),
                                   .config = run.at("point")};
