@@ -8,24 +8,19 @@
 
 namespace nearkv {
 
-namespace {
-
-std::string column_name(std::string_view name, std::string_view unit) {
+std::string csv_column(std::string_view name, std::string_view unit) {
   return unit == "1" ? std::string(name) : fmt::format("{} [{}]", name, unit);
 }
 
 std::string csv_line(const std::vector<std::string>& cells) {
   std::string line;
   for (const std::string& cell : cells) {
-    line += (line.empty() && &cell == &cells.front() ? "" : ",") + csv_cell(cell);
+    line += (&cell == &cells.front() ? "" : ",") + csv_cell(cell);
   }
   return line + "\n";
 }
 
-/// The shortest text that reads back as the same number.
-std::string number(double value) { return fmt::format("{}", value); }
-
-}  // namespace
+std::string csv_number(double value) { return fmt::format("{}", value); }
 
 std::string csv_cell(std::string_view text) {
   if (text.find_first_of(",\"\r\n") == std::string_view::npos) {
@@ -53,10 +48,10 @@ std::string records_as_csv(const std::vector<std::string>& key_columns,
   }
   std::vector<std::string> header = key_columns;
   header.insert(header.end(), {"status", "memory", "fidelity", "config_hash",
-                               column_name("throughput_lowest", "token/s"),
-                               column_name("throughput_highest", "token/s")});
+                               csv_column("throughput_lowest", "token/s"),
+                               csv_column("throughput_highest", "token/s")});
   for (const Metric& column : columns) {
-    header.push_back(column_name(column.name, column.unit));
+    header.push_back(csv_column(column.name, column.unit));
   }
   std::string text = csv_line(header);
   for (const CsvRow& row : rows) {
@@ -67,11 +62,11 @@ std::string records_as_csv(const std::vector<std::string>& key_columns,
     cells.insert(cells.end(), {record.status(), record.overflowed_memory(),
                                record.json().at("fidelity").get<std::string>(),
                                record.json().at("config_hash").get<std::string>(),
-                               throughput ? number(throughput->lowest) : "",
-                               throughput ? number(throughput->highest) : ""});
+                               throughput ? csv_number(throughput->lowest) : "",
+                               throughput ? csv_number(throughput->highest) : ""});
     for (const Metric& column : columns) {
       const std::optional<double> value = record.metric(column.name);
-      cells.push_back(value ? number(*value) : "");
+      cells.push_back(value ? csv_number(*value) : "");
     }
     text += csv_line(cells);
   }

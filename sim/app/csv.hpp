@@ -25,4 +25,13 @@ struct CsvRow {
 /// Quotes a cell where it must be.
 [[nodiscard]] std::string csv_cell(std::string_view text);
 
+/// The cells as a line, with its line feed.
+[[nodiscard]] std::string csv_line(const std::vector<std::string>& cells);
+
+/// The name of a column, with its unit: "throughput [token/s]".
+[[nodiscard]] std::string csv_column(std::string_view name, std::string_view unit);
+
+/// The shortest text that reads back as the same number.
+[[nodiscard]] std::string csv_number(double value);
+
 }  // namespace nearkv
