@@ -102,6 +102,9 @@ std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
     } else {
       outcome.problem = prefix_lines(points[i].origin, result.output);
     }
+    if (options.done) {
+      options.done(i, outcome);
+    }
     progress.advance();
   };
   run_in_processes(points.size(), {options.jobs, [&progress] { progress.tick(); }}, work, done);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -60,6 +61,8 @@ struct RunPointsOptions {
   int jobs = 1;
   std::string label;  // of the progress
   Progress::Style progress = Progress::Style::silent;
+  std::function<void(std::size_t, const PointOutcome&)>
+      done{};  // called as each ends; may be empty
 };
 
 /// Runs the points in child processes. Outcomes are in the order of the points, and their bytes
