@@ -66,9 +66,9 @@ std::vector<std::vector<double>> correlation_of(const MatrixXd& covariance) {
 
 }  // namespace
 
-FitStatistics statistics_of(const std::vector<FitParameter>& parameters,
-                            const ResidualFunction& rows, double step,
-                            const FitSolution& solution) {
+FitStatistics fit_statistics_of(const std::vector<FitParameter>& parameters,
+                                const ResidualFunction& rows, double step,
+                                const FitSolution& solution) {
   FitObjective objective(parameters, rows, step);
   VectorXd point(objective.size());
   for (Index i = 0; i < point.size(); ++i) {

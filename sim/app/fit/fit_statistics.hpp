@@ -29,8 +29,8 @@ struct FitStatistics {
   std::vector<OpenDirection> open;
 };
 
-[[nodiscard]] FitStatistics statistics_of(const std::vector<FitParameter>& parameters,
-                                          const ResidualFunction& rows, double step,
-                                          const FitSolution& solution);
+[[nodiscard]] FitStatistics fit_statistics_of(const std::vector<FitParameter>& parameters,
+                                              const ResidualFunction& rows, double step,
+                                              const FitSolution& solution);
 
 }  // namespace nearkv

@@ -55,7 +55,7 @@ TEST_CASE("least squares: both methods find the constants of a decay") {
     CHECK(found.values[0] == doctest::Approx(2.5).epsilon(2e-3));
     CHECK(found.values[1] == doctest::Approx(0.4).epsilon(2e-3));
     CHECK(found.residuals.size() == 6);
-    const FitStatistics statistics = statistics_of(kDecay, rows, kStep, found);
+    const FitStatistics statistics = fit_statistics_of(kDecay, rows, kStep, found);
     CHECK(statistics.degrees_of_freedom == 4);
     CHECK(statistics.residual_variance == 1);
     CHECK(statistics.open.empty());
@@ -71,7 +71,7 @@ TEST_CASE("least squares: both methods find the constants of a decay") {
 TEST_CASE("least squares: intervals and correlation are those of a straight line") {
   const ResidualFunction rows = decay(2.5, 0.4);
   const FitSolution found = solve_least_squares(kDecay, rows, with(FitMethod::levenberg_marquardt));
-  const FitStatistics statistics = statistics_of(kDecay, rows, kStep, found);
+  const FitStatistics statistics = fit_statistics_of(kDecay, rows, kStep, found);
   const auto half_width = [&](std::size_t i) {
     return std::log(statistics.intervals[i].highest / statistics.intervals[i].lowest) / 2;
   };
@@ -91,7 +91,7 @@ TEST_CASE("least squares: rows that contradict each other widen the intervals") 
   const FitSolution found = solve_least_squares(one, rows, with(FitMethod::levenberg_marquardt));
   CHECK(found.has_converged);
   CHECK(found.values[0] == doctest::Approx(1));
-  const FitStatistics statistics = statistics_of(one, rows, kStep, found);
+  const FitStatistics statistics = fit_statistics_of(one, rows, kStep, found);
   CHECK(statistics.degrees_of_freedom == 1);
   CHECK(statistics.residual_variance == doctest::Approx(18));
 }
@@ -104,7 +104,7 @@ TEST_CASE("least squares: a pair that only its product shows is reported as open
   const FitSolution found = solve_least_squares(pair, rows, with(FitMethod::levenberg_marquardt));
   CHECK(found.has_converged);
   CHECK(found.values[0] * found.values[1] == doctest::Approx(6).epsilon(1e-3));
-  const FitStatistics statistics = statistics_of(pair, rows, kStep, found);
+  const FitStatistics statistics = fit_statistics_of(pair, rows, kStep, found);
   CHECK(statistics.correlation[0][1] < -0.99);
   REQUIRE(statistics.open.size() == 1);
   CHECK(statistics.open[0].factors[0] * statistics.open[0].factors[1] == doctest::Approx(1));
@@ -117,7 +117,7 @@ TEST_CASE("least squares: a pair that only its product shows is reported as open
   const FitSolution decided = solve_least_squares(pair, rows, with(FitMethod::levenberg_marquardt));
   CHECK(decided.values[0] == doctest::Approx(2).epsilon(1e-3));
   CHECK(decided.values[1] == doctest::Approx(3).epsilon(1e-3));
-  const FitStatistics with_prior = statistics_of(pair, rows, kStep, decided);
+  const FitStatistics with_prior = fit_statistics_of(pair, rows, kStep, decided);
   CHECK(with_prior.is_unidentified[0]);
   CHECK_FALSE(with_prior.is_unidentified[1]);
 }
@@ -130,7 +130,7 @@ TEST_CASE("least squares: a minimum beyond a bound ends at the bound") {
     INFO(found.ending);
     CHECK(found.has_converged);
     CHECK(found.values[0] == doctest::Approx(2).epsilon(1e-3));
-    const FitStatistics statistics = statistics_of(bounded, rows, kStep, found);
+    const FitStatistics statistics = fit_statistics_of(bounded, rows, kStep, found);
     CHECK(statistics.is_at_bound[0]);
     CHECK_FALSE(statistics.is_at_bound[1]);
     CHECK(statistics.intervals[0].highest <= 2.0000001);
