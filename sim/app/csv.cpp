@@ -1,5 +1,6 @@
 #include "sim/app/csv.hpp"
 
+#include <algorithm>
 #include <map>
 
 #include <fmt/format.h>
@@ -34,7 +35,7 @@ std::string csv_cell(std::string_view text) {
 }
 
 std::string records_as_csv(const std::vector<std::string>& key_columns,
-                           const std::vector<CsvRow>& rows) {
+                           const std::vector<CsvRow>& rows, const std::string& sampled) {
   std::vector<Metric> columns;
   std::map<std::string, std::string> units;
   for (const CsvRow& row : rows) {
@@ -50,6 +51,12 @@ std::string records_as_csv(const std::vector<std::string>& key_columns,
   header.insert(header.end(), {"status", "memory", "fidelity", "config_hash",
                                csv_column("throughput_lowest", "token/s"),
                                csv_column("throughput_highest", "token/s")});
+  const bool has_samples = std::any_of(
+      rows.begin(), rows.end(), [](const CsvRow& row) { return !row.record->samples().is_null(); });
+  if (has_samples) {
+    header.push_back(csv_column(sampled + "_p5", units[sampled]));
+    header.push_back(csv_column(sampled + "_p95", units[sampled]));
+  }
   for (const Metric& column : columns) {
     header.push_back(csv_column(column.name, column.unit));
   }
@@ -64,6 +71,11 @@ std::string records_as_csv(const std::vector<std::string>& key_columns,
                                record.json().at("config_hash").get<std::string>(),
                                throughput ? csv_number(throughput->lowest) : "",
                                throughput ? csv_number(throughput->highest) : ""});
+    if (has_samples) {
+      const std::optional<Range> interval = record.interval(sampled);
+      cells.push_back(interval ? csv_number(interval->lowest) : "");
+      cells.push_back(interval ? csv_number(interval->highest) : "");
+    }
     for (const Metric& column : columns) {
       const std::optional<double> value = record.metric(column.name);
       cells.push_back(value ? csv_number(*value) : "");

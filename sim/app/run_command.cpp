@@ -129,11 +129,7 @@ int run(const RunOptions& options) {
   if (options.as_json) {
     print_records(outcomes, !is_single);
   }
-  std::vector<PointOutcome> nominal;
-  for (const SampledOutcome& outcome : outcomes) {
-    nominal.push_back(outcome.nominal);
-  }
-  return report_problems(nominal);
+  return report_problems(nominal_outcomes(outcomes));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "sim/app/summary.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <numeric>
 #include <optional>
@@ -180,12 +181,17 @@ std::string energy_and_cost(const RecordView& record) {
     return format_metric(record.metric(name).value_or(0), unit, kDigits) +
            (interval.empty() ? "" : fmt::format(" [{}]", interval));
   };
-  return fmt::format(
-      "\nenergy of an output token: {} (average power {})\n{}"
-      "\ncost of a million output tokens: {} ({} of the system's {}, {} of electricity)\n",
-      amount("energy_per_token", "J"), amount("average_power", "W"), parts.text(),
-      amount("cost_per_million_tokens", "USD"), amount("cost/capital", "USD"),
-      amount("system_price", "USD"), amount("cost/electricity", "USD"));
+  // With intervals the sentences are long.
+  const std::size_t width = record.samples().is_null() ? std::string::npos : kTerminalColumns;
+  const std::string energy =
+      fmt::format("energy of an output token: {} (average power {})",
+                  amount("energy_per_token", "J"), amount("average_power", "W"));
+  const std::string cost =
+      fmt::format("cost of a million output tokens: {} ({} of the system's {}, {} of electricity)",
+                  amount("cost_per_million_tokens", "USD"), amount("cost/capital", "USD"),
+                  amount("system_price", "USD"), amount("cost/electricity", "USD"));
+  return fmt::format("\n{}\n{}\n{}\n", fmt::join(wrap_text(energy, width), "\n"), parts.text(),
+                     fmt::join(wrap_text(cost, width), "\n  "));
 }
 
 std::string wrapped(const std::string& first, const std::string& text) {
@@ -196,33 +202,55 @@ std::string wrapped(const std::string& first, const std::string& text) {
   return lines;
 }
 
+/// "/csd/0/flash/t_read" is flash/t_read of the part /csd/0, "/host/dram_rate" dram_rate of /host.
+std::size_t length_of_part(const std::string& path) {
+  const std::size_t end = path.find('/', 1);
+  const bool has_index =
+      end + 1 < path.size() && std::isdigit(static_cast<unsigned char>(path[end + 1])) != 0;
+  return has_index ? path.find('/', end + 1) : end;
+}
+
+/// The constants that no interval says anything about, by part.
+std::string held_text(const std::vector<std::string>& held) {
+  std::vector<std::pair<std::string, std::string>> parts;
+  for (const std::string& path : held) {
+    const std::size_t length = std::min(length_of_part(path), path.size());
+    const std::string part = path.substr(0, length);
+    if (parts.empty() || parts.back().first != part) {
+      parts.emplace_back(part, "");
+    }
+    std::string& names = parts.back().second;
+    names += (names.empty() ? "" : " ") + path.substr(std::min(length + 1, path.size()));
+  }
+  std::string text;
+  for (const auto& [part, names] : parts) {
+    text += wrapped(fmt::format("  {}: ", part), names);
+  }
+  return text;
+}
+
 /// What varied, what did not, and what became of the samples.
 std::string samples_text(const RecordView& record) {
   const nlohmann::json& samples = record.samples();
   if (samples.is_null()) {
     return "";
   }
-  const auto varied = samples.at("varied").size();
   const auto held = samples.at("held").get<std::vector<std::string>>();
   std::string text = fmt::format(
-      "\n{} of {} samples ran (seed {}); each has its own values of {} constants (fit or assumed, "
-      "with an interval)\n",
+      "\n{} of {} samples ran (seed {}), each with its own values of {} fit and assumed "
+      "constants\n",
       samples.at("ran").get<int>(), samples.at("count").get<int>(),
-      samples.at("seed").get<std::uint64_t>(), varied);
+      samples.at("seed").get<std::uint64_t>(), samples.at("varied").size());
   for (const auto& [why, count] : samples.at("did_not_run").items()) {
     text += fmt::format("  {}: {}\n", why, count.get<int>());
   }
   if (!record.is_ok()) {
-    for (const char* name : {"throughput", "prefill_time", "decode_time"}) {
-      const std::string interval =
-          interval_text(record, name, std::string_view(name) == "throughput" ? "token/s" : "s");
-      text += interval.empty() ? "" : fmt::format("  {} of those that ran: {}\n", name, interval);
-    }
+    const std::string interval = interval_text(record, "throughput", "token/s");
+    text += interval.empty() ? "" : fmt::format("  throughput of those that ran: {}\n", interval);
   }
-  return text + (held.empty()
-                     ? ""
-                     : wrapped(fmt::format("held, without an interval ({}): ", held.size()),
-                               fmt::format("{}", fmt::join(held, " "))));
+  return text + (held.empty() ? ""
+                              : fmt::format("held, as they have no interval ({}):\n{}", held.size(),
+                                            held_text(held)));
 }
 
 std::string provenance(const RecordView& record) {

@@ -84,7 +84,7 @@ TEST_CASE("a summary of a sampled record has the intervals beside the nominal re
                        {"ran", 30},
                        {"did_not_run", {{"out of memory (VRAM)", 2}}},
                        {"varied", {"/csd/0/flash/t_read", "/host/x"}},
-                       {"held", {"/csd/0/flash/channels"}},
+                       {"held", {"/csd/0/flash/channels", "/csd/0/flash/x", "/host/y"}},
                        {"intervals",
                         {{"throughput", {5.5, 7.25}},
                          {"decode/phase/csd_attention", {7000, 8000}},
@@ -100,11 +100,12 @@ TEST_CASE("a summary of a sampled record has the intervals beside the nominal re
   CHECK(contains(text, "80.0 %  70.0 % to 90.0 %\n"));
   CHECK(contains(text, "31.70 GB  31.0 to 32.0 GB\n"));
   CHECK(contains(text, "150.0 J  100 to 190 J\n"));
-  CHECK(contains(text, "of the system's 9000 USD [8000 to 9900 USD]"));
+  CHECK(contains(text, "of the system's 9000 USD [8000 to 9900 USD],\n  2.500"));
   CHECK(contains(text,
-                 "30 of 32 samples ran (seed 5); each has its own values of 2 constants (fit or "
-                 "assumed, with an interval)\n  out of memory (VRAM): 2\n"));
-  CHECK(contains(text, "held, without an interval (1): /csd/0/flash/channels\n"));
+                 "30 of 32 samples ran (seed 5), each with its own values of 2 fit and assumed "
+                 "constants\n  out of memory (VRAM): 2\n"));
+  CHECK(contains(
+      text, "held, as they have no interval (3):\n  /csd/0: flash/channels flash/x\n  /host: y\n"));
 }
 
 TEST_CASE("the constants table gives value, source and reason") {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -47,17 +48,26 @@ std::vector<PreparedPoint> all_runs(const std::vector<PreparedPoint>& points,
 
 SampleResult result_of(const PointOutcome& outcome) {
   if (!outcome.has_record()) {
-    return {"refused", "refused: " + outcome.problem, {}};
+    return {"refused", "refused: " + outcome.problem, std::nullopt};
   }
-  const RecordView record(json::parse(outcome.record_text));
-  return {record.status(), record.why_not_run(), record.metrics()};
+  // A figure keeps thousands of these.
+  json document = json::parse(outcome.record_text);
+  document.erase("config");
+  document.erase("constants");
+  for (json& metric : document.at("metrics")) {
+    metric["doc"] = "";
+  }
+  RecordView record(std::move(document));
+  std::string status = record.status();
+  std::string why_not = record.why_not_run();
+  return {std::move(status), std::move(why_not), std::move(record)};
 }
 
 json intervals_as_json(const std::vector<SampleResult>& samples) {
   std::map<std::string, std::vector<double>> values;
   for (const SampleResult& sample : samples) {
-    for (const Metric& metric : sample.metrics) {
-      if (sample.ran()) {
+    if (sample.ran()) {
+      for (const Metric& metric : sample.record->metrics()) {
         values[metric.name].push_back(metric.value);
       }
     }
@@ -84,7 +94,7 @@ json samples_as_json(const SampledPoint& point, const std::vector<SampleResult>&
   for (const SampleResult& result : results) {
     ran += result.ran() ? 1 : 0;
     if (!result.ran()) {
-      ++did_not_run[result.status == "refused" ? result.status : result.detail];
+      ++did_not_run[result.record ? result.why_not : result.status];
     }
   }
   return {{"count", options.count},
@@ -101,27 +111,27 @@ std::string table_of(const SampledPoint& point, const std::vector<SampleResult>&
   for (const ConstantUse& use : point.constants.varied) {
     header.push_back(csv_column(use.path, si_unit_name(use.number->type)));
   }
-  std::vector<Metric> columns;
-  std::map<std::string, std::size_t> column_of;
+  const auto metrics_of = [](const SampleResult& result) {
+    return result.record ? result.record->metrics() : std::vector<Metric>{};
+  };
+  std::map<std::string, std::size_t> columns;  // of metrics, by name
   for (const SampleResult& result : results) {
-    for (const Metric& metric : result.metrics) {
-      if (column_of.emplace(metric.name, columns.size()).second) {
-        columns.push_back(metric);
+    for (const Metric& metric : metrics_of(result)) {
+      if (columns.emplace(metric.name, header.size()).second) {
         header.push_back(csv_column(metric.name, metric.unit));
       }
     }
   }
   std::string text = csv_line(header);
   for (std::size_t i = 0; i < results.size(); ++i) {
-    std::vector<std::string> cells{fmt::format("{}", i + 1), results[i].status, results[i].detail};
+    std::vector<std::string> cells{fmt::format("{}", i + 1), results[i].status, results[i].why_not};
     for (std::size_t c = 0; c < point.constants.varied.size(); ++c) {
       cells.push_back(csv_number(point.samples[i].values[c] *
                                  si_units_of(point.constants.varied[c].number->type)));
     }
-    const std::size_t first = cells.size();
-    cells.resize(first + columns.size());
-    for (const Metric& metric : results[i].metrics) {
-      cells[first + column_of.at(metric.name)] = csv_number(metric.value);
+    cells.resize(header.size());
+    for (const Metric& metric : metrics_of(results[i])) {
+      cells[columns.at(metric.name)] = csv_number(metric.value);
     }
     text += csv_line(cells);
   }
@@ -157,6 +167,14 @@ Range interval_of(std::vector<double> values) {
   constexpr double kHigh = 95;
   std::sort(values.begin(), values.end());
   return {percentile(values, kLow), percentile(values, kHigh)};
+}
+
+std::vector<PointOutcome> nominal_outcomes(const std::vector<SampledOutcome>& outcomes) {
+  std::vector<PointOutcome> nominal;
+  for (const SampledOutcome& outcome : outcomes) {
+    nominal.push_back(outcome.nominal);
+  }
+  return nominal;
 }
 
 std::vector<SampledOutcome> run_sampled(const std::vector<PreparedPoint>& points,

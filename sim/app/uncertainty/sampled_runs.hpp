@@ -2,6 +2,7 @@
 // they found.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,11 +14,11 @@ namespace nearkv {
 
 /// What a sample came to.
 struct SampleResult {
-  std::string status;  // of its record; "refused" where a drawn value breaks a rule of the config
-  std::string detail;  // why it did not run: "out of memory (VRAM)"; empty when it ran
-  std::vector<Metric> metrics;
+  std::string status;   // of its record; "refused" where a drawn value breaks a rule of the config
+  std::string why_not;  // why it did not run: "out of memory (VRAM)"; empty when it ran
+  std::optional<RecordView> record;  // without config, constants and docs; none where refused
 
-  [[nodiscard]] bool ran() const { return detail.empty(); }
+  [[nodiscard]] bool ran() const { return why_not.empty(); }
 };
 
 /// A point with its samples. Without samples (count 0) only the nominal outcome is there.
@@ -32,6 +33,9 @@ struct SampledOutcome {
 [[nodiscard]] std::vector<SampledOutcome> run_sampled(const std::vector<PreparedPoint>& points,
                                                       const SampleOptions& samples,
                                                       const RunPointsOptions& options);
+
+[[nodiscard]] std::vector<PointOutcome> nominal_outcomes(
+    const std::vector<SampledOutcome>& outcomes);
 
 /// 5th to 95th percentile, linear between the two nearest. `values` is not empty.
 [[nodiscard]] Range interval_of(std::vector<double> values);
