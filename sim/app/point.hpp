@@ -77,8 +77,9 @@ int report_problems(const std::vector<PointOutcome>& outcomes);
 /// Whether a record or a figure may be called so: it becomes a file name.
 [[nodiscard]] bool is_file_name(std::string_view name);
 
-/// Throws ConfigError when files below `folder` cannot be written. Creates nothing.
-void check_output_folder(const std::filesystem::path& folder);
+/// Throws ConfigError when files below `folder` cannot be written; `option` is what names it.
+/// Creates nothing.
+void check_output_folder(const std::filesystem::path& folder, std::string_view option = "--out");
 
 /// The text of a JSON output file.
 [[nodiscard]] std::string json_text(const nlohmann::json& document);

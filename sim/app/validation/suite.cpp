@@ -62,9 +62,10 @@ fs::path suite_file(const std::string& name) {
   if (std::find(known.begin(), known.end(), name) == known.end()) {
     const std::string nearest = nearest_name(name, known);
     throw ConfigError(fmt::format(
-        "{}: unknown suite; {}there are: {}, or the file of another one", printable(name),
-        nearest.empty() ? "" : fmt::format("did you mean \"{}\"? ", nearest),
-        fmt::join(known, ", ")));
+        "{}: unknown suite; {}", printable(name),
+        nearest.empty()
+            ? fmt::format("there are: {}, or the file of another one", fmt::join(known, ", "))
+            : fmt::format("did you mean \"{}\"?", nearest)));
   }
   return name == kPaper ? validation_folder() / "claims.json"
                         : validation_folder() / name / "suite.json";

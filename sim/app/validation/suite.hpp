@@ -23,9 +23,9 @@
 // `tolerance` of its relative error (the suite's without), a `group` (of the requirements), and
 // `why`: the reason why it does not pass yet. sim/app/validation/expression.hpp has the
 // expressions. "sets": {"infinite_gpu": {"/gpu/0/kernel_launch": "0ns"}} of the suite are values
-// that runs take by name: "sets": ["infinite_gpu"]. Suites of measurements in a table have "rows" in the place of claims, which a
-// reader turns into runs and claims (table_rows.hpp); "reasons": [{"rows": ["gemm_*"],
-// "why": "..."}] are the `why` of those that fail.
+// that runs take by name: "sets": ["infinite_gpu"]. Suites of measurements in a table have "rows"
+// in the place of claims, which a reader turns into runs and claims (table_rows.hpp); "reasons":
+// [{"rows": ["gemm_*"], "why": "..."}] are the `why` of those that fail.
 //
 // To calibrate against a suite: load_suite(), take the rows of role fit, set_in_points() for what
 // is fitted, run the points_of() these rows as prepare() makes them (run_set.hpp), evaluate().
