@@ -158,9 +158,9 @@ std::vector<std::string> FitProblem::point_names() const {
 FitProblem::Points FitProblem::points_of_rows(const std::vector<FitRow>& rows,
                                               const std::vector<double>& constants) {
   Points points;
-  for (std::size_t s = 0; s < suites_.size(); ++s) {
+  for (Suite& suite : suites_) {
     for (std::size_t c = 0; c < constants.size(); ++c) {
-      set_in_points(suites_[s], constants_[c].path,
+      set_in_points(suite, constants_[c].path,
                     number_as_json(constants_[c].use.number->type, constants[c]));
     }
   }
