@@ -94,16 +94,17 @@ def write_atomically(path, data):
         temporary.unlink(missing_ok=True)
 
 
-def save(figure, stem):
+def save(figure, stem, endings=("pdf", "png")):
     """Writes STEM.pdf and STEM.png whole or not at all, and without a date."""
     undated = {
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
         "png": {"Software": None},
     }
-    for ending, metadata in undated.items():
+    for ending in endings:
         picture = io.BytesIO()
         figure.savefig(
-            picture, format=ending, dpi=300, bbox_inches="tight", pad_inches=0.02, metadata=metadata
+            picture, format=ending, dpi=300, bbox_inches="tight", pad_inches=0.02,
+            metadata=undated[ending]
         )
         write_atomically(f"{stem}.{ending}", picture.getvalue())
     plt.close(figure)

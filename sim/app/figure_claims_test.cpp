@@ -2,82 +2,107 @@
 
 #include <doctest/doctest.h>
 
+#include "sim/app/figure_config.hpp"
 #include "sim/app/test_records.hpp"
+#include "sim/core/check.hpp"
 
 namespace nearkv {
 
+using nlohmann::json;
+
 namespace {
 
-/// Fast and slow at one batch, with samples of both.
-struct SampledFigure {
-  FigureResults results{{"fast", "slow"},
-                        {"4"},
-                        true,
-                        {record_with({{"throughput", 12}}), record_with({{"throughput", 4}})}};
-  std::vector<SampledOutcome> points = std::vector<SampledOutcome>(2);
+/// fast: 10, 12, 11; slow: 5, 2, out of VRAM; at 4, 8, 16.
+FigureResults three_by_two() {
+  return {{"fast", "slow"},
+          {"4", "8", "16"},
+          true,
+          {record_with({{"throughput", 10}}), record_with({{"throughput", 12}}),
+           record_with({{"throughput", 11}}), record_with({{"throughput", 5}}),
+           record_with({{"throughput", 2}}), record_out_of("VRAM")}};
+}
 
-  void add(std::optional<double> fast, std::optional<double> slow) {
-    const auto result = [](std::optional<double> throughput) {
-      return throughput
-                 ? SampleResult{"ok", "", record_with({{"throughput", *throughput}})}
-                 : SampleResult{"out_of_memory", "out of memory (VRAM)", record_out_of("VRAM")};
-    };
-    points[0].samples.push_back(result(fast));
-    points[1].samples.push_back(result(slow));
-  }
-};
-
-FigureClaim claim_of(const std::string& expression, bool is_truth) {
-  Row row{.id = "C01",
+Row row_of(const std::string& id, RowRole role, const std::string& expression) {
+  static const RunShapes kShapes{{"fig", {{"fast", "slow"}, {"4", "8", "16"}}}};
+  Row row{.id = id,
           .path = "/claims/0",
-          .text = "fast over slow",
+          .is_from_table = false,
+          .text = "text of " + id,
           .group = {},
           .source = {},
           .unit = "1",
           .why = {},
           .note = {},
-          .role = RowRole::test,
-          .reference = is_truth ? std::nullopt : std::optional(3.0),
-          .holds = is_truth ? std::optional(true) : std::nullopt,
+          .role = role,
+          .reference = 4,
+          .holds = {},
           .tolerance = 0.1,
-          .simulated = Expression(expression, {{"fig", {{"fast", "slow"}, {"4"}}}})};
-  return {std::move(row), {}};
+          .simulated = Expression(expression, kShapes)};
+  if (row.simulated.is_truth()) {
+    row.reference.reset();
+    row.holds = true;
+  }
+  return row;
 }
 
 }  // namespace
 
-TEST_CASE("claims: a ratio is taken in each sample, so that what both share cancels") {
-  SampledFigure figure;
-  for (const double speed : {0.5, 1.0, 2.0, 4.0}) {
-    figure.add(12 * speed, 4 * speed);
-  }
-  figure.add(10, 4);
-  figure.add(12, std::nullopt);
-  std::vector<FigureClaim> claims{
-      claim_of("fig.fast[4].throughput / fig.slow[4].throughput", false),
-      claim_of("fig.fast[4].throughput > 11", true)};
-  add_samples(claims, Suite{}, figure.results, figure.points);
-  REQUIRE(claims[0].samples.has_value());
-  CHECK(claims[0].samples->told == 5);
-  CHECK(claims[0].samples->interval->highest == 3);
-  CHECK(claims[0].samples->interval->lowest == doctest::Approx(2.6));  // of 2.5, 3, 3, 3, 3
-  CHECK(claims[1].samples->told == 6);
-  CHECK(claims[1].samples->hold == 4);  // 12, 24, 48 and 12 of 6, 12, 24, 48, 10, 12
-  const std::string text = claims_table(claims);
-  INFO(text);
-  CHECK(text.find("90 % of samples") != std::string::npos);
-  CHECK(text.find("2.60 to 3") != std::string::npos);
-  CHECK(text.find("4 of 6") != std::string::npos);
-  CHECK(claim_as_json(claims[1]).at("samples").at("hold") == 4);
+TEST_CASE("figure claims: those of the paper that a figure alone can tell") {
+  const Suite paper = load_suite(suite_file("paper"));
+  const std::vector<Row> claims = claims_about(paper, "fig14");
+  REQUIRE(claims.size() >= 9);
+  CHECK(claims[0].id == "C01");
+  CHECK(claims_about(paper, "no_figure").empty());
 }
 
-TEST_CASE("claims: without samples nothing is added") {
-  SampledFigure figure;
-  std::vector<FigureClaim> claims{
-      claim_of("fig.fast[4].throughput / fig.slow[4].throughput", false)};
-  add_samples(claims, Suite{}, figure.results, figure.points);
-  CHECK_FALSE(claims[0].samples.has_value());
-  CHECK(claims_table(claims).find("samples") == std::string::npos);
+TEST_CASE("figure claims: the table has those of role test first") {
+  const std::vector<Row> rows{
+      row_of("C0", RowRole::fit, "fig.fast[4].throughput / fig.slow[4].throughput"),
+      row_of("C1", RowRole::test, "fig.fast[4].throughput / fig.slow[8].throughput"),
+      row_of("C2", RowRole::test, "fig.fast[4].throughput > fig.slow[4].throughput"),
+      row_of("C3", RowRole::test, "runs(fig.slow)")};
+  const std::vector<FigureClaim> claims = evaluate_claims({}, rows, three_by_two());
+  CHECK(claims_table(claims) ==
+        "claim  paper  ours  difference  role  what\n"
+        "-----  -----  ----  ----------  ----  ----------------------------------------------\n"
+        "C1         4  5.00     +25.0 %  test  text of C1 (fast 10.0 token/s at 4, slow 2.00\n"
+        "                                      token/s at 8)\n"
+        "C2       yes   yes              test  text of C2\n"
+        "C3       yes    no              test  text of C3 (slow at 16 overflows VRAM)\n"
+        "C0         4  2.00     -50.0 %  fit   text of C0 (fast 10.0 token/s at 4, slow 5.00\n"
+        "                                      token/s at 4)\n");
+}
+
+TEST_CASE("figure claims: JSON of numbers and of truths") {
+  const std::vector<FigureClaim> claims = evaluate_claims(
+      {},
+      {row_of("C1", RowRole::test, "fig.fast[4].throughput / fig.slow[8].throughput"),
+       row_of("C2", RowRole::fit, "fig.fast[4].throughput > fig.slow[4].throughput")},
+      three_by_two());
+  CHECK(claim_as_json(claims[0]) ==
+        json{{"id", "C1"},
+             {"text", "text of C1"},
+             {"role", "test"},
+             {"detail", "fast 10.0 token/s at 4, slow 2.00 token/s at 8"},
+             {"paper", 4.0},
+             {"ours", 5.0},
+             {"ours_lowest", 5.0},
+             {"ours_highest", 5.0},
+             {"relative_difference", 0.25}});
+  CHECK(claim_as_json(claims[1]).at("holds") == true);
+  CHECK_FALSE(claim_as_json(claims[1]).contains("paper"));
+}
+
+TEST_CASE("figure claims: a quick figure leaves claims open that need the other points") {
+  const FigureResults quick({"fast"}, {"4"}, false, {record_with({{"throughput", 10}})});
+  const std::vector<FigureClaim> claims =
+      evaluate_claims({},
+                      {row_of("C1", RowRole::test, "best(fig.fast.throughput)"),
+                       row_of("C2", RowRole::test, "fig.fast[8].throughput > 1")},
+                      quick);
+  CHECK(claims[0].result.detail == "needs fast on the whole axis, not --quick");
+  CHECK_FALSE(claims[1].result.holds.has_value());
+  CHECK(claim_as_json(claims[1]).at("holds").is_null());
 }
 
 }  // namespace nearkv

@@ -83,7 +83,8 @@ std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
   Progress progress(options.label, points.size(), options.progress);
   constexpr char kSeparator = '\f';  // JSON text has none
   const auto work = [&points](std::size_t i) {
-    const RunRecord record = simulate(points[i]);
+    const PreparedPoint& point = points[i];
+    const RunRecord record = point.run != nullptr ? point.run(point) : simulate(point);
     return json_text(record.to_json(build_info::kVersion)) + kSeparator +
            record.outcome.requests_table;
   };
@@ -131,7 +132,7 @@ bool is_file_name(std::string_view name) {
                      [&](char c) { return is_word(c) || c == '.' || c == '_' || c == '-'; });
 }
 
-void check_output_folder(const fs::path& folder) {
+void check_output_folder(const fs::path& folder, std::string_view option) {
   fs::path existing = folder;
   std::error_code ignored;
   while (!fs::exists(existing, ignored) && existing.has_relative_path()) {
@@ -139,12 +140,12 @@ void check_output_folder(const fs::path& folder) {
   }
   const std::string culprit = existing == folder ? "" : existing.string() + " ";
   if (!fs::is_directory(existing, ignored)) {
-    throw ConfigError(
-        fmt::format("{}: {}is no folder; name another one with --out", folder.string(), culprit));
+    throw ConfigError(fmt::format("{}: {}is no folder; name another one with {}", folder.string(),
+                                  culprit, option));
   }
   if (access(existing.c_str(), W_OK | X_OK) != 0) {
-    throw ConfigError(fmt::format("{}: {}is not writable; name another folder with --out",
-                                  folder.string(), culprit));
+    throw ConfigError(fmt::format("{}: {}is not writable; name another folder with {}",
+                                  folder.string(), culprit, option));
   }
 }
 

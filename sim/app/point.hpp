@@ -16,11 +16,12 @@
 
 namespace nearkv {
 
-/// A resolved and checked design point.
+/// A resolved and checked design point, or another thing to simulate that has a config.
 struct PreparedPoint {
   std::string origin;     // for messages: the file, or the figure and where in it
   std::string name;       // of its record and its files
   nlohmann::json config;  // resolved
+  RunRecord (*run)(const PreparedPoint&) = nullptr;  // what simulates it; nullptr: simulate()
 };
 
 /// Begins the name of a file below the shipped configs.
@@ -43,7 +44,7 @@ std::string check_point(const nlohmann::json& config);
 /// Puts "origin: " before each line of an error message.
 [[nodiscard]] std::string prefix_lines(const std::string& prefix, const std::string& lines);
 
-/// Runs a point in this process. At most one call at a time.
+/// Runs a design point in this process. At most one call at a time.
 [[nodiscard]] RunRecord simulate(const PreparedPoint& prepared);
 
 /// A point that ran, or the reason why it did not.
@@ -76,8 +77,9 @@ int report_problems(const std::vector<PointOutcome>& outcomes);
 /// Whether a record or a figure may be called so: it becomes a file name.
 [[nodiscard]] bool is_file_name(std::string_view name);
 
-/// Throws ConfigError when files below `folder` cannot be written. Creates nothing.
-void check_output_folder(const std::filesystem::path& folder);
+/// Throws ConfigError when files below `folder` cannot be written; `option` is what names it.
+/// Creates nothing.
+void check_output_folder(const std::filesystem::path& folder, std::string_view option = "--out");
 
 /// The text of a JSON output file.
 [[nodiscard]] std::string json_text(const nlohmann::json& document);

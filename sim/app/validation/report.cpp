@@ -8,7 +8,7 @@
 #include <fmt/format.h>
 
 #include "sim/app/table.hpp"
-#include "sim/core/check.hpp"
+#include "sim/app/validation/report_cells.hpp"
 
 namespace nearkv {
 
@@ -17,63 +17,13 @@ using Align = TextTable::Align;
 
 namespace {
 
-constexpr int kDigits = 4;
-
-std::string percent(std::optional<double> share) {
-  if (!share) {
-    return "";
-  }
-  return std::isfinite(*share) ? fmt::format("{} %", format_significant(*share * 100, 3))
-                               : "no number";
-}
-
-std::string truth_text(bool truth) { return truth ? "yes" : "no"; }
-
-std::string reference_text(const Row& row) {
-  return row.holds ? truth_text(*row.holds) : format_metric(*row.reference, row.unit, kDigits);
-}
-
-std::string simulated_text(const Row& row, const RowResult& result) {
-  if (row.holds) {
-    return result.holds ? truth_text(*result.holds) : "undecided";
-  }
-  if (!result.simulated) {
-    return "-";
-  }
-  const std::string value = format_metric(result.simulated->value, row.unit, kDigits);
-  return result.simulated->is_exact()
-             ? value
-             : fmt::format("{} +- {}", value,
-                           format_metric(result.simulated->bound(), row.unit, 1));
-}
-
-/// What a reader should know of a row: words, numbers behind it, and why it does not pass.
-std::string note_of(const Row& row, const RowResult& result) {
-  std::vector<std::string> parts;
-  for (const std::string& part : {row.text, result.detail, row.note}) {
-    if (!part.empty()) {
-      parts.push_back(part);
-    }
-  }
-  if (!row.why.empty()) {
-    parts.push_back("why: " + row.why);
-  }
-  return fmt::format("{}", fmt::join(parts, "; "));
-}
-
-std::string signed_percent(std::optional<double> share) {
-  return share ? fmt::format("{:+.{}f} %", *share * 100, std::abs(*share) < 0.01 ? 3 : 1) : "";
-}
-
 void add_rows(TextTable& table, const SuiteReport& report, RowRole role) {
   for (std::size_t i = 0; i < report.results.size(); ++i) {
     const Row& row = report.suite.rows[i];
-    const RowResult& result = report.results[i];
     if (row.role == role) {
-      table.row({row.id, reference_text(row), simulated_text(row, result),
-                 signed_percent(result.error), row.holds ? "" : percent(row.tolerance),
-                 std::string(name_of(role)), result.passes ? "pass" : "FAIL",
-                 note_of(row, result)});
+      RowCells cells = cells_of(row, report.results[i]);
+      table.row({cells.id, cells.reference, cells.simulated, cells.error, cells.tolerance,
+                 std::string(name_of(role)), cells.verdict, cells.what});
     }
   }
 }
@@ -90,13 +40,112 @@ std::string summary_table(const std::vector<SuiteReport>& reports) {
     const RowStatistics test = statistics_of(report, RowRole::test);
     const RowStatistics fit = statistics_of(report, RowRole::fit);
     table.row({report.suite.name, std::to_string(test.rows), std::to_string(test.passing),
-               percent(test.median), percent(test.worst), std::to_string(fit.rows),
+               percent_text(test.median), percent_text(test.worst), std::to_string(fit.rows),
                std::to_string(fit.passing)});
   }
   return table.text();
 }
 
+/// Empty when no suite requires anything of its test rows as a whole.
+std::string requirements_table(const std::vector<SuiteReport>& reports) {
+  TextTable table({{"suite", Align::left},
+                   {"test rows", Align::left},
+                   {"median error", Align::right},
+                   {"at most", Align::right},
+                   {"worst", Align::right},
+                   {"at most", Align::right},
+                   {"verdict", Align::left},
+                   {"why not", Align::left}});
+  for (const SuiteReport& report : reports) {
+    for (const Requirement& requirement : report.suite.requirements) {
+      const RowStatistics test = statistics_of(report, RowRole::test, requirement.group);
+      table.row({report.suite.name, name_of(requirement), percent_text(test.median),
+                 percent_text(requirement.median), percent_text(test.worst),
+                 percent_text(requirement.worst), is_reached(report, requirement) ? "pass" : "FAIL",
+                 requirement.why});
+    }
+  }
+  return table.is_empty() ? "" : "\nrequired of the test rows as a whole\n\n" + table.text();
+}
+
+/// Whether a text is as a pattern, in which "*" stands for any text.
+bool is_like(std::string_view text, std::string_view pattern) {
+  if (pattern.empty()) {
+    return text.empty();
+  }
+  if (pattern.front() != '*') {
+    return !text.empty() && text.front() == pattern.front() &&
+           is_like(text.substr(1), pattern.substr(1));
+  }
+  for (std::size_t i = 0; i <= text.size(); ++i) {
+    if (is_like(text.substr(i), pattern.substr(1))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void add_reasons(SuiteReport& report) {
+  for (const Reason& reason : report.suite.reasons) {
+    for (const std::string& pattern : reason.rows) {
+      bool is_needed = false;
+      for (std::size_t i = 0; i < report.results.size(); ++i) {
+        Row& row = report.suite.rows[i];
+        if (!report.results[i].passes && is_like(row.id, pattern)) {
+          is_needed = true;
+          row.why = row.why.empty() ? reason.why : row.why;
+        }
+      }
+      if (!is_needed) {
+        report.warnings.push_back(
+            fmt::format("warning: a reason is given for {}, where nothing fails", pattern));
+      }
+    }
+  }
+}
+
+void warn_of_whys(SuiteReport& report) {
+  for (std::size_t i = 0; i < report.results.size(); ++i) {
+    const Row& row = report.suite.rows[i];
+    if (report.results[i].passes && !row.why.empty()) {
+      report.warnings.push_back(fmt::format("warning: {} passes, so that its why must go", row.id));
+    }
+  }
+  for (const Requirement& requirement : report.suite.requirements) {
+    if (is_reached(report, requirement) && !requirement.why.empty()) {
+      report.warnings.push_back(
+          fmt::format("warning: what is required of {} test rows is reached, so that its why must "
+                      "go",
+                      name_of(requirement)));
+    }
+  }
+}
+
+/// All that there is to say about a row.
+std::string note_of(const Row& row, const RowResult& result) {
+  std::vector<std::string> parts;
+  for (const std::string& part : {row.text, result.detail, row.note}) {
+    if (!part.empty()) {
+      parts.push_back(part);
+    }
+  }
+  if (!row.why.empty()) {
+    parts.push_back("why: " + row.why);
+  }
+  return fmt::format("{}", fmt::join(parts, "; "));
+}
+
 }  // namespace
+
+SuiteReport report_on(Suite suite, const RecordOf& record_of) {
+  SuiteReport report{.suite = std::move(suite), .results = {}};
+  for (const Row& row : report.suite.rows) {
+    report.results.push_back(evaluate(report.suite, row, record_of));
+  }
+  add_reasons(report);
+  warn_of_whys(report);
+  return report;
+}
 
 RowStatistics statistics_of(const SuiteReport& report, RowRole role, const std::string& group) {
   RowStatistics found;
@@ -129,10 +178,13 @@ bool is_reached(const SuiteReport& report, const Requirement& requirement) {
 }
 
 std::string report_text(const std::vector<SuiteReport>& reports) {
-  std::string text = summary_table(reports);
+  std::string text = summary_table(reports) + requirements_table(reports);
   for (const SuiteReport& report : reports) {
     const Suite& suite = report.suite;
-    text += fmt::format("\n{}: {}\n{}\n\n", suite.name, suite.title, suite.source);
+    text += fmt::format("\n{}: {}\n", suite.name, suite.title);
+    for (const std::string& line : wrap_text(suite.source, kTerminalColumns)) {
+      text += line + "\n";
+    }
     TextTable table({{"row", Align::left},
                      {"reference", Align::right},
                      {"simulated", Align::right},
@@ -143,7 +195,13 @@ std::string report_text(const std::vector<SuiteReport>& reports) {
                      {"what", Align::left}});
     add_rows(table, report, RowRole::test);
     add_rows(table, report, RowRole::fit);
-    text += table.text();
+    text += "\n" + table.text();
+    for (const NotCovered& row : suite.not_covered) {
+      text += fmt::format("{} is not covered: {}\n", row.row, row.reason);
+    }
+    for (const std::string& warning : report.warnings) {
+      text += warning + "\n";
+    }
   }
   return text;
 }
@@ -164,7 +222,7 @@ json report_as_json(const std::vector<SuiteReport>& reports) {
                       {"simulated", std::move(simulated)},
                       {"unit", row.unit},
                       {"error", or_null(result.error)},
-                      {"tolerance", row.holds ? json() : json(row.tolerance)},
+                      {"tolerance", row.holds ? json() : json(result.tolerance)},
                       {"pass", result.passes},
                       {"note", note_of(row, result)}});
     }

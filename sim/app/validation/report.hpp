@@ -16,7 +16,12 @@ namespace nearkv {
 struct SuiteReport {
   Suite suite;
   std::vector<RowResult> results;
+  std::vector<std::string> warnings{};  // reasons for what passes
 };
+
+/// Evaluates the rows; those of a table that fail get the suite's reasons. Throws ConfigError as
+/// evaluate() does.
+[[nodiscard]] SuiteReport report_on(Suite suite, const RecordOf& record_of);
 
 /// Of rows of one role.
 struct RowStatistics {
@@ -37,6 +42,10 @@ struct RowStatistics {
 
 /// Summary of all suites, then their rows, those of role test first.
 [[nodiscard]] std::string report_text(const std::vector<SuiteReport>& reports);
+
+/// REPORT.md with a link to the picture's file.
+[[nodiscard]] std::string report_markdown(const std::vector<SuiteReport>& reports,
+                                          const std::string& picture);
 
 /// A list of rows {suite, id, role, reference, simulated, unit, error, tolerance, pass, note}.
 [[nodiscard]] nlohmann::json report_as_json(const std::vector<SuiteReport>& reports);

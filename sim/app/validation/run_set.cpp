@@ -115,8 +115,10 @@ RunSet run_set(const std::vector<PreparedPoint>& points, const RunSetOptions& op
       cache.store(missing_keys[i], outcome.record_text);
     }
   };
+  const bool is_worth_a_line = missing.size() > 1 || options.progress == Progress::Style::terminal;
   std::vector<PointOutcome> ran =
-      run_points(missing, {options.jobs, options.label, options.progress, store});
+      run_points(missing, {options.jobs, options.label,
+                           is_worth_a_line ? options.progress : Progress::Style::silent, store});
   for (std::size_t i = 0; i < missing.size(); ++i) {
     outcomes[missing_keys[i]] = std::move(ran[i]);
   }

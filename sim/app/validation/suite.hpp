@@ -22,9 +22,10 @@
 // `holds` (true or false; the expression is a truth). It may have a `unit` ("1" without), a
 // `tolerance` of its relative error (the suite's without), a `group` (of the requirements), and
 // `why`: the reason why it does not pass yet. sim/app/validation/expression.hpp has the
-// expressions. Suites of measurements in a table have "rows" in the place of claims, which a
-// reader turns into runs and claims (table_rows.hpp); "reasons": [{"rows": ["gemm_*"],
-// "why": "..."}] are the `why` of those that fail.
+// expressions. "sets": {"infinite_gpu": {"/gpu/0/kernel_launch": "0ns"}} of the suite are values
+// that runs take by name: "sets": ["infinite_gpu"]. Suites of measurements in a table have "rows"
+// in the place of claims, which a reader turns into runs and claims (table_rows.hpp); "reasons":
+// [{"rows": ["gemm_*"], "why": "..."}] are the `why` of those that fail.
 //
 // To calibrate against a suite: load_suite(), take the rows of role fit, set_in_points() for what
 // is fitted, run the points_of() these rows as prepare() makes them (run_set.hpp), evaluate().
@@ -51,7 +52,8 @@ enum class RowRole { fit, test };
 /// One comparison. Exactly one of `reference` and `holds` is there.
 struct Row {
   std::string id;
-  std::string path;    // in the suite's file, for messages: "/claims/3"
+  std::string path;  // in the suite's file, for messages: "/claims/3"
+  bool is_from_table = false;
   std::string text;    // what is compared, in words
   std::string group;   // of the requirements; may be empty
   std::string source;  // where the reference stands
@@ -63,6 +65,15 @@ struct Row {
   std::optional<bool> holds;
   double tolerance = 0;  // of the relative error
   Expression simulated;
+  // Where this truth holds (garbage collection began), the tolerance is another one.
+  std::optional<Expression> looser_if{};
+  double looser_tolerance = 0;
+};
+
+/// A row of a table for which there is no model.
+struct NotCovered {
+  std::string row;
+  std::string reason;
 };
 
 /// What a group of test rows must reach as a whole.
@@ -98,6 +109,7 @@ struct Suite {
   std::vector<Reason> reasons;
   std::map<std::string, SuiteRun> runs;
   std::vector<Row> rows;
+  std::vector<NotCovered> not_covered;
   nlohmann::json overrides = nlohmann::json::object();  // by set_in_points()
 };
 
@@ -127,8 +139,8 @@ struct RowResult {
   std::optional<bool> holds;  // nothing when the records cannot tell
   std::string detail;         // the numbers behind it, or why there are none
 
-  /// simulated / reference - 1.
-  std::optional<double> error;
+  std::optional<double> error;  // simulated / reference - 1
+  double tolerance = 0;         // of its absolute value
   bool passes = false;
 };
 

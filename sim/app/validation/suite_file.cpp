@@ -9,6 +9,7 @@
 #include "models/llm/huggingface_config.hpp"
 #include "models/systems/design_point.hpp"
 #include "sim/app/validation/suite.hpp"
+#include "sim/app/validation/table_rows.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -136,6 +137,47 @@ void add_missing(json& object, std::string_view name, json value) {
   }
 }
 
+/// What a run sets: the suite's sets that it names, in their order, and its own over them.
+json all_set(const json& sets, const json& run, const std::string& path) {
+  json all = json::object();
+  const json names = run.value("sets", json::array());
+  if (!names.is_array()) {
+    throw ConfigError(path + "/sets: must be a list of names of the suite's sets");
+  }
+  for (const json& name : names) {
+    if (!name.is_string() || !sets.contains(name.get<std::string>())) {
+      std::vector<std::string> known;
+      for (const auto& [set, values] : sets.items()) {
+        known.push_back(set);
+      }
+      const std::string nearest =
+          name.is_string() ? nearest_name(name.get<std::string>(), known) : "";
+      throw ConfigError(fmt::format("{}/sets: {} is no set of this suite; {}", path, name.dump(),
+                                    nearest.empty()
+                                        ? fmt::format("there are: {}", fmt::join(known, ", "))
+                                        : fmt::format("did you mean \"{}\"?", nearest)));
+    }
+    all.update(sets.at(name.get<std::string>()));
+  }
+  const json own = run.value("set", json::object());
+  if (!own.is_object()) {
+    throw ConfigError(path + "/set: must be an object of values by path");
+  }
+  all.update(own);
+  return all;
+}
+
+/// "sets" of a suite: objects of values by path, by name.
+json take_sets(json& document) {
+  json sets = document.value("sets", json::object());
+  document.erase("sets");
+  if (!sets.is_object() ||
+      !std::all_of(sets.begin(), sets.end(), [](const json& set) { return set.is_object(); })) {
+    throw ConfigError("/sets: must be an object of objects of values by path");
+  }
+  return sets;
+}
+
 /// Field lists know neither optional fields nor free ones. This gives the optional ones the values
 /// that stand for their absence, and turns the free ones into texts.
 json completed(json document) {
@@ -161,23 +203,24 @@ json completed(json document) {
       reason["rows"] = reason["rows"].dump();
     }
   }
-  for (json& run : document["runs"]) {
-    add_missing(run, "set", json::object());
+  const json sets = take_sets(document);
+  for (auto& [name, run] : document["runs"].items()) {
     if (run.is_object()) {
-      run["set"] = run["set"].dump();
+      run["set"] = all_set(sets, run, "/runs/" + name).dump();
+      run.erase("sets");
     }
   }
   return document;
 }
 
-/// "paths[0]/claims/3: problem" for each line of an error about a part of the file.
-template <class Part>
-void collect(std::vector<std::string>& problems, const std::string& path, Part part) {
-  try {
-    part();
-  } catch (const ConfigError& error) {
-    problems.push_back(prefix_lines(path, error.what()));
+/// Puts a path before those with which each line of an error begins.
+std::string add_before_lines(const std::string& path, const std::string& lines) {
+  std::string text = path;
+  for (const char c : lines) {
+    text += c;
+    text += c == '\n' ? path : "";
   }
+  return text;
 }
 
 void throw_if_any(const std::vector<std::string>& problems) {
@@ -192,19 +235,19 @@ void read_runs(Suite& suite, const json& document) {
     const std::string path = "/runs/" + name;
     SuiteRun& added = suite.runs[name];
     added.set = json::parse(run.at("set").get<std::string>());
-    if (!added.set.is_object()) {
-      problems.push_back(path + "/set: must be an object of values by path");
-    } else if (run.contains("point")) {
+    if (run.contains("point")) {
       added.point = PreparedPoint{.origin = fmt::format("{}, {}", suite.name, name),
                                   .name = run.at("point").at("name"),
                                   .config = run.at("point")};
     } else {
       const std::string file = run.at("figure");
       const bool is_below_suite = !file.starts_with(kShippedPrefix) && fs::path(file).is_relative();
-      collect(problems, path + "/figure", [&] {
+      try {
         added.figure =
             load_figure(is_below_suite ? suite.file.parent_path() / file : path_of(file));
-      });
+      } catch (const ConfigError& error) {
+        problems.push_back(prefix_lines(path + "/figure", error.what()));
+      }
     }
   }
   throw_if_any(problems);
@@ -283,6 +326,46 @@ void read_claims(Suite& suite, const std::vector<ClaimText>& claims) {
   throw_if_any(problems);
 }
 
+Row row_of(const TableRow& row, const Suite& suite, const RunShapes& shapes) {
+  Row made{.id = row.id,
+           .path = "/rows",
+           .is_from_table = true,
+           .text = row.text,
+           .group = row.group,
+           .source = suite.source,
+           .unit = row.unit,
+           .why = {},
+           .note = row.note,
+           .role = row.role,
+           .reference = row.reference,
+           .holds = {},
+           .tolerance = row.tolerance.value_or(suite.tolerance),
+           .simulated = Expression(row.expression, shapes)};
+  if (!row.looser_if.empty()) {
+    made.looser_if = Expression(row.looser_if, shapes);
+    made.looser_tolerance = row.looser_tolerance;
+  }
+  return made;
+}
+
+/// Adds the runs and rows of a table.
+void add_table(Suite& suite, Table table) {
+  suite.source += table.source.empty() ? "" : "\n" + table.source;
+  for (auto& [name, run] : table.runs) {
+    check(suite.runs.emplace(name, std::move(run)).second, "a table's run has a name twice");
+  }
+  const RunShapes shapes = shapes_of(suite);
+  std::set<std::string> ids;
+  for (const TableRow& row : table.rows) {
+    if (!ids.insert(row.id).second) {
+      throw ConfigError(
+          fmt::format("{} is the name of two rows; names must differ", in_quotes(row.id)));
+    }
+    suite.rows.push_back(row_of(row, suite, shapes));
+  }
+  suite.not_covered = std::move(table.not_covered);
+}
+
 void check_suite(const Suite& suite) {
   if (std::none_of(suite.rows.begin(), suite.rows.end(),
                    [](const Row& row) { return row.role == RowRole::test; })) {
@@ -309,16 +392,33 @@ void Requirement::fields(FieldVisitor& v) {
   v.parameter("why", why, "why it is not reached yet");
 }
 
-Suite load_suite(const fs::path& file, const SuiteOptions& /*options*/) {
+Suite load_suite(const fs::path& file, const SuiteOptions& options) {
   Suite suite;
   suite.file = file;
-  const json loaded = load_config(file, translate_huggingface);
+  json loaded = load_config(file, translate_huggingface);
+  std::optional<TableSpec> table;
   try {
-    const json document = completed(loaded);
+    json document = completed(std::move(loaded));
+    if (document.contains("rows")) {
+      try {
+        table = read_table_spec(document["rows"], file.parent_path(), options.table);
+      } catch (const ConfigError& error) {
+        throw ConfigError(add_before_lines("/rows", error.what()));
+      }
+      document.erase("rows");
+    } else if (!options.table.empty()) {
+      throw ConfigError("/rows: missing; --points takes another table for suites that have one");
+    }
     SuiteText text{document, suite};
     read_fields(document, [&text](FieldVisitor& v) { text.fields(v); });
     read_runs(suite, document);
     read_claims(suite, text.claims);
+  } catch (const ConfigError& error) {
+    throw ConfigError(prefix_lines(file.string(), error.what()));
+  }
+  Table rows = table ? read_table(*table) : Table{};
+  try {
+    add_table(suite, std::move(rows));
     check_suite(suite);
   } catch (const ConfigError& error) {
     throw ConfigError(prefix_lines(file.string(), error.what()));
