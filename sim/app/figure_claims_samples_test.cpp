@@ -30,7 +30,6 @@ struct SampledFigure {
 FigureClaim claim_of(const std::string& expression, bool is_truth) {
   Row row{.id = "C01",
           .path = "/claims/0",
-          .is_from_table = false,
           .text = "fast over slow",
           .group = {},
           .source = {},
