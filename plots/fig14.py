@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 GROUP_WIDTH = 0.86  # of the distance between two batches
+COLUMN_SYSTEMS = 4  # more bars and labels than these need the width of the page
 VISIBLE = 1.01  # an interval whose ends differ by less would only thicken the bar's edge
 
 
@@ -69,7 +70,9 @@ def draw(rows, units):
     systems = in_order(row["series"] for row in rows)
     for row in rows:
         row["position"] = batches.index(row["batch"])
-    figure, axes = plt.subplots(figsize=(style.COLUMN_WIDTH, 2.1))
+    is_narrow = len(systems) <= COLUMN_SYSTEMS
+    size = (style.COLUMN_WIDTH, 2.1) if is_narrow else (style.TEXT_WIDTH, 2.4)
+    figure, axes = plt.subplots(figsize=size)
     axes.set_yscale("log")
     bottom, top = limits(rows)
     width = GROUP_WIDTH / len(systems)
@@ -87,7 +90,7 @@ def draw(rows, units):
     axes.grid(axis="y")
     axes.set_xlabel(f"batch size ({units['batch']})")
     axes.set_ylabel(f"throughput ({units.get('throughput', 'token/s')})")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.46, 1.0), ncol=len(systems), frameon=False,
+    axes.legend(loc="lower center", bbox_to_anchor=(0.46 if is_narrow else 0.5, 1.0), ncol=len(systems), frameon=False,
                 handlelength=1.4, handletextpad=0.4, columnspacing=0.8)
     return figure
 

@@ -31,7 +31,7 @@ SYSTEMS = {
     "flexgen": ("FlexGen", "#E69F00", "\\\\\\\\"),
     "flexgen_gds": ("FlexGen-GDS", "#F0E442", "xxxx"),
     "flexgen_sparq": ("FlexGen-SparQ", "#D55E00", "----"),
-    "recompute": ("Recompute", "#CC79A7", "++++"),
+    "recompute_static": ("Recompute", "#CC79A7", "++++"),
     "continuous_batching": ("Continuous batching", "#009E73", "oooo"),
     "insti_dense": ("InstI-Dense", "#56B4E9", "...."),
     "insti_sparf": ("InstI-SparF", "#0072B2", ""),

@@ -25,7 +25,7 @@ bool AxisValues::contains(const std::string& text) const {
 }
 
 json with_axis_values_as_text(const json& figure) {
-  constexpr std::array<std::string_view, 4> kAxisValueKeys{"values", "quick", "at", "rivals"};
+  constexpr std::array<std::string_view, 2> kAxisValueKeys{"values", "quick"};
   json copy = figure;
   for (auto& [key, value] : copy.items()) {
     const bool holds_axis_values =

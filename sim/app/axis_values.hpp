@@ -22,8 +22,8 @@ struct AxisValues {
 /// "64" for 64 and "50us" for "50us".
 [[nodiscard]] std::string axis_text(const nlohmann::json& value);
 
-/// Field lists know no list of numbers and strings. This replaces what is under "values",
-/// "quick", "at" and "rivals" (not inside "point") by its JSON text, which axis_field() reads.
+/// Field lists know no list of numbers and strings. This replaces what is under "values" and
+/// "quick" (not inside "point") by its JSON text, which axis_field() reads.
 [[nodiscard]] nlohmann::json with_axis_values_as_text(const nlohmann::json& figure);
 void axis_field(FieldVisitor& v, std::string_view name, AxisValues& values, std::string_view doc);
 

@@ -41,13 +41,14 @@ struct FigureOptions {
 struct PreparedFigure {
   FigureConfig config;
   std::vector<PreparedPoint> points;
+  std::vector<Row> claims;
 };
 
 /// A figure that ran. A quick figure has files of its own: it must not replace the whole one.
 struct FinishedFigure {
   std::string stem;  // of its files
   FigureResults results;
-  std::vector<ClaimResult> claims;
+  std::vector<FigureClaim> claims;
   std::vector<PointOutcome> outcomes;
 };
 
@@ -55,8 +56,8 @@ struct FinishedFigure {
 
 json claims_document(const FigureConfig& figure, const FinishedFigure& finished) {
   json claims = json::array();
-  for (std::size_t i = 0; i < figure.claims.size(); ++i) {
-    claims.push_back(claim_as_json(figure.claims[i], finished.claims[i]));
+  for (const FigureClaim& claim : finished.claims) {
+    claims.push_back(claim_as_json(claim));
   }
   return {{"figure", figure.name},
           {"title", figure.title},
@@ -123,13 +124,16 @@ std::vector<std::string> write_files(const fs::path& folder, const PreparedFigur
 
 // -- Running ----------------------------------------------------------------------------------
 
-PreparedFigure prepare(const std::string& name, bool quick) {
-  PreparedFigure figure{.config = load_figure(figure_file(name)), .points = {}};
+PreparedFigure prepare_figure(const std::string& name, bool quick, const Suite& paper) {
+  PreparedFigure figure{.config = load_figure(figure_file(name)), .points = {}, .claims = {}};
   figure.points = figure_points(figure.config, quick);
+  figure.claims = claims_about(paper, name);
   return figure;
 }
 
-FinishedFigure finish(const FigureConfig& figure, bool quick, std::vector<PointOutcome> outcomes) {
+FinishedFigure finish(const PreparedFigure& prepared, bool quick, const Suite& paper,
+                      std::vector<PointOutcome> outcomes) {
+  const FigureConfig& figure = prepared.config;
   std::vector<std::string> series;
   for (const FigureSeries& one : figure.series) {
     series.push_back(one.name);
@@ -141,15 +145,7 @@ FinishedFigure finish(const FigureConfig& figure, bool quick, std::vector<PointO
   const std::vector<std::string> axis = axis_values(figure, quick).texts();
   const bool is_whole = axis.size() == figure.axis.values.values.size();
   FigureResults results(std::move(series), axis, is_whole, std::move(records));
-  std::vector<ClaimResult> claims;
-  for (std::size_t i = 0; i < figure.claims.size(); ++i) {
-    try {
-      claims.push_back(evaluate(figure.claims[i], results));
-    } catch (const ConfigError& error) {
-      throw ConfigError(
-          fmt::format("{}: /claims/{}: {}", figure_file(figure.name).string(), i, error.what()));
-    }
-  }
+  std::vector<FigureClaim> claims = evaluate_claims(paper, prepared.claims, results);
   return {figure.name + (quick ? "_quick" : ""), std::move(results), std::move(claims),
           std::move(outcomes)};
 }
@@ -170,7 +166,8 @@ int draw(const FigureConfig& figure, const fs::path& stem, std::vector<std::stri
 }
 
 /// Runs one figure; `documents` gets its JSON.
-int run_one(const PreparedFigure& figure, const FigureOptions& options, json& documents) {
+int run_one(const PreparedFigure& figure, const Suite& paper, const FigureOptions& options,
+            json& documents) {
   const auto started = std::chrono::steady_clock::now();
   std::vector<PointOutcome> outcomes =
       run_points(figure.points, {options.jobs, figure.config.name, Progress::style_for(stderr)});
@@ -182,7 +179,7 @@ int run_one(const PreparedFigure& figure, const FigureOptions& options, json& do
     return status;
   }
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
-  const FinishedFigure finished = finish(figure.config, options.quick, std::move(outcomes));
+  const FinishedFigure finished = finish(figure, options.quick, paper, std::move(outcomes));
   if (!options.as_json) {
     fmt::print("{}", figure_text(figure.config, finished.results, finished.claims));
     std::fflush(stdout);
@@ -216,10 +213,11 @@ int run_figures(const FigureOptions& options) {
     return list(options.as_json);
   }
   const bool is_all = options.name == "all";
+  const Suite paper = load_suite(suite_file("paper"));
   std::vector<PreparedFigure> figures;
   for (const std::string& name :
        is_all ? known_figures() : std::vector<std::string>{options.name}) {
-    figures.push_back(prepare(name, options.quick));
+    figures.push_back(prepare_figure(name, options.quick, paper));
   }
   check_output_folder(options.out);
   json documents = json::array();
@@ -228,7 +226,7 @@ int run_figures(const FigureOptions& options) {
     if (i > 0 && !options.as_json) {
       fmt::print("\n\n");
     }
-    status = std::max(status, run_one(figures[i], options, documents));
+    status = std::max(status, run_one(figures[i], paper, options, documents));
   }
   if (options.as_json && (is_all || !documents.empty())) {
     fmt::print("{}", json_text(is_all ? documents : documents.front()));

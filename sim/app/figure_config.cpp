@@ -42,17 +42,23 @@ std::string file_name_part(std::string text) {
   return text;
 }
 
-void check_claims(const FigureConfig& figure) {
-  std::vector<std::string> problems;
-  for (std::size_t i = 0; i < figure.claims.size(); ++i) {
-    for (const std::string& problem :
-         claim_problems(figure.claims[i], series_names(figure), figure.axis.values.texts())) {
-      problems.push_back(fmt::format("/claims/{}{}", i, problem));
-    }
+PreparedPoint point_at(const FigureConfig& figure, std::size_t series, const json& value) {
+  const std::string at = axis_text(value);
+  PreparedPoint point{
+      .origin = fmt::format("{}, {}, {} {}", figure.name, figure.series[series].name,
+                            figure.axis.name, at),
+      .name = fmt::format("{}_{}_{}", figure.series[series].name, file_name_part(figure.axis.name),
+                          file_name_part(at)),
+      .config = figure.points[series],
+  };
+  try {
+    set_existing(point.config, figure.axis.path, value, "/axis/path");
+    check_point(point.config);
+  } catch (const ConfigError& error) {
+    throw ConfigError(prefix_lines(
+        fmt::format("{}: /axis/values: {}", figure.file.string(), value.dump()), error.what()));
   }
-  if (!problems.empty()) {
-    throw ConfigError(problems);
-  }
+  return point;
 }
 
 }  // namespace
@@ -90,7 +96,6 @@ void FigureConfig::fields(FieldVisitor& v) {
   v.parameter("metric", metric, "the metric that its table shows");
   v.group("axis", axis, "what changes along a series");
   v.list_of("series", series, "one design point each, run at every axis value");
-  v.list_of("claims", claims, "what the paper says about these points");
   v.require(!series.empty(), "series", "is empty; must have at least one series");
   v.require(!has_duplicates(series_names(*this)), "series",
             "has two series of one name; names must differ");
@@ -129,7 +134,6 @@ FigureConfig load_figure(const fs::path& file) {
   try {
     read_fields(with_axis_values_as_text(document),
                 [&figure](FieldVisitor& v) { figure.fields(v); });
-    check_claims(figure);
   } catch (const ConfigError& error) {
     throw ConfigError(prefix_lines(file.string(), error.what()));
   }
@@ -143,27 +147,23 @@ const AxisValues& axis_values(const FigureConfig& figure, bool quick) {
   return quick ? figure.axis.quick : figure.axis.values;
 }
 
+PreparedPoint figure_point(const FigureConfig& figure, const std::string& series,
+                           const std::string& at) {
+  const std::vector<std::string> names = series_names(figure);
+  const auto chosen = std::find(names.begin(), names.end(), series);
+  const auto value =
+      std::find_if(figure.axis.values.values.begin(), figure.axis.values.values.end(),
+                   [&at](const json& known) { return axis_text(known) == at; });
+  check(chosen != names.end() && value != figure.axis.values.values.end(),
+        "a figure is asked for a point that it does not have");
+  return point_at(figure, static_cast<std::size_t>(chosen - names.begin()), *value);
+}
+
 std::vector<PreparedPoint> figure_points(const FigureConfig& figure, bool quick) {
   std::vector<PreparedPoint> points;
   for (std::size_t s = 0; s < figure.series.size(); ++s) {
     for (const json& value : axis_values(figure, quick).values) {
-      const std::string at = axis_text(value);
-      PreparedPoint point{
-          .origin = fmt::format("{}, {}, {} {}", figure.name, figure.series[s].name,
-                                figure.axis.name, at),
-          .name = fmt::format("{}_{}_{}", figure.series[s].name, file_name_part(figure.axis.name),
-                              file_name_part(at)),
-          .config = figure.points[s],
-      };
-      const std::string setter = fmt::format("/axis/values: {}", value.dump());
-      try {
-        set_existing(point.config, figure.axis.path, value, "/axis/path");
-        check_point(point.config);
-      } catch (const ConfigError& error) {
-        throw ConfigError(
-            prefix_lines(fmt::format("{}: {}", figure.file.string(), setter), error.what()));
-      }
-      points.push_back(std::move(point));
+      points.push_back(point_at(figure, s, value));
     }
   }
   return points;

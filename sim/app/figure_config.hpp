@@ -1,18 +1,16 @@
-// A figure of the paper as data: which design points it runs along which axis, and what the paper
-// claims about them. configs/figures/NAME.json:
+// A figure of the paper as data: which design points it runs along which axis.
+// configs/figures/NAME.json:
 //
 //   {
 //     "title": "...", "source": "...", "metric": "throughput",
 //     "axis": {"path": "/workload/batch", "name": "batch", "unit": "sequences",
 //              "values": [4, 8, 16], "quick": [4, 16]},
-//     "series": [{"name": "flexgen", "point": {"extends": "nearkv:design_points/flexgen.json"}}],
-//     "claims": [{"id": "C01", "text": "...", "role": "fit", "kind": "ratio", "paper": 6.85,
-//                 "numerator": {"series": "insti_dense", "metric": "throughput", "at": 64},
-//                 "denominator": {"series": "flexgen", "metric": "throughput", "at": 64}}]
+//     "series": [{"name": "flexgen", "point": {"extends": "nearkv:design_points/flexgen.json"}}]
 //   }
 //
 // A series runs its design point once for each value, set at the axis's path as by --set. "point"
-// may change what it extends. How it looks (labels, colours) is the plot script's.
+// may change what it extends. How it looks (labels, colours) is the plot script's, and what the
+// paper claims about it is in validation/claims.json.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +20,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "sim/app/claims.hpp"
+#include "sim/app/axis_values.hpp"
 #include "sim/app/point.hpp"
 #include "sim/core/fields.hpp"
 
@@ -52,7 +50,6 @@ struct FigureConfig {
   std::string metric;
   FigureAxis axis;
   std::vector<FigureSeries> series;
-  std::vector<Claim> claims;
   std::vector<nlohmann::json> points;  // resolved, one a series
 
   void fields(FieldVisitor& v);
@@ -67,6 +64,10 @@ struct FigureConfig {
 
 /// The axis values of a full or a quick figure.
 [[nodiscard]] const AxisValues& axis_values(const FigureConfig& figure, bool quick);
+
+/// The design point of a series at an axis value, by their names. Throws ConfigError.
+[[nodiscard]] PreparedPoint figure_point(const FigureConfig& figure, const std::string& series,
+                                         const std::string& at);
 
 /// The design points, series by series along the axis. Throws ConfigError.
 [[nodiscard]] std::vector<PreparedPoint> figure_points(const FigureConfig& figure, bool quick);

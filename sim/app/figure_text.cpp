@@ -110,13 +110,13 @@ std::string notes_text(const FigureResults& results) {
 }  // namespace
 
 std::string figure_text(const FigureConfig& figure, const FigureResults& results,
-                        const std::vector<ClaimResult>& claims) {
+                        const std::vector<FigureClaim>& claims) {
   std::string text = fmt::format("{}: {}\n{}\n\n{}", figure.name, figure.title, figure.source,
                                  results_table(figure, results));
-  if (!figure.claims.empty()) {
+  if (!claims.empty()) {
     text += fmt::format(
         "\nclaims of the paper (fit: may have been used to calibrate; test: never)\n\n{}",
-        claims_table(figure.claims, claims));
+        claims_table(claims));
   }
   return text + notes_text(results);
 }

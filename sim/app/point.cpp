@@ -83,7 +83,8 @@ std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
   Progress progress(options.label, points.size(), options.progress);
   constexpr char kSeparator = '\f';  // JSON text has none
   const auto work = [&points](std::size_t i) {
-    const RunRecord record = simulate(points[i]);
+    const PreparedPoint& point = points[i];
+    const RunRecord record = point.run != nullptr ? point.run(point) : simulate(point);
     return json_text(record.to_json(build_info::kVersion)) + kSeparator +
            record.outcome.requests_table;
   };
@@ -101,6 +102,9 @@ std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
       outcome.requests = result.output.substr(separator + 1);
     } else {
       outcome.problem = prefix_lines(points[i].origin, result.output);
+    }
+    if (options.done) {
+      options.done(i, outcome);
     }
     progress.advance();
   };

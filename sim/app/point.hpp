@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,11 +16,12 @@
 
 namespace nearkv {
 
-/// A resolved and checked design point.
+/// A resolved and checked design point, or another thing to simulate that has a config.
 struct PreparedPoint {
   std::string origin;     // for messages: the file, or the figure and where in it
   std::string name;       // of its record and its files
   nlohmann::json config;  // resolved
+  RunRecord (*run)(const PreparedPoint&) = nullptr;  // what simulates it; nullptr: simulate()
 };
 
 /// Begins the name of a file below the shipped configs.
@@ -42,7 +44,7 @@ std::string check_point(const nlohmann::json& config);
 /// Puts "origin: " before each line of an error message.
 [[nodiscard]] std::string prefix_lines(const std::string& prefix, const std::string& lines);
 
-/// Runs a point in this process. At most one call at a time.
+/// Runs a design point in this process. At most one call at a time.
 [[nodiscard]] RunRecord simulate(const PreparedPoint& prepared);
 
 /// A point that ran, or the reason why it did not.
@@ -60,6 +62,8 @@ struct RunPointsOptions {
   int jobs = 1;
   std::string label;  // of the progress
   Progress::Style progress = Progress::Style::silent;
+  std::function<void(std::size_t, const PointOutcome&)>
+      done{};  // called as each ends; may be empty
 };
 
 /// Runs the points in child processes. Outcomes are in the order of the points, and their bytes

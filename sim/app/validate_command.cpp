@@ -1,6 +1,11 @@
-// nearkv validate: the models against reference figures, as a table.
+// nearkv validate: suites of reference figures against the models.
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -9,96 +14,111 @@
 
 #include "sim/app/commands.hpp"
 #include "sim/app/exit_status.hpp"
-#include "sim/app/mqsim_suite.hpp"
 #include "sim/app/point.hpp"
-#include "sim/app/table.hpp"
+#include "sim/app/validation/report.hpp"
+#include "sim/app/validation/run_set.hpp"
+#include "sim/app/validation/suite.hpp"
 #include "sim/core/check.hpp"
-#include "sim/core/config.hpp"
 
 namespace nearkv {
 
 namespace {
 
-constexpr int kExitBeyondTolerance = 1;  // the validation ran, and a figure fails
+using nlohmann::json;
+
+constexpr int kExitGateFails = 1;  // the validation ran, and a row fails that must not
 
 struct Options {
-  std::string suite = "mqsim";
+  std::string suite;
   std::string points;
-  bool json = false;
+  std::string cache = default_cache().string();
+  bool no_cache = false;
+  bool as_json = false;
+  int jobs = available_cores();
 };
 
-std::string shipped_points(const std::string& suite) {
-  return (shipped_configs().parent_path() / "validation" / suite / "points.json").string();
+std::vector<Suite> load_suites(const Options& options) {
+  std::vector<Suite> suites;
+  const bool is_file = options.suite.ends_with(".json");
+  for (const std::string& name :
+       options.suite.empty() ? known_suites() : std::vector<std::string>{options.suite}) {
+    suites.push_back(load_suite(is_file ? std::filesystem::path(name) : suite_file(name),
+                                {.table = options.points}));
+  }
+  return suites;
 }
 
-nlohmann::json json_of(const ValidationReport& report) {
-  nlohmann::json results = nlohmann::json::array();
-  for (const ValidationResult& result : report.results) {
-    results.push_back({{"point", result.point},
-                       {"figure", result.figure},
-                       {"unit", result.unit},
-                       {"reference", result.reference},
-                       {"simulated", result.simulated},
-                       {"error", result.error()},
-                       {"tolerance", result.tolerance},
-                       {"verdict", result.passes() ? "pass" : "fail"}});
+/// The points of all suites, and where those of each one begin.
+struct PointsOfSuites {
+  std::vector<PreparedPoint> points;
+  std::vector<std::map<PointName, std::size_t>> positions;
+};
+
+PointsOfSuites points_of_suites(const std::vector<Suite>& suites) {
+  PointsOfSuites all;
+  for (const Suite& suite : suites) {
+    std::map<PointName, std::size_t>& positions = all.positions.emplace_back();
+    for (const PointName& name : points_of(suite.rows)) {
+      positions[name] = all.points.size();
+      all.points.push_back(prepare(suite, name));
+    }
   }
-  nlohmann::json not_covered = nlohmann::json::array();
-  for (const NotCovered& point : report.not_covered) {
-    not_covered.push_back({{"point", point.point}, {"reason", point.reason}});
-  }
-  return {{"suite", report.suite},
-          {"reference", report.reference},
-          {"passes", report.passes()},
-          {"results", results},
-          {"not_covered", not_covered}};
+  return all;
 }
 
-void print_table(const ValidationReport& report) {
-  using Align = TextTable::Align;
-  fmt::print("Reference: {}\n\n", report.reference);
-  TextTable table({{"point", Align::left},
-                   {"figure", Align::left},
-                   {"reference", Align::right},
-                   {"simulated", Align::right},
-                   {"error", Align::right},
-                   {"tolerance", Align::right},
-                   {"verdict", Align::left}});
-  for (const ValidationResult& result : report.results) {
-    table.row({result.point, result.figure, fmt::format("{:.3f} {}", result.reference, result.unit),
-               fmt::format("{:.3f} {}", result.simulated, result.unit),
-               fmt::format("{:+.4f} %", result.error() * 1e2),
-               fmt::format("{:.1f} %", result.tolerance * 1e2), result.passes() ? "pass" : "FAIL"});
+SuiteReport report_on(Suite suite, const std::map<PointName, std::size_t>& positions,
+                      const std::vector<RecordView>& records) {
+  SuiteReport report{.suite = std::move(suite), .results = {}};
+  for (const Row& row : report.suite.rows) {
+    report.results.push_back(evaluate(
+        report.suite, row, [&](const PointName& name) { return &records.at(positions.at(name)); }));
   }
-  fmt::print("{}", table.text());
-  for (const NotCovered& point : report.not_covered) {
-    fmt::print("{}not covered: {}\n", fmt::format("{:<7}", point.point), point.reason);
-  }
+  return report;
 }
 
 int validate(const Options& options) {
-  if (options.suite != "mqsim") {
-    throw ConfigError(
-        fmt::format("--suite: there is no suite {}; there is: mqsim", in_quotes(options.suite)));
+  std::vector<Suite> suites = load_suites(options);
+  const PointsOfSuites all = points_of_suites(suites);
+  const RunSet set = run_set(all.points, {options.jobs, "validate", Progress::style_for(stderr),
+                                          options.no_cache ? "" : options.cache});
+  if (const int status = report_problems(set.outcomes); status != kExitOk) {
+    return status;
   }
-  const ValidationReport report =
-      run_mqsim_suite(options.points.empty() ? shipped_points(options.suite) : options.points);
-  if (options.json) {
-    fmt::print("{}", json_text(json_of(report)));
-  } else {
-    print_table(report);
+  std::vector<RecordView> records;
+  for (const PointOutcome& outcome : set.outcomes) {
+    records.emplace_back(json::parse(outcome.record_text));
   }
-  return report.passes() ? kExitOk : kExitBeyondTolerance;
+  std::vector<SuiteReport> reports;
+  for (std::size_t i = 0; i < suites.size(); ++i) {
+    reports.push_back(report_on(std::move(suites[i]), all.positions[i], records));
+  }
+  fmt::print("{}", options.as_json ? json_text(report_as_json(reports)) : report_text(reports));
+  const bool all_explained =
+      std::all_of(reports.begin(), reports.end(), [](const SuiteReport& report) {
+        for (std::size_t i = 0; i < report.results.size(); ++i) {
+          if (!report.results[i].passes && report.suite.rows[i].why.empty()) {
+            return false;
+          }
+        }
+        return true;
+      });
+  return all_explained ? kExitOk : kExitGateFails;
 }
 
 }  // namespace
 
 void add_validate_command(CLI::App& command, int& exit_status) {
   auto options = std::make_shared<Options>();
-  command.add_option("--suite", options->suite, "Which reference: mqsim")->capture_default_str();
+  command.add_option("--suite", options->suite, "One suite, by its name or file; else all");
   command.add_option("--points", options->points,
-                     "Another file of points, in the form of validation/mqsim/points.json");
-  command.add_flag("--json", options->json, "Print JSON");
+                     "Another file of rows, in the form of the suite's own");
+  command.add_option("--cache", options->cache, "Folder for records that later calls take")
+      ->capture_default_str();
+  command.add_flag("--no-cache", options->no_cache, "Run all points, and keep no record");
+  command.add_option("--jobs", options->jobs, "Points at a time")
+      ->check(CLI::Range(1, kMostJobs))
+      ->capture_default_str();
+  command.add_flag("--json", options->as_json, "Print the rows as JSON");
   command.callback([options, &exit_status] { exit_status = validate(*options); });
 }
 

@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "sim/app/mqsim_suite.hpp"
+#include "sim/app/validation/mqsim_suite.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 

@@ -1,4 +1,4 @@
-#include "sim/app/mqsim_workload.hpp"
+#include "sim/app/validation/mqsim_workload.hpp"
 
 #include "sim/core/check.hpp"
 

@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "models/ssd/block_ssd.hpp"
-#include "sim/app/mqsim_suite.hpp"
-#include "sim/app/mqsim_workload.hpp"
+#include "sim/app/validation/mqsim_suite.hpp"
+#include "sim/app/validation/mqsim_workload.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {

@@ -1,4 +1,4 @@
-#include "sim/app/mqsim_suite.hpp"
+#include "sim/app/validation/mqsim_suite.hpp"
 
 #include <cmath>
 #include <filesystem>

@@ -1,6 +1,5 @@
-// The validation suite "mqsim": operating points of MQSim against the models, from
-// validation/mqsim/points.json or a file of the user. MQSim's parameters are translated, nothing is
-// fitted.
+// Operating points of MQSim, from validation/mqsim/points.json or a file of the user, on the
+// models. MQSim's parameters are translated, nothing is fitted. The suite "mqsim" compares.
 #pragma once
 
 #include <map>
@@ -12,36 +11,10 @@
 #include <nlohmann/json.hpp>
 
 #include "models/ssd/block_ssd.hpp"
-#include "sim/app/mqsim_workload.hpp"
+#include "sim/app/point.hpp"
+#include "sim/app/validation/mqsim_workload.hpp"
 
 namespace nearkv {
-
-/// One figure of one point.
-struct ValidationResult {
-  std::string point;
-  std::string figure;  // "mean response"
-  std::string unit;
-  double reference;
-  double simulated;
-  double tolerance;  // of the relative error
-
-  [[nodiscard]] double error() const { return simulated / reference - 1; }
-  [[nodiscard]] bool passes() const;
-};
-
-struct NotCovered {
-  std::string point;
-  std::string reason;
-};
-
-struct ValidationReport {
-  std::string suite;
-  std::string reference;  // what the figures are from
-  std::vector<ValidationResult> results;
-  std::vector<NotCovered> not_covered;
-
-  [[nodiscard]] bool passes() const;
-};
 
 /// MQSim's parameters by name, as text.
 class MqsimParameters {
@@ -53,6 +26,9 @@ class MqsimParameters {
   [[nodiscard]] const std::string& text(std::string_view section, std::string_view name) const;
   [[nodiscard]] double number(std::string_view section, std::string_view name) const;
   [[nodiscard]] std::int64_t integer(std::string_view section, std::string_view name) const;
+
+  [[nodiscard]] const nlohmann::json& values() const { return values_; }
+  [[nodiscard]] const std::string& where() const { return where_; }
 
   /// Throws a ConfigError about one of them.
   [[noreturn]] void fail(std::string_view section, std::string_view name,
@@ -73,6 +49,7 @@ class MqsimTiming {
   [[nodiscard]] double number(const std::string& name) const;
   [[nodiscard]] SimDuration operator()(const std::string& name) const;
   [[nodiscard]] Bytes bytes(const std::string& name) const;
+  [[nodiscard]] const std::map<std::string, double>& values() const { return values_; }
 
  private:
   std::map<std::string, double> values_;
@@ -118,7 +95,8 @@ struct MqsimFile {
 /// Brings a drive that was not used into the state in which MQSim starts with preconditioning.
 void precondition_as_mqsim(BlockSsd& ssd, const MqsimParameters& parameters);
 
-/// Runs all points of the file. Throws ConfigError for a file that is not as it should be.
-[[nodiscard]] ValidationReport run_mqsim_suite(const std::string& file);
+/// Simulates {"parameters": {...}, "timing_constants": {...}, "where": "/points/3"}; metrics as
+/// MQSim calls its figures, and "collections". Throws ConfigError that begins with the path.
+[[nodiscard]] RunRecord simulate_mqsim(const PreparedPoint& point);
 
 }  // namespace nearkv

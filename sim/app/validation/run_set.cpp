@@ -1,0 +1,130 @@
+#include "sim/app/validation/run_set.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "sim/core/hash.hpp"
+
+namespace nearkv {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+std::optional<std::string> read_file(const fs::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  return stream.good() || stream.eof() ? std::optional(std::move(text)) : std::nullopt;
+}
+
+/// Hash of the running program.
+std::string program_hash() { return content_hash(read_file("/proc/self/exe").value_or("")); }
+
+/// Files that a config names (traces) are a part of what the record depends on.
+void add_named_files(const json& config, ContentHasher& hasher) {
+  if (config.is_structured()) {
+    for (const json& value : config) {
+      add_named_files(value, hasher);
+    }
+  } else if (config.is_string()) {
+    std::error_code ignored;
+    const fs::path file(config.get_ref<const std::string&>());
+    if (file.has_extension() && fs::is_regular_file(file, ignored)) {
+      hasher.add(read_file(file).value_or(""));
+    }
+  }
+}
+
+/// Records by key; a file is the hash of the record on the first line, and the record.
+class RecordCache {
+ public:
+  explicit RecordCache(const fs::path& folder)
+      : folder_(folder.empty() ? fs::path() : folder / "records" / program_hash()) {}
+
+  std::optional<std::string> find(const std::string& key) const {
+    const std::optional<std::string> text = folder_.empty() ? std::nullopt : read_file(file(key));
+    const std::size_t end = text ? text->find('\n') : std::string::npos;
+    if (end == std::string::npos) {
+      return std::nullopt;
+    }
+    std::string record = text->substr(end + 1);
+    const bool is_whole = text->compare(0, end, content_hash(record)) == 0;
+    return is_whole ? std::optional(std::move(record)) : std::nullopt;
+  }
+
+  void store(const std::string& key, const std::string& record) const {
+    if (!folder_.empty()) {
+      write_file_atomically(file(key), content_hash(record) + "\n" + record);
+    }
+  }
+
+ private:
+  fs::path file(const std::string& key) const { return folder_ / (key + ".record"); }
+
+  fs::path folder_;
+};
+
+}  // namespace
+
+fs::path default_cache() {
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && *cache != '\0') {
+    return fs::path(cache) / "nearkv";
+  }
+  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') {
+    return fs::path(home) / ".cache" / "nearkv";
+  }
+  return {};
+}
+
+std::string key_of(const PreparedPoint& point) {
+  ContentHasher hasher;
+  hasher.add(point.config.dump());
+  add_named_files(point.config, hasher);
+  return hasher.hash();
+}
+
+RunSet run_set(const std::vector<PreparedPoint>& points, const RunSetOptions& options) {
+  const RecordCache cache(options.cache);
+  std::vector<std::string> keys;
+  std::map<std::string, PointOutcome> outcomes;
+  std::vector<PreparedPoint> missing;
+  std::vector<std::string> missing_keys;
+  for (const PreparedPoint& point : points) {
+    keys.push_back(key_of(point));
+    const auto [outcome, is_new] = outcomes.emplace(keys.back(), PointOutcome{});
+    if (!is_new) {
+      continue;
+    }
+    if (std::optional<std::string> record = cache.find(keys.back())) {
+      outcome->second.end = ChildEnd::finished;
+      outcome->second.record_text = std::move(*record);
+    } else {
+      missing.push_back(point);
+      missing_keys.push_back(keys.back());
+    }
+  }
+  const auto store = [&](std::size_t i, const PointOutcome& outcome) {
+    if (outcome.has_record()) {
+      cache.store(missing_keys[i], outcome.record_text);
+    }
+  };
+  std::vector<PointOutcome> ran =
+      run_points(missing, {options.jobs, options.label, options.progress, store});
+  for (std::size_t i = 0; i < missing.size(); ++i) {
+    outcomes[missing_keys[i]] = std::move(ran[i]);
+  }
+  RunSet set{.outcomes = {}, .run = missing.size()};
+  for (const std::string& key : keys) {
+    set.outcomes.push_back(outcomes.at(key));
+  }
+  return set;
+}
+
+}  // namespace nearkv
