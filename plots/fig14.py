@@ -1,7 +1,8 @@
 """Figure 14: throughput against batch size, a bar a system, log axis.
 
-An x on the axis marks a system that runs out of memory at this batch. Error bars are what
-sampling decode steps may have cost in accuracy, where they are wide enough to see.
+An x on the axis marks a system that runs out of memory at this batch. Error bars hold 90 % of the
+samples of the uncertain constants where the figure was made with --samples, else what sampling
+decode steps may have cost in accuracy; where they are wide enough to see.
 """
 
 import style
@@ -31,6 +32,15 @@ def limits(rows):
     return decade_below(lowest / 1.3), highest * 1.5
 
 
+def error_bar(row, height):
+    """Its ends; matplotlib wants them on both sides of the bar's height."""
+    low = style.number(row.get("throughput_p5", ""))
+    high = style.number(row.get("throughput_p95", ""))
+    if low is None or high is None:
+        low, high = (style.number(row[f"throughput_{end}"]) for end in ("lowest", "highest"))
+    return min(low, height), max(high, height)
+
+
 def draw_system(axes, rows, system, offset, width, bottom):
     label, colour, hatch = style.look_of(system)
     legend = label
@@ -40,8 +50,7 @@ def draw_system(axes, rows, system, offset, width, bottom):
         if height is None:
             mark_overflow(axes, x, row["memory"], bottom)
             continue
-        low = style.number(row["throughput_lowest"])
-        high = style.number(row["throughput_highest"])
+        low, high = error_bar(row, height)
         axes.bar(x, height, width, color=colour, hatch=hatch, edgecolor="black", linewidth=0.4,
                  label=legend)
         legend = None

@@ -34,6 +34,24 @@ def check_pictures(folder):
     assert left == ["first.pdf", "first.png", "second.pdf", "second.png"], left
 
 
+def check_intervals_of_samples(folder):
+    """They are the error bars where there are some; a table without their columns is drawn too."""
+    fixture = (PLOTS / "fixtures" / "fig14.csv").read_text(encoding="utf-8")
+    tables = {
+        "with": fixture,
+        "narrow": fixture.replace(",4,6\n", ",5.1,5.1\n"),
+        "without": "".join(line.rsplit(",", 2)[0] + "\n" for line in fixture.splitlines()),
+    }
+    pictures = {}
+    for name, table in tables.items():
+        (folder / f"{name}.csv").write_text(table, encoding="utf-8")
+        done = draw(folder / f"{name}.csv", folder / name)
+        assert done.returncode == 0, done.stderr
+        pictures[name] = (folder / f"{name}.png").read_bytes()
+    assert pictures["with"] != pictures["narrow"], "the interval is not drawn"
+    assert pictures["narrow"] == pictures["without"], "an interval of no width is drawn"
+
+
 def check_all_out_of_memory(folder):
     lines = (PLOTS / "fixtures" / "fig14.csv").read_text(encoding="utf-8").splitlines()
     data = folder / "none.csv"
@@ -71,8 +89,13 @@ def main():
     except ModuleNotFoundError:
         print("skipped: matplotlib is missing; install the Debian package python3-matplotlib")
         return SKIPPED
-    for check in (check_pictures, check_all_out_of_memory, check_wide_with_many_systems,
-                  check_missing_package):
+    for check in (
+        check_pictures,
+        check_intervals_of_samples,
+        check_all_out_of_memory,
+        check_wide_with_many_systems,
+        check_missing_package,
+    ):
         with tempfile.TemporaryDirectory() as folder:
             check(Path(folder))
     return 0

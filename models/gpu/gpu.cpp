@@ -12,8 +12,8 @@ namespace nearkv {
 
 namespace {
 
-constexpr std::array<std::string_view, Gpu::kOperatorKinds> kKindNames{"gemm", "attention", "norm",
-                                                                       "elementwise"};
+constexpr std::array<std::string_view, Gpu::kOperatorKinds> kKindNames{
+    "gemm", "attention", "norm", "elementwise", "softmax", "strided"};
 
 // Limits that keep every achieved rate above zero, where a time would be infinite.
 Range fraction_range() {
@@ -64,7 +64,14 @@ void GpuConfig::fields(FieldVisitor& v) {
              "write of its input.",
              fraction_range());
   v.constant("elementwise_memory_fraction", elementwise_memory_fraction,
-             "Fraction of memory_bandwidth that elementwise operators and softmax reach.",
+             "Fraction of memory_bandwidth that elementwise operators reach.", fraction_range());
+  v.constant(
+      "softmax_memory_fraction", softmax_memory_fraction,
+      "Fraction of memory_bandwidth that a softmax over a score matrix reaches, counting one "
+      "read and one write.",
+      fraction_range());
+  v.constant("strided_memory_fraction", strided_memory_fraction,
+             "Fraction of memory_bandwidth that transposing copies and masks reach (eager code).",
              fraction_range());
   v.constant("kernel_launch", kernel_launch, "Time that a kernel adds before it computes.");
   v.constant("copy_engines", copy_engines, "DMA engines; copies that can run at a time.",
@@ -117,6 +124,10 @@ double Gpu::memory_fraction(OperatorKind kind) const {
       return config_.norm_memory_fraction;
     case OperatorKind::elementwise:
       return config_.elementwise_memory_fraction;
+    case OperatorKind::softmax:
+      return config_.softmax_memory_fraction;
+    case OperatorKind::strided:
+      return config_.strided_memory_fraction;
   }
   check(false, "an unknown kind of operator");
   return 0;
@@ -146,21 +157,31 @@ SimDuration Gpu::time_of(std::span<const OperatorWork> operators) const {
   return sum;
 }
 
+SimDuration Gpu::time_of(std::span<const OperatorWork> operators, SimDuration kernel_issue,
+                         SimDuration ahead) const {
+  SimDuration issued = -ahead;
+  SimDuration done{};
+  for (const OperatorWork& work : operators) {
+    issued += work.kernels * kernel_issue;
+    done = std::max(done, issued) + time_of(work);
+  }
+  return done;
+}
+
 Grant Gpu::probe(SimTime now, std::span<const OperatorWork> operators) const {
   return compute_.probe(now, time_of(operators));
 }
 
-Grant Gpu::issue(SimTime now, std::span<const OperatorWork> operators) {
-  SimDuration sum{};
+Grant Gpu::issue(SimTime now, std::span<const OperatorWork> operators, SimDuration kernel_issue,
+                 SimDuration ahead) {
   for (const OperatorWork& work : operators) {
     const SimDuration time = time_of(work);
-    sum += time;
     counters_.busy[static_cast<std::size_t>(work.kind)] += time;
     counters_.flops += work.flops.count();
     counters_.bytes += work.bytes;
     counters_.kernels += work.kernels;
   }
-  return compute_.issue(now, sum);
+  return compute_.issue(now, time_of(operators, kernel_issue, ahead));
 }
 
 void Gpu::add(const Counters& work) {

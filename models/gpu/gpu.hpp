@@ -52,6 +52,8 @@ struct GpuConfig {
   double attention_memory_fraction = 0;
   double norm_memory_fraction = 0;
   double elementwise_memory_fraction = 0;
+  double softmax_memory_fraction = 0;
+  double strided_memory_fraction = 0;
   SimDuration kernel_launch{};
   int copy_engines = 0;
   GpuPowerConfig power;
@@ -72,18 +74,23 @@ class Gpu {
   /// Time of the operators one after another on an idle GPU.
   [[nodiscard]] SimDuration time_of(std::span<const OperatorWork> operators) const;
   [[nodiscard]] SimDuration time_of(const OperatorWork& work) const;
+  /// The same when a host thread issues one kernel after another, `kernel_issue` each, and began
+  /// `ahead` of the GPU: an operator starts when it has been issued and the one before is done.
+  [[nodiscard]] SimDuration time_of(std::span<const OperatorWork> operators,
+                                    SimDuration kernel_issue, SimDuration ahead) const;
 
   /// When the operators would start and be done if they were issued at `now`; first come first
-  /// served.
+  /// served. The GPU is taken for the whole of time_of() with issue, and busy for that without.
   [[nodiscard]] Grant probe(SimTime now, std::span<const OperatorWork> operators) const;
-  Grant issue(SimTime now, std::span<const OperatorWork> operators);
+  Grant issue(SimTime now, std::span<const OperatorWork> operators, SimDuration kernel_issue = {},
+              SimDuration ahead = {});
 
   /// VRAM; reserved_memory is allocated in it as "CUDA context".
   [[nodiscard]] CapacityLedger& memory() { return memory_; }
   [[nodiscard]] const CapacityLedger& memory() const { return memory_; }
   [[nodiscard]] const GpuConfig& config() const { return config_; }
 
-  static constexpr std::size_t kOperatorKinds = 4;
+  static constexpr std::size_t kOperatorKinds = 6;
   struct Counters {
     std::array<SimDuration, kOperatorKinds> busy{};  // by OperatorKind
     Int128 flops = 0;  // of all operators: a day of computing is beyond 2^63

@@ -43,6 +43,37 @@ void CpuAttentionConfig::fields(FieldVisitor& v) {
   v.constant("flop_rate", flop_rate, "FP32 operations a second of all cores", at_least(1));
 }
 
+void FrameworkConfig::fields(FieldVisitor& v) {
+  const Range host_work = range_of(0_ps, 1s);
+  v.constant("kernel_issue", kernel_issue,
+             "time in which the driver thread issues one kernel: interpreter, dispatcher, launch",
+             host_work);
+  v.constant("task", task,
+             "time of the driver thread beside kernels for one block of a GPU batch: streams, "
+             "look-ups, synchronization",
+             host_work);
+  v.constant("team_start", team_start,
+             "fixed time of a copy or conversion in host memory that a team of all cores does",
+             host_work);
+  v.constant("team_rate", team_rate,
+             "bytes a second that such a team reads when it need not wait for memory", at_least(1));
+  constexpr double kMost = 64;  // not a constant: a limit against slips
+  v.constant("team_slowdown", team_slowdown,
+             "factor on the driver thread's times while the team's idle threads spin", {1, kMost});
+  v.constant("copy_task", copy_task,
+             "time in which a copy thread takes a tensor from its queue and makes its views, under "
+             "the interpreter's lock",
+             host_work);
+  v.constant("file_open", file_open,
+             "time to open and close a memory-mapped file, under the interpreter's lock",
+             host_work);
+  v.constant(
+      "first_pass", first_pass,
+      "time that a prompt's shapes, seen for the first time, cost once: allocation, choice of "
+      "kernels",
+      host_work);
+}
+
 void HostPowerConfig::fields(FieldVisitor& v) {
   v.constant("cpu_idle", cpu_idle, "power of the CPU package while no core works", at_least(0));
   v.constant("cpu_core", cpu_core, "power that each busy core adds", at_least(0));
@@ -69,6 +100,8 @@ void HostConfig::fields(FieldVisitor& v) {
   v.parameter("dram", dram, "host memory", at_least(1));
   v.constant("reserved", reserved, "memory held by operating system and runtime", at_least(0));
   v.constant("dram_rate", dram_rate, "sustained memory bandwidth", at_least(1));
+  v.constant("last_level_cache", last_level_cache,
+             "cache that all cores share; what a copy writes stays there if it fits", at_least(0));
   v.constant("pageable_h2d", pageable_h2d, "copy of pageable memory to the GPU", at_least(1));
   v.constant("pageable_d2h", pageable_d2h, "copy from the GPU into pageable memory", at_least(1));
   v.constant("page_size", page_size, "page of the virtual memory", range_of(512_B, 1_GiB));
@@ -78,6 +111,7 @@ void HostConfig::fields(FieldVisitor& v) {
   v.group("file_system", file_system, "the path of file reads and writes through the page cache");
   v.group("swap", swap, "anonymous memory that does not fit");
   v.group("cpu_attention", cpu_attention, "decode attention on the CPU (FlexGen's option)");
+  v.group("framework", framework, "host-side costs of an eager framework (what FlexGen runs on)");
   v.group("power", power, "power of CPU, memory, mainboard and power supplies");
   v.group("price", price, "purchase prices of CPU, memory and the rest of the server");
 

@@ -38,6 +38,24 @@ struct CpuAttentionConfig {
   void fields(FieldVisitor& v);
 };
 
+/// The program that runs the model, where it is an eager framework (PyTorch) whose operators one
+/// host thread, the driver, issues as it comes to them. What is done to much memory (a copy between
+/// pageable and pinned memory, a conversion) is done by a team of all cores, which the driver waits
+/// for; afterwards the team's threads spin for a while and slow the driver down, with which they
+/// share cores.
+struct FrameworkConfig {
+  SimDuration kernel_issue{};  // of the driver: interpreter, dispatcher, launch
+  SimDuration task{};          // of the driver, beside kernels: one block of a GPU batch
+  SimDuration team_start{};    // until all of the team are at work, and back
+  Rate team_rate{};            // bytes that the team reads at most, whatever memory allows
+  double team_slowdown = 1;    // of the driver's times while the team spins
+  SimDuration copy_task{};     // of a copy thread, a tensor: queue, views; one thread at a time
+  SimDuration file_open{};     // opens and closes a mapped file; one thread at a time
+  SimDuration first_pass{};    // shapes seen for the first time: allocation, choice of kernels
+
+  void fields(FieldVisitor& v);
+};
+
 struct HostPowerConfig {
   Power cpu_idle{};      // all of the package, in a run: not in a deep sleep state
   Power cpu_core{};      // on top, for each busy core
@@ -62,6 +80,7 @@ struct HostConfig {
   Bytes dram{};
   Bytes reserved{};     // held by operating system and runtime
   Rate dram_rate{};     // sustained, all cores
+  Bytes last_level_cache{};
   Rate pageable_h2d{};  // copies of pageable memory; pinned memory moves at link rate
   Rate pageable_d2h{};
   Bytes page_size{};
@@ -69,6 +88,7 @@ struct HostConfig {
   FileSystemConfig file_system;
   SwapConfig swap;
   CpuAttentionConfig cpu_attention;
+  FrameworkConfig framework;
   HostPowerConfig power;
   HostPriceConfig price;
 

@@ -58,9 +58,14 @@ OperatorWork residual(const ModelShape& shape, std::string_view name, std::int64
   return pass(shape, name, OperatorKind::elementwise, (2 + 1) * tokens * shape.hidden);
 }
 
+// not a constant: the number of norms of a layer whose blocks have normed outputs
+bool norms_outputs(const ModelShape& shape) { return shape.norms_per_layer == 4; }
+
 /// What attention over a batch reads, writes and multiplies, in values and multiply-adds.
 struct AttentionWork {
   Int128 queries = 0;          // the outputs are as many
+  Int128 new_keys = 0;         // of the new tokens; the V values are as many
+  bool in_decode = true;       // one new token a sequence
   Int128 keys = 0;             // the V values are as many
   Int128 scores = 0;           // of one score matrix: each new token, each key, all heads
   Int128 causal_products = 0;  // of one product (Q K or P V), without the masked pairs
@@ -86,6 +91,8 @@ struct AttentionWork {
     const std::int64_t seen = std::min(group.context, window + t - 1);
     const Int128 width = group.sequences * shape.attention_width;
     queries += width * t;
+    new_keys += Int128{group.tokens()} * shape.kv_width();
+    in_decode = in_decode && t == 1;
     keys += Int128{group.sequences} * seen * shape.kv_width();
     scores += Int128{group.tokens()} * shape.heads * seen;
     causal_products += width * pairs;
@@ -95,6 +102,29 @@ struct AttentionWork {
 
 void append(std::vector<OperatorWork>& all, const std::vector<OperatorWork>& more) {
   all.insert(all.end(), more.begin(), more.end());
+}
+
+/// Copies and passes around the three operators of unfused attention. A copy reads and writes.
+std::vector<OperatorWork> eager_attention(const ModelShape& shape, const AttentionWork& work,
+                                          const std::vector<OperatorWork>& plain) {
+  const auto copy = [&shape](std::string_view name, Int128 values) {
+    return pass(shape, name, OperatorKind::strided, 2 * values);
+  };
+  std::vector<OperatorWork> operators{
+      pass(shape, "query_scaling", OperatorKind::elementwise, 2 * work.queries)};
+  if (work.in_decode) {
+    append(operators,
+           {copy("key_insertion", work.new_keys), copy("value_insertion", work.new_keys)});
+  } else {
+    append(operators,
+           {copy("query_transposition", work.queries), copy("key_transposition", work.new_keys),
+            copy("value_transposition", work.new_keys)});
+  }
+  append(operators, {plain[0], copy("attention_mask", work.scores), plain[1], plain[2]});
+  if (!work.in_decode) {
+    operators.push_back(copy("output_transposition", work.queries));
+  }
+  return operators;
 }
 
 /// Names of the three operators of a feed-forward network.
@@ -172,14 +202,24 @@ std::vector<OperatorWork> attention(const ModelShape& shape, std::span<const Seq
                    2 * work.causal_products)};
   }
   const Int128 operands = work.queries + work.keys + work.scores;
-  return {launch(shape, "attention_scores", OperatorKind::attention, operands, work.full_products),
-          pass(shape, "attention_softmax", OperatorKind::elementwise, 2 * work.scores),
-          launch(shape, "attention_values", OperatorKind::attention, operands, work.full_products)};
+  const std::vector<OperatorWork> plain{
+      launch(shape, "attention_scores", OperatorKind::attention, operands, work.full_products),
+      pass(shape, "attention_softmax", OperatorKind::softmax, 2 * work.scores),
+      launch(shape, "attention_values", OperatorKind::attention, operands, work.full_products)};
+  return kernel == AttentionKernel::eager ? eager_attention(shape, work, plain) : plain;
 }
 
-std::vector<OperatorWork> before_attention(const ModelShape& shape, std::int64_t tokens) {
-  std::vector<OperatorWork> operators{norm(shape, tokens, "attention_norm"),
-                                      qkv_projection(shape, tokens)};
+std::vector<OperatorWork> before_attention(const ModelShape& shape, std::int64_t tokens,
+                                           AttentionKernel kernel) {
+  std::vector<OperatorWork> operators{norm(shape, tokens, "attention_norm")};
+  if (kernel == AttentionKernel::eager) {
+    const GemmSize key{tokens, shape.kv_width(), shape.hidden};
+    append(operators,
+           {gemm(shape, "query_projection", {tokens, shape.attention_width, shape.hidden}),
+            gemm(shape, "key_projection", key), gemm(shape, "value_projection", key)});
+  } else {
+    operators.push_back(qkv_projection(shape, tokens));
+  }
   const std::int64_t q_and_k = tokens * (shape.attention_width + shape.kv_width());
   if (shape.qk_norms) {
     operators.push_back(pass(shape, "qk_norm", OperatorKind::norm, 2 * q_and_k));
@@ -222,22 +262,31 @@ std::vector<OperatorWork> feed_forward(const ModelShape& shape, std::int64_t tok
   return operators;
 }
 
-std::vector<OperatorWork> after_attention(const ModelShape& shape, std::int64_t tokens) {
-  // not a constant: the number of norms of a layer whose blocks have normed outputs
-  const bool norms_outputs = shape.norms_per_layer == 4;
+std::vector<OperatorWork> attention_output(const ModelShape& shape, std::int64_t tokens) {
   std::vector<OperatorWork> operators{output_projection(shape, tokens)};
-  if (norms_outputs) {
+  if (norms_outputs(shape)) {
     operators.push_back(norm(shape, tokens, "attention_output_norm"));
   }
   operators.push_back(residual(shape, "attention_residual", tokens));
+  return operators;
+}
+
+std::vector<OperatorWork> feed_forward_block(const ModelShape& shape, std::int64_t tokens) {
+  std::vector<OperatorWork> operators;
   if (shape.norms_per_layer > 1) {
     operators.push_back(norm(shape, tokens, "ffn_norm"));
   }
   append(operators, feed_forward(shape, tokens));
-  if (norms_outputs) {
+  if (norms_outputs(shape)) {
     operators.push_back(norm(shape, tokens, "ffn_output_norm"));
   }
   operators.push_back(residual(shape, "ffn_residual", tokens));
+  return operators;
+}
+
+std::vector<OperatorWork> after_attention(const ModelShape& shape, std::int64_t tokens) {
+  std::vector<OperatorWork> operators = attention_output(shape, tokens);
+  append(operators, feed_forward_block(shape, tokens));
   return operators;
 }
 
@@ -245,7 +294,7 @@ std::vector<OperatorWork> layer_operators(const ModelShape& shape,
                                           std::span<const SequenceBatch> groups,
                                           AttentionKernel kernel) {
   const std::int64_t tokens = tokens_of(groups);
-  std::vector<OperatorWork> operators = before_attention(shape, tokens);
+  std::vector<OperatorWork> operators = before_attention(shape, tokens, kernel);
   append(operators, attention(shape, groups, kernel));
   append(operators, after_attention(shape, tokens));
   return operators;

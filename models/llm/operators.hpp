@@ -7,6 +7,7 @@
 // one joint GEMM (q, k, v; gate and up).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -18,7 +19,8 @@
 namespace nearkv {
 
 /// What limits an operator differs by kind; a GPU has achieved rates for each.
-enum class OperatorKind { gemm, attention, norm, elementwise };
+/// strided: copies that transpose and passes over broadcast operands.
+enum class OperatorKind { gemm, attention, norm, elementwise, softmax, strided };
 
 /// Size of [m x k] x [k x n]; m is the number of tokens (those of one expert where a kernel does
 /// the products of several). Zero for other kinds than gemm.
@@ -51,7 +53,11 @@ struct SequenceBatch {
 
 /// fused: one kernel, scores stay on the chip, masked pairs are skipped (FlashAttention).
 /// unfused: scores, softmax and weighted values as three kernels over a whole score matrix.
-enum class AttentionKernel { fused, unfused };
+/// eager: the same as an eager program without fused kernels writes it (FlexGen's mha and mha_gen):
+/// q, k and v are GEMMs of their own, queries are scaled, a mask is laid over the scores, and
+/// tensors are transposed (prefill) or the new K and V are inserted (decode) by copies.
+enum class AttentionKernel { fused, unfused, eager };
+inline constexpr std::array<std::string_view, 3> kAttentionKernelNames{"fused", "unfused", "eager"};
 
 /// [tokens x hidden] x [hidden x qkv_width].
 [[nodiscard]] OperatorWork qkv_projection(const ModelShape& shape, std::int64_t tokens);
@@ -70,7 +76,8 @@ enum class AttentionKernel { fused, unfused };
 /// Causal attention of the new tokens over their context, all heads of one layer.
 /// With b sequences, t new tokens, context s, H heads of d: fused 4 b H d pairs FLOPs, where
 /// pairs = t (s - t) + t (t + 1) / 2, and bytes of q, K, V and output; unfused 4 b H d t s FLOPs
-/// in two kernels, and b H t s scores written, read, written and read. With a sliding window of w,
+/// in two kernels, and b H t s scores written, read, written and read; eager reads and writes them
+/// once more, and copies q, K and V of the new tokens. With a sliding window of w,
 /// token i sees min(i, w) keys, and min(s, w + t - 1) take the place of s keys.
 /// A ragged batch has one SequenceBatch for each group of equal sequences: each kernel is still
 /// launched once and does the sum of the groups' work, without padding. At least one group.
@@ -85,13 +92,19 @@ enum class AttentionKernel { fused, unfused };
 
 /// What a layer does before attention: norm, q, k, v, and norms of q and k and rotary positions if
 /// the model has them.
-[[nodiscard]] std::vector<OperatorWork> before_attention(const ModelShape& shape,
-                                                         std::int64_t tokens);
+[[nodiscard]] std::vector<OperatorWork> before_attention(
+    const ModelShape& shape, std::int64_t tokens, AttentionKernel kernel = AttentionKernel::fused);
 /// K and V of tokens from the layer's normed input, which was kept instead of them: the part of
 /// before_attention() that q has no share in, without the norm.
 [[nodiscard]] std::vector<OperatorWork> kv_projection(const ModelShape& shape, std::int64_t tokens);
-/// What it does after: output projection, residual, norm, feed-forward network, residual; with
-/// norms of the outputs (norms_per_layer 4), and without the second norm when there is but one.
+/// What follows attention in its block: output projection and residual, with a norm of the output
+/// (norms_per_layer 4).
+[[nodiscard]] std::vector<OperatorWork> attention_output(const ModelShape& shape,
+                                                         std::int64_t tokens);
+/// The block behind it: norm (unless there is but one a layer), feed-forward network, residual.
+[[nodiscard]] std::vector<OperatorWork> feed_forward_block(const ModelShape& shape,
+                                                           std::int64_t tokens);
+/// attention_output() and feed_forward_block().
 [[nodiscard]] std::vector<OperatorWork> after_attention(const ModelShape& shape,
                                                         std::int64_t tokens);
 /// A whole layer on the GPU; a ragged batch as in attention().

@@ -126,8 +126,35 @@ TEST_CASE("operators: causal prefill does half of the pairs when fused, all when
   CHECK(fused[0].flops.count() == 4LL * 4 * 40 * 128 * (1024 * 1025 / 2));
   const auto unfused = attention(shape, prompt, AttentionKernel::unfused);
   CHECK(flops_of(unfused).count() == 4LL * 4 * 40 * 128 * 1024 * 1024);
-  CHECK(unfused[1].kind == OperatorKind::elementwise);
+  CHECK(unfused[1].kind == OperatorKind::softmax);
   CHECK(unfused[1].bytes.count() == 2LL * 2 * 4 * 40 * 1024 * 1024);
+}
+
+TEST_CASE("operators: eager attention is unfused attention with copies and a mask around it") {
+  const ModelShape shape = opt_13b();
+  const SequenceBatch prompt{.sequences = 4, .new_tokens = 64, .context = 64};
+  const auto bytes = [](const std::vector<OperatorWork>& operators) {
+    std::int64_t sum = 0;
+    for (const OperatorWork& work : operators) {
+      sum += work.bytes.count();
+    }
+    return sum;
+  };
+  const auto eager = attention(shape, prompt, AttentionKernel::eager);
+  CHECK(names_of(eager) ==
+        "query_scaling query_transposition key_transposition value_transposition attention_scores "
+        "attention_mask attention_softmax attention_values output_transposition");
+  const auto unfused = attention(shape, prompt, AttentionKernel::unfused);
+  // Read and written once more: q twice, K, V, the output, and the scores.
+  CHECK(bytes(eager) - bytes(unfused) == 2LL * 2 * (5 * 4 * 64 * 5120 + 4 * 40 * 64 * 64));
+  CHECK(flops_of(eager) == flops_of(unfused));
+  CHECK(names_of(attention(shape, {4, 1, 64}, AttentionKernel::eager)) ==
+        "query_scaling key_insertion value_insertion attention_scores attention_mask "
+        "attention_softmax attention_values");
+  CHECK(names_of(before_attention(shape, 3, AttentionKernel::eager)) ==
+        "attention_norm query_projection key_projection value_projection");
+  CHECK(flops_of(before_attention(shape, 3, AttentionKernel::eager)) ==
+        flops_of(before_attention(shape, 3)));
 }
 
 TEST_CASE("operators: a prompt in two chunks does the work of one") {

@@ -98,10 +98,25 @@ void BatchDriver::run_batch(const std::vector<int>& chosen, SimTime start) {
   run_.batch = nullptr;
   ++found_.batches;
   found_.decode_steps += batch.decode_steps();
+  found_.median_step = median_step(decode.done_after);
   found_.computed_tokens += batch.prompt_tokens() + batch.output_tokens();
   note_times(chosen, start, prefill, decode);
   free_ = start + prefill + decode.time + (engine.now() - end);
   found_.idle_time += to_seconds(engine.now() - end);
+}
+
+/// Of the steps between the times in `done_after`; 0 without a step.
+double BatchDriver::median_step(const std::vector<SimDuration>& done_after) {
+  std::vector<SimDuration> steps;
+  for (std::size_t i = 1; i < done_after.size(); ++i) {
+    steps.push_back(done_after[i] - done_after[i - 1]);
+  }
+  if (steps.empty()) {
+    return 0;
+  }
+  std::sort(steps.begin(), steps.end());
+  const std::size_t half = steps.size() / 2;
+  return to_seconds(steps[half] + steps[(steps.size() - 1) / 2]) / 2;
 }
 
 void BatchDriver::note_times(const std::vector<int>& chosen, SimTime start, SimDuration prefill,

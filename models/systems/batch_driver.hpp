@@ -26,6 +26,7 @@ struct BatchMeasurements {
   double idle_time = 0;     // between batches, while requests were to come or storage was tidied
   StepValues prefill;
   StepValues decode;
+  double median_step = 0;  // time of a decode step of the last batch
   std::int64_t decode_steps = 0;
   std::int64_t steps_simulated = 0;
   std::int64_t batches = 0;
@@ -54,6 +55,7 @@ class BatchDriver {
   void run_batch(const std::vector<int>& chosen, SimTime start);
   void note_times(const std::vector<int>& chosen, SimTime start, SimDuration prefill,
                   const Decode& decode);
+  [[nodiscard]] static double median_step(const std::vector<SimDuration>& done_after);
   [[nodiscard]] Decode decode_all();
   [[nodiscard]] Decode decode_sampled();
   [[nodiscard]] StepValues simulate(int step);

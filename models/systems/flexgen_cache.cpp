@@ -80,12 +80,15 @@ void FlexGenFileCache::finish_batch(const FlexGenCacheContext& c) {
 }
 
 void FlexGenFileCache::move(const FlexGenCacheContext& c, const std::vector<MemorySpan>& spans,
-                            Access access, int side_by_side) {
+                            Access access, int side_by_side, Opens opens) {
   Machine& machine = c.run.machine;
   for (std::size_t first = 0; first < spans.size(); first += side_by_side) {
     std::deque<Completion> done;
-    const SimTime now = machine.engine().now();
     for (std::size_t i = first; i < std::min(first + side_by_side, spans.size()); ++i) {
+      if (opens == Opens::yes) {
+        c.threads.open_file();
+      }
+      const SimTime now = machine.engine().now();
       if (access == Access::read) {
         machine.host_storage().read_file(now, spans[i], done.emplace_back());
       } else {
@@ -106,7 +109,7 @@ void FlexGenFileCache::load(const FlexGenCacheContext& c, const FlexGenSlot& slo
     if (Batch::is_active(files.group, slot.step)) {
       const Bytes length = files.row * (files.group.context_of(slot.step) - 1);
       move(c, {{files.files[0], Bytes{}, length}, {files.files[1], Bytes{}, length}}, Access::read,
-           turn.threads());
+           turn.threads(), size == Bytes{} ? Opens::yes : Opens::no);
       size += length * 2;
     }
   }
@@ -127,13 +130,15 @@ void FlexGenFileCache::store(const FlexGenCacheContext& c, const FlexGenSlot& sl
   }
   c.run.model.copy(Machine::CopyDirection::gpu_to_host, slot.layer, size,
                    ParallelModel::HostMemoryKind::pinned);
+  Opens opens = Opens::yes;
   for (const GroupFiles& files : files_of(slot)) {
     if (const std::optional<Rows> rows = written_rows(files.group, slot.step)) {
       std::vector<MemorySpan> spans;
       for (const MemoryObject file : files.files) {
         spans.push_back({file, files.row * rows->first, files.row * rows->count});
       }
-      move(c, spans, Access::write, turn.threads());
+      move(c, spans, Access::write, turn.threads(), opens);
+      opens = Opens::no;
     }
   }
   stored_steps_ = std::max(stored_steps_, slot.step + 1);

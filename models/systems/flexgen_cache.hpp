@@ -29,8 +29,17 @@ struct FlexGenSlot {
 /// (TorchDisk's copy_threads).
 class CopyThreads {
  public:
-  CopyThreads(Engine& engine, int threads)
-      : threads_(threads), free_(engine, threads), first_in_line_(engine, 1) {}
+  CopyThreads(Engine& engine, int threads, const FrameworkConfig& framework)
+      : engine_(engine),
+        threads_(threads),
+        framework_(framework),
+        free_(engine, threads),
+        first_in_line_(engine, 1) {}
+
+  // Inside an actor, one thread at a time has the interpreter.
+  void take_tensor() { interpret(framework_.copy_task); }
+  /// take_tensor() of one that lies in a file.
+  void open_file() { interpret(framework_.copy_task + framework_.file_open); }
 
   /// Threads that are busy as long as it lives: one for each of `tensors`, or all there are.
   class Turn {
@@ -47,7 +56,14 @@ class CopyThreads {
   };
 
  private:
+  void interpret(SimDuration time) {
+    engine_.wait_until(interpreter_.issue(engine_.now(), time).done);
+  }
+
+  Engine& engine_;
   int threads_;
+  FrameworkConfig framework_;
+  FifoServers interpreter_{1};
   CreditPool free_;
   CreditPool first_in_line_;
 };
@@ -122,9 +138,11 @@ class FlexGenFileCache : public FlexGenDiskCache {
   };
   [[nodiscard]] static std::optional<Rows> written_rows(const SequenceGroup& group, int step);
 
-  /// Reads or writes spans of files, so many side by side.
+  /// Reads or writes spans of files, so many side by side. FlexGen has one file for all groups,
+  /// which pads them, so that only the first group's are opened.
+  enum class Opens { yes, no };
   static void move(const FlexGenCacheContext& c, const std::vector<MemorySpan>& spans,
-                   Access access, int side_by_side);
+                   Access access, int side_by_side, Opens opens);
 
  private:
   std::vector<std::vector<std::vector<GroupFiles>>> files_;  // by layer, GPU batch, group

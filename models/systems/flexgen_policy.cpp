@@ -82,6 +82,7 @@ BlockWeights place_block(const std::vector<Tensor>& tensors, const ModelShape& s
     if (home == Home::disk) {
       block.files.push_back(size);
     }
+    block.tensors_on_cpu += home == Home::cpu ? 2 : 0;  // a matrix and its bias, or a norm's two
     if (is_packed) {
       block.packed += size;
       block.unpacked += shape.values(tensor.values);
@@ -247,9 +248,10 @@ Bytes WeightPlacement::total(Home home, std::int64_t layers, bool has_input,
   return has_input && has_output ? sum - tied[home] : sum;
 }
 
-Bytes WeightPlacement::read_buffers() const {
-  const Bytes layer = layer_off_gpu();
-  return std::max({layer * 2, input.off_gpu() + layer, layer + output.off_gpu(),
+Bytes WeightPlacement::read_buffers(bool separate_layers) const {
+  const Bytes first = separate_layers ? attention.off_gpu() : layer_off_gpu();
+  const Bytes last = separate_layers ? ffn.off_gpu() : layer_off_gpu();
+  return std::max({first + last, input.off_gpu() + first, last + output.off_gpu(),
                    output.off_gpu() + input.off_gpu()});
 }
 
@@ -292,11 +294,19 @@ std::vector<OperatorWork> compression(Bytes packed, Bytes unpacked) {
           pass("pack", packed * 5, 2)};
 }
 
+std::vector<OperatorWork> transposed_copy(Bytes size) {
+  std::vector<OperatorWork> operators = device_copy(size);
+  for (OperatorWork& work : operators) {
+    work.kind = OperatorKind::strided;
+  }
+  return operators;
+}
+
 std::vector<OperatorWork> device_copy(Bytes size) {
   if (size == Bytes{}) {
     return {};
   }
-  return {pass("cache_copy", size * 2, 1)};
+  return {pass("cache_copy", size * 2, 2)};  // K and V
 }
 
 Bytes cpu_workspace(const ModelShape& shape, std::int64_t tokens) {
@@ -312,7 +322,9 @@ SimDuration cpu_attention_time(const HostConfig& host, const ModelShape& shape,
 }
 
 SimDuration host_copy_time(const HostConfig& host, Bytes read, Bytes written) {
-  return time_for(read + written, host.dram_rate);
+  const bool stays_in_cache = (read + written) * 2 <= host.last_level_cache;  // K and V
+  return std::max(time_for(read, host.framework.team_rate),
+                  time_for(stays_in_cache ? read : read + written, host.dram_rate));
 }
 
 // -- Cost model ---------------------------------------------------------------------------------
@@ -410,7 +422,7 @@ class CostModel {
   }
   /// One layer's operators in decode, without attention.
   double around_attention(int sequences) const {
-    return time_of(before_attention(p_.rank_shape, sequences)) +
+    return time_of(before_attention(p_.rank_shape, sequences, p_.kernel)) +
            time_of(after_attention(p_.rank_shape, sequences));
   }
   double decode_attention(int sequences) const {
@@ -445,7 +457,7 @@ Part CostModel::weights(const WeightPlacement& placement) const {
   part.weights_read = placement.of_layer(Home::disk) * p_.ranks;
   part.needs.vram = std::max(placement.total(Home::gpu, gpu_layers_, true, one_stage),
                              placement.total(Home::gpu, layers_ / p_.stages, one_stage, true)) +
-                    placement.read_buffers() + placement.decompression_buffer();
+                    placement.read_buffers(p_.separate_layers) + placement.decompression_buffer();
   part.needs.host = all(Home::cpu);
   part.needs.ssd = all(Home::disk);
   return part;

@@ -106,9 +106,10 @@ struct GroupQuantization {
 /// Weights of a block, or of one rank's part of it.
 struct BlockWeights {
   PerHome<Bytes> stored;
-  std::vector<Bytes> files;  // the tensors on disk
-  Bytes packed{};            // of those that are compressed, wherever they live
-  Bytes unpacked{};          // the same as values
+  std::vector<Bytes> files;         // the tensors on disk
+  std::int64_t tensors_on_cpu = 0;  // a matrix has a bias beside it, a norm is two vectors
+  Bytes packed{};                   // of those that are compressed, wherever they live
+  Bytes unpacked{};                 // the same as values
 
   [[nodiscard]] Bytes off_gpu() const { return stored[Home::cpu] + stored[Home::disk]; }
 };
@@ -126,8 +127,9 @@ struct WeightPlacement {
   [[nodiscard]] Bytes layer_off_gpu() const { return attention.off_gpu() + ffn.off_gpu(); }
   /// What `layers` layers and the embeddings that a stage has take.
   [[nodiscard]] Bytes total(Home home, std::int64_t layers, bool has_input, bool has_output) const;
-  /// VRAM for weights on their way: what is not at home there, of two blocks in a row.
-  [[nodiscard]] Bytes read_buffers() const;
+  /// VRAM for weights on their way: what is not at home there, of two blocks in a row. Attention
+  /// and feed-forward network are blocks of their own, or one.
+  [[nodiscard]] Bytes read_buffers(bool separate_layers) const;
   /// VRAM for the largest set of matrices that is decompressed together.
   [[nodiscard]] Bytes decompression_buffer() const;
 };
@@ -143,6 +145,8 @@ struct WeightPlacement {
 /// `unpacked` as they are; each kernel reads and writes each operand once.
 [[nodiscard]] std::vector<OperatorWork> decompression(Bytes packed, Bytes unpacked);
 [[nodiscard]] std::vector<OperatorWork> compression(Bytes packed, Bytes unpacked);
+/// K and V of a prompt in the order of the cache, in which attention did not leave them.
+[[nodiscard]] std::vector<OperatorWork> transposed_copy(Bytes size);
 /// A copy within GPU memory.
 [[nodiscard]] std::vector<OperatorWork> device_copy(Bytes size);
 
@@ -152,7 +156,10 @@ struct WeightPlacement {
                                              std::int64_t context_tokens);
 /// Bytes of K and V of `tokens` tokens in the FP32 workspace of CPU attention, one layer.
 [[nodiscard]] Bytes cpu_workspace(const ModelShape& shape, std::int64_t tokens);
-/// A copy within host memory, which is read and written; `written` may be wider.
+/// A copy of K, or of V, within host memory by a team of all cores; `written` may be wider than
+/// `read`. The larger of read / team_rate and what goes to memory / dram_rate: all that is read, and
+/// what is written unless all of K's and V's copy fits into the last-level cache, from where the
+/// next user takes it.
 [[nodiscard]] SimDuration host_copy_time(const HostConfig& host, Bytes read, Bytes written);
 
 // -- Cost model and search
@@ -189,7 +196,8 @@ struct FlexGenProblem {
   ModelShape rank_shape;  // one tensor-parallel rank
   int ranks = 1;
   int stages = 1;
-  AttentionKernel kernel = AttentionKernel::unfused;
+  AttentionKernel kernel = AttentionKernel::eager;
+  bool separate_layers = true;  // attention and feed-forward network as blocks of their own
   GroupQuantization quantization;
   GpuConfig gpu;
   HostConfig host;

@@ -1,6 +1,8 @@
 #include "models/systems/flexgen_schedule.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <deque>
 #include <utility>
 
 #include <fmt/format.h>
@@ -21,18 +23,25 @@ constexpr const char* kCpuAttention = "cpu_attention";
 constexpr const char* kCacheLabel = "KV cache";
 
 constexpr std::int64_t kFp32Bytes = 4;  // unit: bytes of an FP32 value
+constexpr int kKAndV = 2;
+// not a constant: calls that general_copy makes, to allocate, to pin and to copy
+constexpr int kCallsOfACopy = 3;
 
 }  // namespace
 
 // -- Config -------------------------------------------------------------------------------------
 
 void FlexGenSchedule::fields(FieldVisitor& v) {
-  v.one_of("attention_kernel", attention_kernel_, {"fused", "unfused"},
-           "GPU attention: fused, or scores, softmax and values as kernels over a whole matrix");
+  v.one_of("attention_kernel", attention_kernel_,
+           {kAttentionKernelNames.begin(), kAttentionKernelNames.end()},
+           "GPU attention: fused; scores, softmax and values as kernels over a whole matrix; or "
+           "eager, with the copies and passes of FlexGen's code");
   v.parameter("copy_threads", copy_thread_count_, "threads that copy between files and GPU",
               {1, 64});
   v.constant("relay_buffer", relay_buffer_, "pinned buffer of one copy thread",
              range_of(1_MiB, 1024_GiB));
+  v.parameter("separate_layers", separate_layers_,
+              "whether attention and feed-forward network are blocks of their own");
   v.group("compression", quantization_, "4-bit group-wise quantization");
   v.object({"policy", "where weights, cache and activations live, and how a block is worked on"},
            [this](FieldVisitor& inner) {
@@ -65,7 +74,7 @@ void FlexGenSchedule::place(RunContext& run) {
 
   machine.declare_phase(kCompute, "GPU operators");
   machine.declare_phase(kKvWait, "waiting for KV files, relay copies and their PCIe transfers");
-  if (weights_.read_buffers() > Bytes{}) {
+  if (weights_.read_buffers(separate_layers_) > Bytes{}) {
     machine.declare_phase(kWeightWait, "waiting for weights on their way to the GPU");
   }
   if (!policy_.activations.is_whole(Home::gpu)) {
@@ -79,11 +88,13 @@ void FlexGenSchedule::place(RunContext& run) {
   allocate_weights(run);
   machine.host_storage().pin("relay buffers", relay_buffer_ * copy_thread_count_);
   create_weight_files(run);
-  threads_ = std::make_unique<CopyThreads>(machine.engine(), copy_thread_count_);
+  threads_ =
+      std::make_unique<CopyThreads>(machine.engine(), copy_thread_count_, run.point.host.framework);
   disk_cache_ = make_disk_cache(run);
   loader_ = &machine.add_worker("flexgen/load", machine.host_node());
+  cpu_loader_ = &machine.add_worker("flexgen/load_from_cpu", machine.host_node());
   storer_ = &machine.add_worker("flexgen/store", machine.host_node());
-  if (weights_.read_buffers() > Bytes{}) {
+  if (weights_.read_buffers(separate_layers_) > Bytes{}) {
     weight_loader_ = &machine.add_worker("flexgen/weights", machine.host_node());
   }
 }
@@ -95,8 +106,8 @@ void FlexGenSchedule::forget_batch() {
   activation_regions_.clear();
   activation_files_.clear();
   attention_workspace_.reset();
-  load_.reset();
-  store_.reset();
+  loads_.clear();
+  stores_.clear();
   weights_load_.reset();
   prefetched_step_.reset();
   unstored_.reset();
@@ -115,6 +126,7 @@ void FlexGenSchedule::choose_policy(RunContext& run) {
   problem.ranks = run.model.ranks();
   problem.stages = run.model.stages();
   problem.kernel = attention_kernel_;
+  problem.separate_layers = separate_layers_;
   problem.quantization = quantization_;
   problem.gpu = point.gpu.front();
   problem.host = point.host;
@@ -138,7 +150,7 @@ void FlexGenSchedule::allocate_weights(RunContext& run) {
     model.allocate_weights();
     return;
   }
-  const Bytes on_their_way = weights_.read_buffers();
+  const Bytes on_their_way = weights_.read_buffers(separate_layers_);
   const Bytes decompressed = weights_.decompression_buffer();
   const int last = model.stages() - 1;
   Bytes on_cpu{};
@@ -187,6 +199,7 @@ void FlexGenSchedule::create_weight_files(RunContext& run) {
         files.push_back(
             storage.create_file(fmt::format("weights {} {}", block, files.size()), size));
         storage.assume_stored({files.back(), Bytes{}, size});
+        storage.assume_used({files.back(), Bytes{}, size}, Access::read);  // copied there just now
       }
       if (is_tied) {
         files.push_back(weight_files_[input_block(run)].front());
@@ -212,6 +225,9 @@ void FlexGenSchedule::begin_batch(RunContext& run) {
     };
     gpu_batches_.push_back({*part, by_home(policy_.cache), by_home(policy_.activations)});
   }
+  const bool copies_by_team = !policy_.cache.is_whole(Home::gpu) || policy_.weights.disk() > 0;
+  driver_factor_ = copies_by_team ? run.point.host.framework.team_slowdown : 1;
+  run.model.set_kernel_issue(kernel_issue(run));
   hold_cache(run);
   create_host_regions(run);
   std::vector<std::optional<Batch>> on_disk;
@@ -254,7 +270,6 @@ void FlexGenSchedule::create_host_regions(RunContext& run) {
           size += token * group.sequences * group.longest_context();
         }
         region.memory = storage.create_region(size);
-        storage.assume_used({region.memory, Bytes{}, size}, Access::write);
       }
       std::int64_t off_gpu = 0;
       for (const Home home : {Home::cpu, Home::disk}) {
@@ -281,6 +296,7 @@ void FlexGenSchedule::create_host_regions(RunContext& run) {
 }
 
 void FlexGenSchedule::finish_batch(RunContext& run) {
+  wait_for_stores(run);  // of a prompt without decode steps
   HostStorage& storage = run.machine.host_storage();
   const auto remove = [&storage](MemoryObject object) {
     if (object.index >= 0) {
@@ -309,11 +325,12 @@ void FlexGenSchedule::finish_batch(RunContext& run) {
 }
 
 Bytes FlexGenSchedule::workspace(const RunContext& run, int step) const {
+  const ModelShape& rank = run.model.rank_shape();
   Bytes largest{};
   for (const int k : active_batches(step)) {
-    largest = std::max(
-        largest,
-        layer_workspace(run.model.rank_shape(), active({0, k, step}), attention_kernel_).peak());
+    const std::vector<SequenceBatch> groups = active({0, k, step});
+    largest = std::max({largest, layer_workspace(rank, groups, attention_kernel_).peak(),
+                        logits_bytes(rank, rows_of_logits(groups))});
   }
   return largest;
 }
@@ -382,22 +399,49 @@ FlexGenCacheContext FlexGenSchedule::cache_context(RunContext& run) const {
 
 // -- Weights ------------------------------------------------------------------------------------
 
-std::int64_t FlexGenSchedule::input_block(const RunContext& run) const {
-  return run.point.model.layers;
+std::int64_t FlexGenSchedule::layer_blocks(const RunContext& run) const {
+  return separate_layers_ ? 2 * run.point.model.layers : run.point.model.layers;
 }
+
+std::int64_t FlexGenSchedule::input_block(const RunContext& run) const { return layer_blocks(run); }
 
 std::int64_t FlexGenSchedule::output_block(const RunContext& run) const {
-  return run.point.model.layers + 1;
+  return layer_blocks(run) + 1;
 }
 
-const BlockWeights& FlexGenSchedule::embedding_weights(const RunContext& run,
-                                                       std::int64_t block) const {
-  return block == input_block(run) ? weights_.input : weights_.output;
+std::int64_t FlexGenSchedule::layer_of(std::int64_t block) const {
+  return separate_layers_ ? block / 2 : block;
+}
+
+bool FlexGenSchedule::attends(std::int64_t block) const {
+  return !separate_layers_ || block % 2 == 0;
+}
+
+bool FlexGenSchedule::feeds_forward(std::int64_t block) const {
+  return !separate_layers_ || block % 2 == 1;
+}
+
+std::vector<const BlockWeights*> FlexGenSchedule::weights_of(const RunContext& run,
+                                                             std::int64_t block) const {
+  if (block >= input_block(run)) {
+    return {block == input_block(run) ? &weights_.input : &weights_.output};
+  }
+  std::vector<const BlockWeights*> weights;
+  if (attends(block)) {
+    weights.push_back(&weights_.attention);
+  }
+  if (feeds_forward(block)) {
+    weights.push_back(&weights_.ffn);
+  }
+  return weights;
 }
 
 Bytes FlexGenSchedule::weights_on_cpu(const RunContext& run, std::int64_t block) const {
-  return block < input_block(run) ? weights_.of_layer(Home::cpu)
-                                  : embedding_weights(run, block).stored[Home::cpu];
+  Bytes size{};
+  for (const BlockWeights* weights : weights_of(run, block)) {
+    size += weights->stored[Home::cpu];
+  }
+  return size;
 }
 
 /// All ranks' parts of a tensor lie in one file. A tied embedding table is the input embedding's
@@ -405,19 +449,13 @@ Bytes FlexGenSchedule::weights_on_cpu(const RunContext& run, std::int64_t block)
 std::vector<Bytes> FlexGenSchedule::weight_file_sizes(const RunContext& run,
                                                       std::int64_t block) const {
   std::vector<Bytes> sizes;
-  const auto add = [&](const BlockWeights& weights) {
-    for (const Bytes of_rank : weights.files) {
+  for (const BlockWeights* weights : weights_of(run, block)) {
+    for (const Bytes of_rank : weights->files) {
       sizes.push_back(of_rank * run.model.ranks());
     }
-  };
-  if (block < input_block(run)) {
-    add(weights_.attention);
-    add(weights_.ffn);
-  } else {
-    add(embedding_weights(run, block));
-    if (block == output_block(run) && weights_.tied[Home::disk] > Bytes{}) {
-      sizes.push_back(weights_.tied[Home::disk] * run.model.ranks());
-    }
+  }
+  if (block == output_block(run) && weights_.tied[Home::disk] > Bytes{}) {
+    sizes.push_back(weights_.tied[Home::disk] * run.model.ranks());
   }
   return sizes;
 }
@@ -426,7 +464,7 @@ int FlexGenSchedule::stage_of_block(const RunContext& run, std::int64_t block) c
   if (block == input_block(run)) {
     return 0;
   }
-  return block == output_block(run) ? run.model.stages() - 1 : run.model.stage_of(block);
+  return block == output_block(run) ? run.model.stages() - 1 : run.model.stage_of(layer_of(block));
 }
 
 void FlexGenSchedule::copy_to_ranks(RunContext& run, int stage, Machine::CopyDirection direction,
@@ -458,6 +496,8 @@ void FlexGenSchedule::load_weights(RunContext& run, std::int64_t block) {
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     parts.emplace_back([this, &run, to_gpus, size = sizes[i], file = weight_files_[block][i]] {
       const CopyThreads::Turn turn(*threads_, 1);
+      threads_->open_file();
+      threads_->open_file();  // of the bias beside a matrix
       Completion read;
       run.machine.host_storage().read_file(run.machine.engine().now(), {file, Bytes{}, size}, read);
       run.machine.engine().wait(read);
@@ -467,10 +507,15 @@ void FlexGenSchedule::load_weights(RunContext& run, std::int64_t block) {
   run.machine.together(parts);
 }
 
-void FlexGenSchedule::post_weights(RunContext& run, std::int64_t block) {
+void FlexGenSchedule::post_weights(RunContext& run, std::int64_t block, int step) {
   if (weights_on_cpu(run, block) == Bytes{} && weight_files_[block].empty()) {
     return;
   }
+  std::int64_t tensors = 0;
+  for (const BlockWeights* weights : weights_of(run, block)) {
+    tensors += weights->tensors_on_cpu;
+  }
+  compute(run, step, [&] { run.model.keep_issuer_busy(kernel_issue(run) * tensors); });
   weights_load_ = std::make_unique<Completion>();
   weight_loader_->post([this, &run, block] { load_weights(run, block); }, *weights_load_);
 }
@@ -489,15 +534,10 @@ void FlexGenSchedule::decompress(RunContext& run, std::int64_t block) {
     const std::vector<OperatorWork> more = decompression(weights.packed, weights.unpacked);
     operators.insert(operators.end(), more.begin(), more.end());
   };
-  if (block < input_block(run)) {
-    add(weights_.attention);
-    add(weights_.ffn);
-  } else {
-    add(embedding_weights(run, block));
+  for (const BlockWeights* weights : weights_of(run, block)) {
+    add(*weights);
   }
-  if (!operators.empty()) {
-    run.model.compute(stage_of_block(run, block), operators);
-  }
+  run.model.compute(stage_of_block(run, block), operators);
 }
 
 // -- Slots --------------------------------------------------------------------------------------
@@ -588,77 +628,143 @@ void FlexGenSchedule::touch(RunContext& run, const MemorySpan& span, Access acce
   run.machine.engine().wait(touched);
 }
 
+/// K and V on the CPU are copied one after the other by the driver thread and its team: into pinned
+/// memory, from where a DMA takes each to the GPU, or into the FP32 workspace.
 void FlexGenSchedule::post_load(RunContext& run, const FlexGenSlot& slot) {
   if (!needs_load(slot)) {
     return;
   }
   const GpuBatch& batch = gpu_batches_[static_cast<std::size_t>(slot.gpu_batch)];
-  const Bytes token = cache_context(run).token;
-  const std::int64_t on_cpu = cached_tokens(batch.cache[Home::cpu], slot.step);
-  if (on_cpu > 0) {  // by the driver thread itself: into pinned memory, or the FP32 workspace
-    const ScopedPhase phase(run.machine, kKvWait);
-    for_each_host_span(slot, Access::read,
-                       [&](MemoryObject memory, Bytes offset, int sequences, int first, int count) {
-                         const Bytes row = token * sequences;
-                         touch(run, {memory, offset + row * first, row * count}, Access::read);
-                       });
-    const Bytes read = token * on_cpu;
-    const Bytes written = policy_.cpu_attention ? cpu_workspace(run.model.shape(), on_cpu) : read;
-    if (policy_.cpu_attention) {
-      touch(run, {*attention_workspace_, Bytes{}, written}, Access::write);
-    }
-    run.machine.engine().wait_until(run.machine.engine().now() +
-                                    host_copy_time(run.point.host, read, written));
-  }
-  std::vector<std::function<void()>> parts;
   if (cached_tokens(batch.cache[Home::disk], slot.step) > 0) {
     const auto destination = policy_.cpu_attention ? FlexGenDiskCache::Destination::host
                                                    : FlexGenDiskCache::Destination::gpu;
-    parts.emplace_back([this, &run, slot, destination] {
-      disk_cache_->load(cache_context(run), slot, destination);
-    });
+    loads_.push_back(std::make_unique<Completion>());
+    loader_->post([this, &run, slot,
+                   destination] { disk_cache_->load(cache_context(run), slot, destination); },
+                  *loads_.back());
   }
-  if (on_cpu > 0 && !policy_.cpu_attention) {
-    parts.emplace_back([&run, slot, size = token * on_cpu] {
-      run.model.copy(Machine::CopyDirection::host_to_gpu, slot.layer, size,
-                     ParallelModel::HostMemoryKind::pinned);
-    });
+  const std::int64_t on_cpu = cached_tokens(batch.cache[Home::cpu], slot.step);
+  if (on_cpu == 0) {
+    return;
   }
-  if (!parts.empty()) {
-    load_ = std::make_unique<Completion>();
-    loader_->post([&run, parts = std::move(parts)] { run.machine.together(parts); }, *load_);
+  const ScopedPhase phase(run.machine, kKvWait);
+  const Bytes token = cache_context(run).token;
+  for_each_host_span(slot, Access::read,
+                     [&](MemoryObject memory, Bytes offset, int sequences, int first, int count) {
+                       const Bytes row = token * sequences;
+                       touch(run, {memory, offset + row * first, row * count}, Access::read);
+                     });
+  const Bytes read = token * on_cpu / 2;  // K, or V
+  const Bytes workspace = cpu_workspace(run.model.shape(), on_cpu);
+  if (policy_.cpu_attention) {
+    touch(run, {*attention_workspace_, Bytes{}, workspace}, Access::write);
+  }
+  const Bytes written = policy_.cpu_attention ? workspace / 2 : read;
+  for (int tensor = 0; tensor < kKAndV; ++tensor) {
+    work_on_host(run, kernel_issue(run) * kCallsOfACopy + run.point.host.framework.team_start +
+                          host_copy_time(run.point.host, read, written));
+    if (!policy_.cpu_attention) {
+      loads_.push_back(std::make_unique<Completion>());
+      cpu_loader_->post(
+          [&run, slot, read] {
+            run.model.copy(Machine::CopyDirection::host_to_gpu, slot.layer, read,
+                           ParallelModel::HostMemoryKind::pinned);
+          },
+          *loads_.back());
+    }
   }
 }
 
+/// A prompt's K and V are stored by the copy threads; a token's are copied by the driver thread.
 void FlexGenSchedule::post_store(RunContext& run, const FlexGenSlot& slot) {
   if (!needs_store(slot)) {
     return;
   }
   const GpuBatch& batch = gpu_batches_[static_cast<std::size_t>(slot.gpu_batch)];
+  const std::int64_t on_cpu = new_tokens(batch.cache[Home::cpu], slot.step);
   std::vector<std::function<void()>> parts;
   if (new_tokens(batch.cache[Home::disk], slot.step) > 0) {
     parts.emplace_back([this, &run, slot] { disk_cache_->store(cache_context(run), slot); });
   }
-  if (new_tokens(batch.cache[Home::cpu], slot.step) > 0) {
-    parts.emplace_back([this, &run, slot] { store_on_cpu(run, slot); });
+  if (on_cpu > 0 && slot.step == FlexGenSlot::kPrefill) {
+    parts.emplace_back([this, &run, slot] { store_prompts_on_cpu(run, slot); });
   }
-  store_ = std::make_unique<Completion>();
-  storer_->post([&run, parts = std::move(parts)] { run.machine.together(parts); }, *store_);
+  if (!parts.empty()) {
+    stores_.push_back(std::make_unique<Completion>());
+    storer_->post([&run, parts = std::move(parts)] { run.machine.together(parts); },
+                  *stores_.back());
+  }
+  if (on_cpu > 0 && slot.step != FlexGenSlot::kPrefill) {
+    const ScopedPhase phase(run.machine, kKvWait);
+    work_on_host(run, kernel_issue(run) * kKAndV);
+    run.model.copy(Machine::CopyDirection::gpu_to_host, slot.layer,
+                   cache_context(run).token * on_cpu, ParallelModel::HostMemoryKind::pageable);
+    touch_written(run, slot, 1);
+  }
 }
 
-void FlexGenSchedule::store_on_cpu(RunContext& run, const FlexGenSlot& slot) {
+/// The memory is touched for the first time: all of the team take the page faults.
+void FlexGenSchedule::store_prompts_on_cpu(RunContext& run, const FlexGenSlot& slot) {
   const GpuBatch& batch = gpu_batches_[static_cast<std::size_t>(slot.gpu_batch)];
-  const Bytes token = cache_context(run).token;
-  const Bytes size = token * new_tokens(batch.cache[Home::cpu], slot.step);
+  const Bytes size = cache_context(run).token * new_tokens(batch.cache[Home::cpu], slot.step);
+  const CopyThreads::Turn turn(*threads_, kKAndV);
+  for (int tensor = 0; tensor < kKAndV; ++tensor) {
+    threads_->take_tensor();
+  }
   run.model.copy(Machine::CopyDirection::gpu_to_host, slot.layer, size,
                  ParallelModel::HostMemoryKind::pinned);
+  touch_written(run, slot, run.point.host.cores);
+  run.machine.engine().wait_until(run.machine.engine().now() + run.point.host.framework.team_start +
+                                  host_copy_time(run.point.host, size, size));
+}
+
+void FlexGenSchedule::touch_written(RunContext& run, const FlexGenSlot& slot, int threads) {
+  const Bytes token = cache_context(run).token;
+  std::deque<Completion> touched;
+  const SimTime now = run.machine.engine().now();
   for_each_host_span(slot, Access::write,
                      [&](MemoryObject memory, Bytes offset, int sequences, int first, int count) {
                        const Bytes row = token * sequences;
-                       touch(run, {memory, offset + row * first, row * count}, Access::write);
+                       const Bytes begin = offset + row * first;
+                       const Bytes end = begin + row * count;
+                       const Bytes part{ceil_div((row * count).count(), std::int64_t{threads})};
+                       for (Bytes at = begin; at < end; at += part) {
+                         run.machine.host_storage().touch_memory(
+                             now, {memory, at, std::min(part, end - at)}, Access::write,
+                             touched.emplace_back());
+                       }
                      });
-  run.machine.engine().wait_until(run.machine.engine().now() +
-                                  host_copy_time(run.point.host, size, size));
+  for (Completion& completion : touched) {
+    run.machine.engine().wait(completion);
+  }
+}
+
+void FlexGenSchedule::work_on_host(RunContext& run, SimDuration time) {
+  run.model.wait_for_issuer();
+  run.model.keep_issuer_busy(time);
+  run.model.wait_for_issuer();
+}
+
+SimDuration FlexGenSchedule::at_drivers_pace(SimDuration time) const {
+  return SimDuration{std::llround(static_cast<double>(time.count()) * driver_factor_)};
+}
+
+SimDuration FlexGenSchedule::kernel_issue(const RunContext& run) const {
+  return at_drivers_pace(run.point.host.framework.kernel_issue);
+}
+
+/// Before each block of a GPU batch.
+void FlexGenSchedule::begin_task(RunContext& run, int step) const {
+  compute(run, step,
+          [&] { run.model.keep_issuer_busy(at_drivers_pace(run.point.host.framework.task)); });
+}
+
+void FlexGenSchedule::wait_for_loads(RunContext& run) {
+  const ScopedPhase phase(run.machine, kKvWait);
+  for (const std::unique_ptr<Completion>& load : loads_) {
+    run.machine.engine().wait(*load);
+  }
+  loads_.clear();
 }
 
 void FlexGenSchedule::wait_for(RunContext& run, std::unique_ptr<Completion>& completion,
@@ -670,16 +776,28 @@ void FlexGenSchedule::wait_for(RunContext& run, std::unique_ptr<Completion>& com
   }
 }
 
+void FlexGenSchedule::wait_for_stores(RunContext& run) {
+  const ScopedPhase phase(run.machine, kKvWait);
+  for (const std::unique_ptr<Completion>& store : stores_) {
+    run.machine.engine().wait(*store);
+  }
+  stores_.clear();
+}
+
+/// Without overlap nobody waits for the threads that store (generation_loop_normal does not
+/// synchronize); here, the end of a decode step does.
 void FlexGenSchedule::wait_for_all(RunContext& run) {
-  wait_for(run, store_, kKvWait);
-  wait_for(run, load_, kKvWait);
+  if (policy_.overlap) {
+    wait_for_stores(run);
+  }
+  wait_for_loads(run);
   wait_for(run, weights_load_, kWeightWait);
 }
 
 /// A prefetch for another step than `step` is waited for and thrown away.
 void FlexGenSchedule::finish_foreign_prefetch(RunContext& run, int step) {
   if (prefetched_step_ != step) {
-    wait_for(run, load_, kKvWait);
+    wait_for_loads(run);
     prefetched_step_.reset();
   }
 }
@@ -697,8 +815,11 @@ void FlexGenSchedule::compute(RunContext& run, int step,
 
 void FlexGenSchedule::compute_prefill(RunContext& run, const FlexGenSlot& slot) {
   compute(run, slot.step, [&] {
-    decompress(run, slot.layer);
-    run.model.layer(slot.layer, active(slot), attention_kernel_);
+    if (separate_layers_) {
+      run.model.attention_block(slot.layer, active(slot), attention_kernel_);
+    } else {
+      run.model.layer(slot.layer, active(slot), attention_kernel_);
+    }
   });
   compress_new(run, slot);
 }
@@ -719,12 +840,7 @@ void FlexGenSchedule::compute_decode(RunContext& run, const FlexGenSlot& slot) {
   } else if (on_gpu > 0 && needs_load(slot) && !policy_.cpu_attention) {
     operators = device_copy(rank_part(shape.kv_bytes_per_token_and_layer(), on_gpu));
   }
-  compute(run, slot.step, [&] {
-    decompress(run, slot.layer);
-    if (!operators.empty()) {
-      run.model.compute(stage, operators);
-    }
-  });
+  compute(run, slot.step, [&] { run.model.compute(stage, operators); });
   decode_attention_layer(run, slot);
   compress_new(run, slot);
 }
@@ -733,7 +849,22 @@ void FlexGenSchedule::decode_attention_layer(RunContext& run, const FlexGenSlot&
   if (policy_.cpu_attention) {
     attend_on_cpu(run, slot);
   } else {
-    compute(run, slot.step, [&] { run.model.layer(slot.layer, active(slot), attention_kernel_); });
+    compute(run, slot.step, [&] {
+      if (separate_layers_) {
+        run.model.attention_block(slot.layer, active(slot), attention_kernel_);
+      } else {
+        run.model.layer(slot.layer, active(slot), attention_kernel_);
+      }
+    });
+  }
+}
+
+void FlexGenSchedule::compute_after_attention(RunContext& run, std::int64_t layer,
+                                              std::int64_t tokens) const {
+  if (separate_layers_) {
+    run.model.attention_output(layer, tokens);
+  } else {
+    run.model.after_attention(layer, tokens);
   }
 }
 
@@ -742,7 +873,7 @@ void FlexGenSchedule::attend_on_cpu(RunContext& run, const FlexGenSlot& slot) {
   const std::int64_t sequences = batch.all.active_sequences(slot.step);
   compute(run, slot.step, [&] {
     run.model.enter_layer(slot.layer, sequences);
-    run.model.before_attention(slot.layer, sequences);
+    run.model.before_attention(slot.layer, sequences, attention_kernel_);
     if (new_tokens(batch.cache[Home::gpu], slot.step) > 0) {
       run.model.attention(slot.layer, batch.cache[Home::gpu]->at_step(slot.step),
                           attention_kernel_);
@@ -770,10 +901,11 @@ void FlexGenSchedule::attend_on_cpu(RunContext& run, const FlexGenSlot& slot) {
         cpu_attention_time(run.point.host, run.model.shape(), context_tokens));
     move(Machine::CopyDirection::host_to_gpu, fp32);
   }
-  compute(run, slot.step, [&] { run.model.after_attention(slot.layer, sequences); });
+  compute(run, slot.step, [&] { compute_after_attention(run, slot.layer, sequences); });
 }
 
-/// The new K and V: compressed, and copied to the cache as far as that is on the GPU.
+/// The new K and V: compressed, and copied to the cache as far as that is on the GPU. On their way
+/// to the host eager code transposes them on the GPU too.
 void FlexGenSchedule::compress_new(RunContext& run, const FlexGenSlot& slot) {
   const GpuBatch& batch = gpu_batches_[static_cast<std::size_t>(slot.gpu_batch)];
   const Bytes token = stored_kv(run.model.shape(), policy_, quantization_);
@@ -784,12 +916,14 @@ void FlexGenSchedule::compress_new(RunContext& run, const FlexGenSlot& slot) {
         run.model.rank_share(token * tokens),
         run.model.rank_share(run.model.shape().kv_bytes_per_token_and_layer() * tokens));
   }
+  const bool transposes =
+      slot.step == FlexGenSlot::kPrefill && attention_kernel_ == AttentionKernel::eager;
   const std::vector<OperatorWork> copy =
-      device_copy(run.model.rank_share(token * new_tokens(batch.cache[Home::gpu], slot.step)));
+      transposes ? transposed_copy(run.model.rank_share(token * tokens))
+                 : device_copy(
+                       run.model.rank_share(token * new_tokens(batch.cache[Home::gpu], slot.step)));
   operators.insert(operators.end(), copy.begin(), copy.end());
-  if (!operators.empty()) {
-    compute(run, slot.step, [&] { run.model.compute(run.model.stage_of(slot.layer), operators); });
-  }
+  compute(run, slot.step, [&] { run.model.compute(run.model.stage_of(slot.layer), operators); });
 }
 
 void FlexGenSchedule::move_activations(RunContext& run, const FlexGenSlot& slot,
@@ -819,6 +953,7 @@ void FlexGenSchedule::move_activations(RunContext& run, const FlexGenSlot& slot,
   }
   if (on_disk > Bytes{}) {
     const CopyThreads::Turn turn(*threads_, 1);
+    threads_->open_file();
     Completion moved;
     const MemorySpan span{activation_files_[k], Bytes{}, on_disk};
     if (to_gpu) {
@@ -838,14 +973,15 @@ void FlexGenSchedule::move_activations(RunContext& run, const FlexGenSlot& slot,
 void FlexGenSchedule::embed(RunContext& run, int step) {
   // With overlap the end of the step before has loaded these weights.
   if (!policy_.overlap || step == FlexGenSlot::kPrefill) {
-    post_weights(run, input_block(run));
+    post_weights(run, input_block(run), step);
     wait_for_all(run);
   }
   if (policy_.overlap) {
-    post_weights(run, 0);
+    post_weights(run, 0, step);
   }
   for (const int k : active_batches(step)) {
     const FlexGenSlot slot{0, k, step};
+    begin_task(run, step);
     compute(run, slot.step, [&] {
       decompress(run, input_block(run));
       run.model.embed(tokens_of(active(slot)));
@@ -856,80 +992,126 @@ void FlexGenSchedule::embed(RunContext& run, int step) {
 }
 
 void FlexGenSchedule::run_layer(RunContext& run, std::int64_t layer, int step) {
+  if (!separate_layers_) {
+    run_block(run, layer, step);
+    return;
+  }
+  run_block(run, 2 * layer, step);
+  run_block(run, 2 * layer + 1, step);
+}
+
+/// Whether the cache of a slot's successor is loaded while the slot's part in `block` is computed.
+bool FlexGenSchedule::loads_next(std::int64_t block, const FlexGenSlot& slot,
+                                 const FlexGenSlot& next) const {
+  const bool is_in_this_layer = next.layer == slot.layer && next.step == slot.step;
+  return separate_layers_ && attends(block) ? is_in_this_layer
+         : separate_layers_                 ? !is_in_this_layer
+                                            : true;
+}
+
+void FlexGenSchedule::begin_transfers(RunContext& run, std::int64_t block, const FlexGenSlot& slot,
+                                      bool is_first) {
+  if (is_first) {
+    post_weights(run, block + 1 < layer_blocks(run) ? block + 1 : output_block(run), slot.step);
+  }
+  const std::optional<FlexGenSlot> next = next_slot(run, slot);
+  const bool in_decode = slot.step != FlexGenSlot::kPrefill;
+  if (in_decode && prefetches_cache() && next && loads_next(block, slot, *next)) {
+    post_load(run, *next);
+    // Of the next step: its part of this step was stored long ago.
+    prefetched_step_ = next->step != slot.step ? std::optional(next->step) : prefetched_step_;
+  }
+  if (unstored_) {
+    post_store(run, *std::exchange(unstored_, std::nullopt));
+  }
+}
+
+void FlexGenSchedule::run_block(RunContext& run, std::int64_t block, int step) {
   const bool in_decode = step != FlexGenSlot::kPrefill;
   const std::vector<int> batches = active_batches(step);
   if (!policy_.overlap) {
-    post_weights(run, layer);
+    post_weights(run, block, step);
     wait_for_all(run);
   }
   for (const int k : batches) {
-    const FlexGenSlot slot{layer, k, step};
+    const FlexGenSlot slot{layer_of(block), k, step};
+    begin_task(run, step);
     if (policy_.overlap) {
-      if (k == batches.front()) {
-        post_weights(run, layer + 1 < run.point.model.layers ? layer + 1 : output_block(run));
-      }
-      const std::optional<FlexGenSlot> next = next_slot(run, slot);
-      if (in_decode && prefetches_cache() && next) {
-        post_load(run, *next);
-        // Of the next step: its part of this step was stored long ago.
-        prefetched_step_ = next->step != step ? std::optional(next->step) : prefetched_step_;
-      }
-      if (unstored_) {
-        post_store(run, *unstored_);
-      }
-    } else if (in_decode && prefetches_cache()) {
+      begin_transfers(run, block, slot, k == batches.front());
+    } else if (in_decode && prefetches_cache() && attends(block)) {
       post_load(run, slot);
-      wait_for_all(run);
+      wait_for_all(run);  // which the GPU does, while the driver issues what uses it
     }
     move_activations(run, slot, Machine::CopyDirection::host_to_gpu);
-    if (in_decode) {
-      compute_decode(run, slot);
-    } else {
-      compute_prefill(run, slot);
-    }
+    compute_block(run, block, slot);
     move_activations(run, slot, Machine::CopyDirection::gpu_to_host);
-    unstored_ = slot;
-    if (!policy_.overlap) {
+    if (attends(block)) {
+      unstored_ = slot;
+    }
+    if (!policy_.overlap && unstored_) {
       post_store(run, *std::exchange(unstored_, std::nullopt));
     }
     wait_for_all(run);
+  }
+}
+
+void FlexGenSchedule::compute_block(RunContext& run, std::int64_t block, const FlexGenSlot& slot) {
+  compute(run, slot.step, [&] { decompress(run, block); });
+  if (attends(block)) {
+    if (slot.step == FlexGenSlot::kPrefill) {
+      compute_prefill(run, slot);
+    } else {
+      compute_decode(run, slot);
+    }
+  } else {
+    compute(run, slot.step,
+            [&] { run.model.feed_forward_block(slot.layer, tokens_of(active(slot))); });
   }
 }
 
 void FlexGenSchedule::next_tokens(RunContext& run, int step) {
   const std::int64_t last = run.point.model.layers - 1;
   if (!policy_.overlap) {
-    post_weights(run, output_block(run));
+    post_weights(run, output_block(run), step);
     wait_for_all(run);
   } else {
     if (unstored_) {
       post_store(run, *std::exchange(unstored_, std::nullopt));
     }
     if (step + 1 < run.batch->decode_steps()) {
-      post_weights(run, input_block(run));
+      post_weights(run, input_block(run), step);
     }
   }
   for (const int k : active_batches(step)) {
     const FlexGenSlot slot{last, k, step};
+    begin_task(run, step);
     move_activations(run, slot, Machine::CopyDirection::host_to_gpu);
     compute(run, slot.step, [&] {
       decompress(run, output_block(run));
-      const Batch& batch = gpu_batches_[static_cast<std::size_t>(k)].all;
-      run.model.next_token(step == FlexGenSlot::kPrefill ? batch.sequences()
-                                                         : batch.active_sequences(step));
+      run.model.next_token(rows_of_logits(active(slot)));
     });
   }
   wait_for_all(run);
 }
 
+/// generation_loop_normal synchronizes at the end of a step only.
+void FlexGenSchedule::issue_ahead_without_overlap(RunContext& run) const {
+  if (!policy_.overlap) {
+    run.model.begin_issuing_ahead();
+  }
+}
+
 void FlexGenSchedule::prefill(RunContext& run) {
   const int step = FlexGenSlot::kPrefill;
   const GpuAllocation buffers = hold_buffers(run, step);
+  work_on_host(run, run.point.host.framework.first_pass);
+  issue_ahead_without_overlap(run);
   embed(run, step);
   for (std::int64_t layer = 0; layer < run.point.model.layers; ++layer) {
     run_layer(run, layer, step);
   }
   next_tokens(run, step);
+  run.model.end_issuing_ahead();
 }
 
 void FlexGenSchedule::decode_step(RunContext& run, int step) {
@@ -939,12 +1121,15 @@ void FlexGenSchedule::decode_step(RunContext& run, int step) {
   if (policy_.overlap && prefetches_cache() && prefetched_step_ != step) {
     post_load(run, {0, active_batches(step).front(), step});
   }
-  wait_for(run, load_, kKvWait);
+  wait_for_loads(run);
+  issue_ahead_without_overlap(run);
   embed(run, step);
   LayerLoop(run.machine, run.point)
       .run([&](std::int64_t layer) { run_layer(run, layer, step); },
            [&](std::int64_t layer) { assume_layer(run, layer, step); });
   next_tokens(run, step);
+  run.model.end_issuing_ahead();
+  wait_for_stores(run);
 }
 
 // -- What a sampled run leaves out --------------------------------------------------------------
@@ -963,29 +1148,50 @@ void FlexGenSchedule::assume_moved(RunContext& run, const FlexGenSlot& slot, Acc
       });
 }
 
+/// The LM head of eager code looks at all tokens of a prompt, of which the last one's scores count.
+std::int64_t FlexGenSchedule::rows_of_logits(std::span<const SequenceBatch> groups) const {
+  std::int64_t sequences = 0;
+  for (const SequenceBatch& group : groups) {
+    sequences += group.sequences;
+  }
+  return attention_kernel_ == AttentionKernel::eager ? tokens_of(groups) : sequences;
+}
+
 /// In the order of run_layer.
 void FlexGenSchedule::assume_layer(RunContext& run, std::int64_t layer, int step) {
-  const std::vector<int> batches = active_batches(step);
-  if (!policy_.overlap) {
-    assume_weights_loaded(run, layer);
-  } else {
-    assume_weights_loaded(run, layer + 1 < run.point.model.layers ? layer + 1 : output_block(run));
+  if (!separate_layers_) {
+    assume_block(run, layer, step);
+    return;
   }
-  for (const int k : batches) {
-    const FlexGenSlot slot{layer, k, step};
-    if (!policy_.overlap) {
+  assume_block(run, 2 * layer, step);
+  assume_block(run, 2 * layer + 1, step);
+}
+
+void FlexGenSchedule::assume_block(RunContext& run, std::int64_t block, int step) {
+  if (!policy_.overlap) {
+    assume_weights_loaded(run, block);
+  } else {
+    assume_weights_loaded(run, block + 1 < layer_blocks(run) ? block + 1 : output_block(run));
+  }
+  for (const int k : active_batches(step)) {
+    const FlexGenSlot slot{layer_of(block), k, step};
+    if (!policy_.overlap && attends(block)) {
       assume_moved(run, slot, Access::read);
       assume_moved(run, slot, Access::write);
+    }
+    if (!policy_.overlap) {
       continue;
     }
     const std::optional<FlexGenSlot> next = next_slot(run, slot);
-    if (next && next->step == step) {
+    if (next && next->step == step && loads_next(block, slot, *next)) {
       assume_moved(run, *next, Access::read);
     }
     if (unstored_) {
-      assume_moved(run, *unstored_, Access::write);
+      assume_moved(run, *std::exchange(unstored_, std::nullopt), Access::write);
     }
-    unstored_ = slot;
+    if (attends(block)) {
+      unstored_ = slot;
+    }
   }
 }
 
@@ -1001,7 +1207,9 @@ void FlexGenSchedule::assume_step(RunContext& run, int step) {
     assume_layer(run, layer, step);
   }
   if (policy_.overlap) {
-    assume_moved(run, *std::exchange(unstored_, std::nullopt), Access::write);
+    if (unstored_) {
+      assume_moved(run, *std::exchange(unstored_, std::nullopt), Access::write);
+    }
     assume_weights_loaded(run, input_block(run));
   } else {
     assume_weights_loaded(run, output_block(run));
@@ -1009,8 +1217,9 @@ void FlexGenSchedule::assume_step(RunContext& run, int step) {
 }
 
 void FlexGenSchedule::warm_up(RunContext& run, int step) {
+  wait_for_stores(run);
   finish_foreign_prefetch(run, step);
-  wait_for(run, load_, kKvWait);
+  wait_for_loads(run);
   disk_cache_->move_contents_to(cache_context(run), step + 1);
   disk_cache_->assume_history(cache_context(run), step);
   // As two steps: the first one evicts what was written long ago, the second leaves in memory what
@@ -1021,14 +1230,38 @@ void FlexGenSchedule::warm_up(RunContext& run, int step) {
   if (policy_.overlap && prefetches_cache() && !next.empty()) {
     post_load(run, {0, next.front(), step + 1});
     prefetched_step_ = step + 1;
-    if (load_) {
-      run.machine.engine().wait(*load_);
+    for (const std::unique_ptr<Completion>& load : loads_) {
+      run.machine.engine().wait(*load);
     }
   }
 }
 
+/// Windows that the step's tokens are the first to touch, of K of one layer.
+std::int64_t FlexGenSchedule::new_windows(const RunContext& run, int step) const {
+  const Bytes window = run.point.host.file_system.readahead_window;
+  const Bytes token = stored_kv(run.model.shape(), policy_, quantization_);
+  std::int64_t windows = 0;
+  for (const GpuBatch& batch : gpu_batches_) {
+    for (const Home home : {Home::cpu, Home::disk}) {
+      if (!batch.cache[home]) {
+        continue;
+      }
+      for (const SequenceGroup& group : batch.cache[home]->groups()) {
+        const Bytes row = token * group.sequences / 2;
+        const auto windows_of = [&](int tokens) {
+          return ceil_div((row * tokens).count(), window.count());
+        };
+        const int context = group.context_of(step);
+        windows +=
+            Batch::is_active(group, step) ? windows_of(context) - windows_of(context - 1) : 0;
+      }
+    }
+  }
+  return windows;
+}
+
 /// The first step loads its own first slot too, the last one none for a step behind it; a step
-/// behind which a group is done has less to do.
+/// behind which a group is done has less to do, and one that begins a window has more.
 StepKey FlexGenSchedule::step_key(const RunContext& run, int step) const {
   const int is_first = step == 0 ? 1 : 0;
   const int is_last = step == run.batch->decode_steps() - 1 ? 2 : 0;
@@ -1037,7 +1270,10 @@ StepKey FlexGenSchedule::step_key(const RunContext& run, int step) const {
     done += Batch::is_active(group, step) ? 0 : 1;
   }
   const int ends = 2 * 2;  // kinds of first and last
-  return {is_first + is_last + ends * done, step};
+  const auto groups = static_cast<int>(run.groups().size());
+  // Of ragged batches hardly two steps would be alike.
+  const auto windows = groups > 1 ? 0 : static_cast<int>(new_windows(run, step));
+  return {is_first + is_last + ends * (done + (groups + 1) * windows), step};
 }
 
 // -- Results ------------------------------------------------------------------------------------

@@ -1,20 +1,25 @@
 // FlexGen (Sheng et al., ICML 2023) with its whole policy space: the block schedule, and where
 // weights, KV cache and activations live. What lives on disk is moved by a FlexGenDiskCache.
 //
-// With overlap, iteration (layer j, GPU batch k) does at the same time, and then waits for all of
-//   - load the weights of layer j + 1, all of them, when k is the first GPU batch,
-//   - load the cache of the next GPU batch (the first one of layer j + 1 behind the last),
+// A layer is two blocks, attention and feed-forward network (sep_layer), or one; the embeddings are
+// blocks with weights of their own. With overlap, iteration (block j, GPU batch k) does at the same
+// time, and then waits for all of
+//   - load the weights of block j + 1, all of them, when k is the first GPU batch,
+//   - load the cache of the next GPU batch, if it is of this block or k is the last one,
 //   - store the cache of the GPU batch before,
 //   - compute
 // (generation_loop_overlap_multi_batch; with one GPU batch generation_loop_overlap_single_batch).
-// Without overlap these follow one another (generation_loop_normal). The embeddings are layers with
-// weights of their own. Attention and feed-forward network are one layer (FlexGen's sep_layer off).
+// Without overlap the driver thread goes from one to the next and waits for what it copies itself
+// (generation_loop_normal); the GPU works in that order.
 // What the code does, and the model with it:
+// - One thread drives it all (config /host/framework): every block of a GPU batch costs it a task,
+//   every kernel the time to issue it, so that small operators wait for the thread, not the GPU.
 // - Weights on the CPU are pinned and are copied by DMA. Those on disk are files that were read
 //   into memory-mapped arrays: copy threads move a tensor each through their relay buffers.
-// - The cache on the CPU is not pinned: the driver thread first copies it into pinned memory, then
-// a
-//   DMA fetches it. Storing goes through a pinned buffer likewise.
+// - The cache on the CPU is not pinned: the driver thread, with a team of all cores, copies K into
+//   pinned memory, from where a DMA fetches it, and then V. A prompt's K and V are transposed on
+//   the GPU and stored by the copy threads, which touch that memory for the first time; a token's
+//   are copied by the driver thread.
 // - A cache on GPU and elsewhere is copied together in GPU memory before attention, unless the CPU
 //   computes attention for the other part.
 // - CPU attention (decode): the driver thread copies K and V into an FP32 workspace (those of files
@@ -22,6 +27,8 @@
 // - Activations that are not at home on the GPU move before and after a layer, on the stream that
 //   computes: they overlap with nothing.
 // - Compressed weights are decompressed for every GPU batch, a compressed cache in every step.
+// - Files are opened for every copy, one thread at a time (the interpreter's lock).
+// - Scores over the vocabulary are computed for all tokens of a prompt (eager code only).
 // Not as in FlexGen: the cache of the first layer is loaded during the last layer of the step
 // before, not during the embedding; prompts of different lengths are not padded.
 #pragma once
@@ -30,6 +37,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -85,6 +93,8 @@ class FlexGenSchedule : public BatchSystem {
   [[nodiscard]] std::vector<SequenceBatch> active(const FlexGenSlot& slot) const;
   /// Counts the time as GPU operators of decode.
   void compute(RunContext& run, int step, const std::function<void()>& operators) const;
+  /// On the GPU, what follows attention in its block.
+  void compute_after_attention(RunContext& run, std::int64_t layer, std::int64_t tokens) const;
 
  private:
   struct GpuBatch {
@@ -110,15 +120,30 @@ class FlexGenSchedule : public BatchSystem {
   [[nodiscard]] GpuAllocation hold_buffers(RunContext& run, int step);
   void forget_batch();
 
-  // -- Weights. Block `layers` is the input embedding, the one behind it the output embedding.
+  // -- The driver thread.
+  static void work_on_host(RunContext& run, SimDuration time);
+  [[nodiscard]] SimDuration at_drivers_pace(SimDuration time) const;
+  [[nodiscard]] SimDuration kernel_issue(const RunContext& run) const;
+  [[nodiscard]] std::int64_t new_windows(const RunContext& run, int step) const;
+  void begin_task(RunContext& run, int step) const;
+  void issue_ahead_without_overlap(RunContext& run) const;
+
+  // -- Blocks: those of the layers (an attention and a feed-forward block each, or one), the input
+  // embedding, the output embedding.
+  [[nodiscard]] std::int64_t layer_blocks(const RunContext& run) const;
+  [[nodiscard]] std::int64_t layer_of(std::int64_t block) const;
+  [[nodiscard]] bool attends(std::int64_t block) const;
+  [[nodiscard]] bool feeds_forward(std::int64_t block) const;
   [[nodiscard]] std::int64_t input_block(const RunContext& run) const;
   [[nodiscard]] std::int64_t output_block(const RunContext& run) const;
-  [[nodiscard]] const BlockWeights& embedding_weights(const RunContext& run,
-                                                      std::int64_t block) const;
+
+  // -- Weights.
+  [[nodiscard]] std::vector<const BlockWeights*> weights_of(const RunContext& run,
+                                                            std::int64_t block) const;
   [[nodiscard]] Bytes weights_on_cpu(const RunContext& run, std::int64_t block) const;
   [[nodiscard]] std::vector<Bytes> weight_file_sizes(const RunContext& run,
                                                      std::int64_t block) const;
-  void post_weights(RunContext& run, std::int64_t block);
+  void post_weights(RunContext& run, std::int64_t block, int step);
   void load_weights(RunContext& run, std::int64_t block);
   void assume_weights_loaded(RunContext& run, std::int64_t block);
   void decompress(RunContext& run, std::int64_t block);
@@ -132,7 +157,8 @@ class FlexGenSchedule : public BatchSystem {
                                                      const FlexGenSlot& slot) const;
   void post_load(RunContext& run, const FlexGenSlot& slot);
   void post_store(RunContext& run, const FlexGenSlot& slot);
-  void store_on_cpu(RunContext& run, const FlexGenSlot& slot);
+  void store_prompts_on_cpu(RunContext& run, const FlexGenSlot& slot);
+  void touch_written(RunContext& run, const FlexGenSlot& slot, int threads);
   void touch(RunContext& run, const MemorySpan& span, Access access);
   template <class Visit>
   void for_each_host_span(const FlexGenSlot& slot, Access access, Visit visit) const;
@@ -143,6 +169,8 @@ class FlexGenSchedule : public BatchSystem {
   void finish_foreign_prefetch(RunContext& run, int step);
 
   // -- Computing.
+  void compute_block(RunContext& run, std::int64_t block, const FlexGenSlot& slot);
+  [[nodiscard]] std::int64_t rows_of_logits(std::span<const SequenceBatch> groups) const;
   void compute_prefill(RunContext& run, const FlexGenSlot& slot);
   void compute_decode(RunContext& run, const FlexGenSlot& slot);
   void attend_on_cpu(RunContext& run, const FlexGenSlot& slot);
@@ -151,13 +179,21 @@ class FlexGenSchedule : public BatchSystem {
   void embed(RunContext& run, int step);
   void next_tokens(RunContext& run, int step);
   void run_layer(RunContext& run, std::int64_t layer, int step);
+  void run_block(RunContext& run, std::int64_t block, int step);
+  void begin_transfers(RunContext& run, std::int64_t block, const FlexGenSlot& slot, bool is_first);
+  [[nodiscard]] bool loads_next(std::int64_t block, const FlexGenSlot& slot,
+                                const FlexGenSlot& next) const;
   void assume_moved(RunContext& run, const FlexGenSlot& slot, Access access);
   void assume_layer(RunContext& run, std::int64_t layer, int step);
+  void assume_block(RunContext& run, std::int64_t block, int step);
   void assume_step(RunContext& run, int step);
   void wait_for(RunContext& run, std::unique_ptr<Completion>& completion, const char* phase);
+  void wait_for_loads(RunContext& run);
+  void wait_for_stores(RunContext& run);
   void wait_for_all(RunContext& run);
 
-  AttentionKernel attention_kernel_ = AttentionKernel::unfused;
+  AttentionKernel attention_kernel_ = AttentionKernel::eager;
+  bool separate_layers_ = true;
   int copy_thread_count_ = 0;
   Bytes relay_buffer_{};
   GroupQuantization quantization_;
@@ -170,7 +206,8 @@ class FlexGenSchedule : public BatchSystem {
   std::vector<std::vector<MemoryObject>> weight_files_;  // by block
   std::unique_ptr<FlexGenDiskCache> disk_cache_;
   std::unique_ptr<CopyThreads> threads_;
-  Worker* loader_ = nullptr;
+  Worker* loader_ = nullptr;      // of what is on disk
+  Worker* cpu_loader_ = nullptr;  // the DMA of what is on the CPU
   Worker* storer_ = nullptr;
   Worker* weight_loader_ = nullptr;
 
@@ -180,11 +217,13 @@ class FlexGenSchedule : public BatchSystem {
   std::vector<MemoryObject> activation_files_;          // by GPU batch
   std::optional<MemoryObject> attention_workspace_;
 
-  std::unique_ptr<Completion> load_;          // of the next slot
-  std::unique_ptr<Completion> store_;         // of the slot before
-  std::unique_ptr<Completion> weights_load_;  // of the next block
-  std::optional<int> prefetched_step_;        // its first slot is on its way
-  std::optional<FlexGenSlot> unstored_;       // computed last
+  double driver_factor_ = 1;  // on the driver thread's times
+
+  std::vector<std::unique_ptr<Completion>> loads_;   // of the next slot
+  std::vector<std::unique_ptr<Completion>> stores_;  // of slots before
+  std::unique_ptr<Completion> weights_load_;         // of the next block
+  std::optional<int> prefetched_step_;               // its first slot is on its way
+  std::optional<FlexGenSlot> unstored_;              // computed last
 };
 
 }  // namespace nearkv

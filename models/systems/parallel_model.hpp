@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -76,13 +77,35 @@ class ParallelModel {
 
   // -- Work; inside an actor, each returns when it is done.
 
+  // -- The host thread that issues kernels. It is the actor that calls: it issues the kernels of a
+  // call while they run, and goes on when they are done; or it issues ahead, as a program without
+  // synchronization does, and has a clock of its own, which may be before or behind the actor's.
+
+  /// From now on each kernel takes the thread so long (Gpu::issue); zero: kernels are there when
+  /// the GPU wants them.
+  void set_kernel_issue(SimDuration time) { kernel_issue_ = time; }
+  void begin_issuing_ahead() { issuer_ = machine_.engine().now(); }
+  /// The thread waits for the GPU.
+  void end_issuing_ahead();
+  /// The thread is busy with something else.
+  void keep_issuer_busy(SimDuration time);
+  /// Until the thread has issued what came before, and is where the actor is.
+  void wait_for_issuer();
+
   void embed(std::int64_t tokens);
   /// Brings the hidden states to the layer's stage, if they are not there: call it in the order of
   /// the layers, once before the first operators of each.
   void enter_layer(std::int64_t layer, std::int64_t tokens);
-  void before_attention(std::int64_t layer, std::int64_t tokens);
+  void before_attention(std::int64_t layer, std::int64_t tokens,
+                        AttentionKernel kernel = AttentionKernel::fused);
   void attention(std::int64_t layer, std::span<const SequenceBatch> batch, AttentionKernel kernel);
   void after_attention(std::int64_t layer, std::int64_t tokens);
+  /// The two parts of after_attention().
+  void attention_output(std::int64_t layer, std::int64_t tokens);
+  void feed_forward_block(std::int64_t layer, std::int64_t tokens);
+  /// enter_layer() and a layer up to its feed-forward block.
+  void attention_block(std::int64_t layer, std::span<const SequenceBatch> batch,
+                       AttentionKernel kernel);
   /// enter_layer() and a whole layer.
   void layer(std::int64_t layer, std::span<const SequenceBatch> batch, AttentionKernel kernel);
   void next_token(std::int64_t sequences);
@@ -124,6 +147,8 @@ class ParallelModel {
   [[nodiscard]] std::vector<Machine::Transfer> ring_transfers(int stage, Bytes sent) const;
   [[nodiscard]] std::vector<Machine::Transfer> stage_transfers(int stage,
                                                                std::int64_t tokens) const;
+  void compute_and_sum(std::int64_t layer, std::span<const OperatorWork> before,
+                       std::span<const OperatorWork> behind, std::int64_t tokens);
   void step_to_next_stage(int stage, std::int64_t tokens);
 
   Machine& machine_;
@@ -132,6 +157,8 @@ class ParallelModel {
   int ranks_;
   int stages_;
   SimDuration collective_overhead_;
+  SimDuration kernel_issue_{};
+  std::optional<SimTime> issuer_;  // where the thread is that issues ahead
 };
 
 }  // namespace nearkv

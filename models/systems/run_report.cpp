@@ -69,6 +69,7 @@ void report_latencies_of(const Workload& workload, const BatchMeasurements& foun
   metrics.add("ttft", found.prefill_time, "s", "time to first token");
   metrics.add("tpot", found.decode_time / static_cast<double>(found.decode_steps), "s",
               "mean time of a further token of each sequence");
+  metrics.add("decode_step_median", found.median_step, "s", "median time of a decode step");
 }
 
 /// How well batches were filled.

@@ -21,7 +21,7 @@ using nlohmann::json;
 namespace {
 
 constexpr const char* kHostBase = "nearkv:platforms/hosts/xeon_5320_96gb.json";
-/// Where a GPU without a config takes its power and price from.
+/// Where a GPU without a config takes what is not measured from.
 constexpr const char* kOtherGpu = "nearkv:platforms/gpus/h200.json";
 
 /// The shipped GPU config with the device's name, as an "extends"; empty if there is none.
@@ -74,8 +74,9 @@ json given(const std::string& value, const char* option) {
           {"citation", fmt::format("given to nearkv calibrate with {}", option)}};
 }
 
-/// Power and price, which no measurement here tells, as those of another GPU.
-void assume_power_and_price(json& config) {
+/// Power, price and what an eager framework's kernels reach, which no measurement here tells, as
+/// those of another GPU.
+void assume_unmeasured(json& config) {
   const json other = load_config(path_of(kOtherGpu));
   const auto assumed = [&](const json& constant) {
     return json{
@@ -87,7 +88,9 @@ void assume_power_and_price(json& config) {
   for (const auto& [state, power] : other.at("power").items()) {
     config["power"][state] = assumed(power);
   }
-  config["price_usd"] = assumed(other.at("price_usd"));
+  for (const char* name : {"price_usd", "softmax_memory_fraction", "strided_memory_fraction"}) {
+    config[name] = assumed(other.at(name));
+  }
 }
 
 /// A config with `extends` resolved, where the extended file is named relative to `out`.
@@ -172,7 +175,7 @@ GpuBase gpu_base(const std::string& device, const PeakOptions& options, const fs
     known = load_config(path_of(file));
     base.config["extends"] = as_extends(file, out);
   } else {
-    assume_power_and_price(base.config);
+    assume_unmeasured(base.config);
   }
   base.config["name"] = device;
   const auto peak = [&](const char* key, const char* option, const std::string& text,

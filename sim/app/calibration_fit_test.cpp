@@ -150,6 +150,10 @@ TEST_CASE("calibration fit: the GPU config is complete, and its model gives the 
     config["power"][state] = {{"value", "50W"}, {"source", "assumed"}, {"citation", "made up"}};
   }
   config["price_usd"] = {{"value", 1000}, {"source", "assumed"}, {"citation", "made up"}};
+  for (const char* kind : {"softmax", "strided"}) {  // of an eager framework's kernels
+    config[std::string(kind) + "_memory_fraction"] = {
+        {"value", 1}, {"source", "assumed"}, {"citation", "made up"}};
+  }
   GpuConfig read;
   const std::vector<ConstantUse> constants =
       read_fields(config, [&read](FieldVisitor& v) { read.fields(v); });

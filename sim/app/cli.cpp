@@ -126,6 +126,7 @@ const std::vector<Command>& commands() {
        add_model_command},
       {"schema", "Print the JSON schema of a design point", add_schema_command},
       {"validate", "Compare the models with reference figures", add_validate_command},
+      {"fit", "Fit constants to rows of validation suites", add_fit_command},
       {"version", "Print the version and what it was built with", add_version_command},
   };
   return all;

@@ -1,5 +1,6 @@
 #include "sim/app/csv.hpp"
 
+#include <algorithm>
 #include <map>
 
 #include <fmt/format.h>
@@ -8,24 +9,19 @@
 
 namespace nearkv {
 
-namespace {
-
-std::string column_name(std::string_view name, std::string_view unit) {
+std::string csv_column(std::string_view name, std::string_view unit) {
   return unit == "1" ? std::string(name) : fmt::format("{} [{}]", name, unit);
 }
 
 std::string csv_line(const std::vector<std::string>& cells) {
   std::string line;
   for (const std::string& cell : cells) {
-    line += (line.empty() && &cell == &cells.front() ? "" : ",") + csv_cell(cell);
+    line += (&cell == &cells.front() ? "" : ",") + csv_cell(cell);
   }
   return line + "\n";
 }
 
-/// The shortest text that reads back as the same number.
-std::string number(double value) { return fmt::format("{}", value); }
-
-}  // namespace
+std::string csv_number(double value) { return fmt::format("{}", value); }
 
 std::string csv_cell(std::string_view text) {
   if (text.find_first_of(",\"\r\n") == std::string_view::npos) {
@@ -39,7 +35,7 @@ std::string csv_cell(std::string_view text) {
 }
 
 std::string records_as_csv(const std::vector<std::string>& key_columns,
-                           const std::vector<CsvRow>& rows) {
+                           const std::vector<CsvRow>& rows, const std::string& sampled) {
   std::vector<Metric> columns;
   std::map<std::string, std::string> units;
   for (const CsvRow& row : rows) {
@@ -53,10 +49,16 @@ std::string records_as_csv(const std::vector<std::string>& key_columns,
   }
   std::vector<std::string> header = key_columns;
   header.insert(header.end(), {"status", "memory", "fidelity", "config_hash",
-                               column_name("throughput_lowest", "token/s"),
-                               column_name("throughput_highest", "token/s")});
+                               csv_column("throughput_lowest", "token/s"),
+                               csv_column("throughput_highest", "token/s")});
+  const bool has_samples = std::any_of(
+      rows.begin(), rows.end(), [](const CsvRow& row) { return !row.record->samples().is_null(); });
+  if (has_samples) {
+    header.push_back(csv_column(sampled + "_p5", units[sampled]));
+    header.push_back(csv_column(sampled + "_p95", units[sampled]));
+  }
   for (const Metric& column : columns) {
-    header.push_back(column_name(column.name, column.unit));
+    header.push_back(csv_column(column.name, column.unit));
   }
   std::string text = csv_line(header);
   for (const CsvRow& row : rows) {
@@ -67,11 +69,16 @@ std::string records_as_csv(const std::vector<std::string>& key_columns,
     cells.insert(cells.end(), {record.status(), record.overflowed_memory(),
                                record.json().at("fidelity").get<std::string>(),
                                record.json().at("config_hash").get<std::string>(),
-                               throughput ? number(throughput->lowest) : "",
-                               throughput ? number(throughput->highest) : ""});
+                               throughput ? csv_number(throughput->lowest) : "",
+                               throughput ? csv_number(throughput->highest) : ""});
+    if (has_samples) {
+      const std::optional<Range> interval = record.interval(sampled);
+      cells.push_back(interval ? csv_number(interval->lowest) : "");
+      cells.push_back(interval ? csv_number(interval->highest) : "");
+    }
     for (const Metric& column : columns) {
       const std::optional<double> value = record.metric(column.name);
-      cells.push_back(value ? number(*value) : "");
+      cells.push_back(value ? csv_number(*value) : "");
     }
     text += csv_line(cells);
   }

@@ -30,4 +30,18 @@ TEST_CASE("a table has one row a record, units in its header, and gaps where a m
             hash + ",,,,,,3000000000\n");
 }
 
+TEST_CASE("a table of sampled records has the interval of one metric") {
+  nlohmann::json sampled = record_with({{"throughput", 10}}).json();
+  sampled["samples"] = {{"intervals", {{"throughput", {8.5, 11}}}}};
+  const RecordView ran{sampled};
+  const RecordView full = record_out_of("VRAM");
+  const std::string text =
+      records_as_csv({"series"}, {{{"fast"}, &ran}, {{"slow"}, &full}}, "throughput");
+  CHECK(
+      text.find("throughput_highest [token/s],throughput_p5 [token/s],throughput_p95 [token/s]") !=
+      std::string::npos);
+  CHECK(text.find(",10,10,8.5,11,1,10,") != std::string::npos);
+  CHECK(text.find("out_of_memory,VRAM,sampled,") != std::string::npos);
+}
+
 }  // namespace nearkv

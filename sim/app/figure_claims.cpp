@@ -16,7 +16,8 @@ namespace {
 
 constexpr int kDigits = 3;
 
-std::string ours_text(const RowResult& result) {
+std::string ours_text(const FigureClaim& claim) {
+  const RowResult& result = claim.result;
   if (result.holds.has_value()) {
     return *result.holds ? "yes" : "no";
   }
@@ -27,6 +28,16 @@ std::string ours_text(const RowResult& result) {
   const std::string text = format_significant(ours.value, kDigits);
   return ours.is_exact() ? text
                          : fmt::format("{} +- {}", text, format_significant(ours.bound(), 1));
+}
+
+/// "10.2 to 12.6"; of a truth "32 of 32".
+std::string samples_text(const FigureClaim& claim) {
+  if (!claim.samples || claim.samples->told == 0) {
+    return "";
+  }
+  const auto& [interval, told, hold] = *claim.samples;
+  return claim.row.holds ? fmt::format("{} of {}", hold, told)
+                         : format_metric_range(interval->lowest, interval->highest, "1", kDigits);
 }
 
 std::string paper_text(const Row& row) {
@@ -61,9 +72,37 @@ std::vector<FigureClaim> evaluate_claims(const Suite& paper, const std::vector<R
   return evaluated;
 }
 
+void add_samples(std::vector<FigureClaim>& claims, const Suite& paper, const FigureResults& results,
+                 const std::vector<SampledOutcome>& points) {
+  const std::size_t samples = points.empty() ? 0 : points.front().samples.size();
+  for (FigureClaim& claim : claims) {
+    std::vector<double> values;
+    for (std::size_t i = 0; i < samples; ++i) {
+      const auto record_of = [&](const PointName& name) -> const RecordView* {
+        const std::optional<std::size_t> position = results.position(name.series, name.at);
+        if (!position || !points[*position].samples[i].record) {
+          return nullptr;
+        }
+        return &*points[*position].samples[i].record;
+      };
+      const RowResult result = evaluate(paper, claim.row, record_of);
+      ClaimSamples& found = claim.samples ? *claim.samples : claim.samples.emplace();
+      if (result.simulated) {
+        values.push_back(result.simulated->value);
+      }
+      found.told += result.simulated || result.holds ? 1 : 0;
+      found.hold += result.holds.value_or(false) ? 1 : 0;
+    }
+    if (!values.empty()) {
+      claim.samples->interval = interval_of(values);
+    }
+  }
+}
+
 json claim_as_json(const FigureClaim& claim) {
   const auto or_null = [](const auto& value) { return value ? json(*value) : json(); };
-  const auto& [row, result] = claim;
+  const Row& row = claim.row;
+  const RowResult& result = claim.result;
   json document{
       {"id", row.id}, {"text", row.text}, {"role", name_of(row.role)}, {"detail", result.detail}};
   if (row.holds) {
@@ -76,28 +115,48 @@ json claim_as_json(const FigureClaim& claim) {
     document["ours_highest"] = ours ? json(ours->highest) : json();
     document["relative_difference"] = or_null(result.error);
   }
+  if (claim.samples) {
+    document["samples"] = {{"told", claim.samples->told}};
+    if (row.holds) {
+      document["samples"]["hold"] = claim.samples->hold;
+    } else if (const auto& interval = claim.samples->interval) {
+      document["samples"]["interval"] = {interval->lowest, interval->highest};
+    }
+  }
   return document;
 }
 
 std::string claims_table(const std::vector<FigureClaim>& claims) {
   using Align = TextTable::Align;
-  TextTable table({{"claim", Align::left},
-                   {"paper", Align::right},
-                   {"ours", Align::right},
-                   {"difference", Align::right},
-                   {"role", Align::left},
-                   {"what", Align::left}});
+  const bool has_samples = std::any_of(claims.begin(), claims.end(), [](const FigureClaim& claim) {
+    return claim.samples.has_value();
+  });
+  std::vector<TextTable::Column> columns{{"claim", Align::left}, {"paper", Align::right},
+                                         {"ours", Align::right}, {"difference", Align::right},
+                                         {"role", Align::left},  {"what", Align::left}};
+  if (has_samples) {
+    columns.insert(columns.begin() + 3, {"90 % of samples", Align::left});
+  }
+  TextTable table(columns);
   for (const RowRole role : {RowRole::test, RowRole::fit}) {
-    for (const auto& [row, result] : claims) {
+    for (const FigureClaim& claim : claims) {
+      const auto& [row, result, samples] = claim;
       if (row.role != role) {
         continue;
       }
       // What was said and holds needs no numbers; the JSON has them.
       const bool needs_detail = !row.holds || !result.passes;
-      table.row({row.id, paper_text(row), ours_text(result),
-                 result.error ? fmt::format("{:+.1f} %", *result.error * 100) : "",
-                 std::string(name_of(role)),
-                 needs_detail ? fmt::format("{} ({})", row.text, result.detail) : row.text});
+      std::vector<std::string> cells{
+          row.id,
+          paper_text(row),
+          ours_text(claim),
+          result.error ? fmt::format("{:+.1f} %", *result.error * 100) : "",
+          std::string(name_of(role)),
+          needs_detail ? fmt::format("{} ({})", row.text, result.detail) : row.text};
+      if (has_samples) {
+        cells.insert(cells.begin() + 3, samples_text(claim));
+      }
+      table.row(std::move(cells));
     }
   }
   return table.text();

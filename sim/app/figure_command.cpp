@@ -20,6 +20,8 @@
 #include "sim/app/figure_text.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/table.hpp"
+#include "sim/app/uncertainty/sample_options.hpp"
+#include "sim/app/uncertainty/sampled_runs.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -35,6 +37,7 @@ struct FigureOptions {
   int jobs = available_cores();
   bool quick = false;
   bool as_json = false;
+  SampleOptions samples;
 };
 
 /// A figure that is checked and can run.
@@ -49,7 +52,7 @@ struct FinishedFigure {
   std::string stem;  // of its files
   FigureResults results;
   std::vector<FigureClaim> claims;
-  std::vector<PointOutcome> outcomes;
+  std::vector<SampledOutcome> outcomes;
 };
 
 // -- JSON -------------------------------------------------------------------------------------
@@ -76,6 +79,9 @@ json figure_document(const FigureConfig& figure, const FinishedFigure& finished)
       json metrics = json::object();
       for (const Metric& metric : record.metrics()) {
         metrics[metric.name] = {{"value", metric.value}, {"unit", metric.unit}};
+        if (const auto interval = record.interval(metric.name)) {
+          metrics[metric.name]["interval"] = {interval->lowest, interval->highest};
+        }
       }
       points.push_back({{"series", finished.results.series()[s]},
                         {figure.axis.name, finished.results.axis()[i]},
@@ -99,7 +105,7 @@ std::string figure_csv(const FigureConfig& figure, const FigureResults& results)
     }
   }
   return records_as_csv({"series", fmt::format("{} [{}]", figure.axis.name, figure.axis.unit)},
-                        rows);
+                        rows, figure.metric);
 }
 
 /// Writes all files but the pictures and returns the names to tell the user.
@@ -110,8 +116,12 @@ std::vector<std::string> write_files(const fs::path& folder, const PreparedFigur
   const fs::path records = folder / finished.stem;
   for (std::size_t i = 0; i < figure.points.size(); ++i) {
     const std::string& name = figure.points[i].name;
-    write_file_atomically(records / (name + ".record.json"), finished.outcomes[i].record_text);
-    uses.push_back({{"name", name}, {"use", use_as_json(finished.outcomes[i].use)}});
+    const SampledOutcome& outcome = finished.outcomes[i];
+    write_file_atomically(records / (name + ".record.json"), outcome.nominal.record_text);
+    if (!outcome.table.empty()) {
+      write_file_atomically(records / (name + ".samples.csv"), outcome.table);
+    }
+    uses.push_back({{"name", name}, {"use", use_as_json(outcome.nominal.use)}});
   }
   const std::string stem = (folder / finished.stem).string();
   write_file_atomically(stem + ".wall.json",
@@ -132,20 +142,21 @@ PreparedFigure prepare_figure(const std::string& name, bool quick, const Suite& 
 }
 
 FinishedFigure finish(const PreparedFigure& prepared, bool quick, const Suite& paper,
-                      std::vector<PointOutcome> outcomes) {
+                      std::vector<SampledOutcome> outcomes) {
   const FigureConfig& figure = prepared.config;
   std::vector<std::string> series;
   for (const FigureSeries& one : figure.series) {
     series.push_back(one.name);
   }
   std::vector<RecordView> records;
-  for (const PointOutcome& outcome : outcomes) {
-    records.emplace_back(json::parse(outcome.record_text));
+  for (const SampledOutcome& outcome : outcomes) {
+    records.emplace_back(json::parse(outcome.nominal.record_text));
   }
   const std::vector<std::string> axis = axis_values(figure, quick).texts();
   const bool is_whole = axis.size() == figure.axis.values.values.size();
   FigureResults results(std::move(series), axis, is_whole, std::move(records));
   std::vector<FigureClaim> claims = evaluate_claims(paper, prepared.claims, results);
+  add_samples(claims, paper, results, outcomes);
   return {figure.name + (quick ? "_quick" : ""), std::move(results), std::move(claims),
           std::move(outcomes)};
 }
@@ -169,11 +180,13 @@ int draw(const FigureConfig& figure, const fs::path& stem, std::vector<std::stri
 int run_one(const PreparedFigure& figure, const Suite& paper, const FigureOptions& options,
             json& documents) {
   const auto started = std::chrono::steady_clock::now();
-  std::vector<PointOutcome> outcomes =
-      run_points(figure.points, {options.jobs, figure.config.name, Progress::style_for(stderr)});
-  if (const int status = report_problems(outcomes); status != kExitOk) {
-    const auto failed = std::count_if(outcomes.begin(), outcomes.end(),
-                                      [](const PointOutcome& o) { return !o.has_record(); });
+  std::vector<SampledOutcome> outcomes =
+      run_sampled(figure.points, options.samples,
+                  {options.jobs, figure.config.name, Progress::style_for(stderr)});
+  if (const int status = report_problems(nominal_outcomes(outcomes)); status != kExitOk) {
+    const auto failed =
+        std::count_if(outcomes.begin(), outcomes.end(),
+                      [](const SampledOutcome& o) { return !o.nominal.has_record(); });
     fmt::print(stderr, "{}: {} of {} points failed; nothing was written\n", figure.config.name,
                failed, figure.points.size());
     return status;
@@ -245,6 +258,7 @@ void add_figure_command(CLI::App& command, int& exit_status) {
   command.add_option("--jobs", options->jobs, "Points at a time")
       ->check(CLI::Range(1, kMostJobs))
       ->capture_default_str();
+  add_sample_options(command, options->samples);
   command.add_option("--out", options->out, "Folder for what is written")->capture_default_str();
   command.add_flag("--json", options->as_json, "Print points and claims as JSON");
   command.callback([options, &exit_status] { exit_status = run_figures(*options); });

@@ -20,14 +20,20 @@ const RecordView& FigureResults::at(std::size_t series, std::size_t position) co
   return records_.at(series * axis_.size() + position);
 }
 
-const RecordView* FigureResults::find(const std::string& series, const std::string& at) const {
+std::optional<std::size_t> FigureResults::position(const std::string& series,
+                                                   const std::string& at) const {
   const auto s = std::find(series_.begin(), series_.end(), series);
   const auto a = std::find(axis_.begin(), axis_.end(), at);
   if (s == series_.end() || a == axis_.end()) {
-    return nullptr;
+    return std::nullopt;
   }
-  return &this->at(static_cast<std::size_t>(s - series_.begin()),
-                   static_cast<std::size_t>(a - axis_.begin()));
+  return static_cast<std::size_t>(s - series_.begin()) * axis_.size() +
+         static_cast<std::size_t>(a - axis_.begin());
+}
+
+const RecordView* FigureResults::find(const std::string& series, const std::string& at) const {
+  const std::optional<std::size_t> found = position(series, at);
+  return found ? &records_[*found] : nullptr;
 }
 
 std::optional<std::string> FigureResults::unit_of(const std::string& metric) const {

@@ -25,6 +25,9 @@ class FigureResults {
   [[nodiscard]] const RecordView& at(std::size_t series, std::size_t position) const;
   /// Nothing when the figure has no such point.
   [[nodiscard]] const RecordView* find(const std::string& series, const std::string& at) const;
+  /// Its place in records(), and in what else is in the order of figure_points().
+  [[nodiscard]] std::optional<std::size_t> position(const std::string& series,
+                                                    const std::string& at) const;
   /// Unit of a metric; nothing when no record has it.
   [[nodiscard]] std::optional<std::string> unit_of(const std::string& metric) const;
 

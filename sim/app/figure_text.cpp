@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -65,6 +67,50 @@ std::string legend(const FigureResults& results, const std::string& metric) {
   return text;
 }
 
+/// A row below that of a series: what 90 % of the samples gave. Empty without samples.
+std::vector<std::string> interval_cells(const FigureConfig& figure, const FigureResults& results,
+                                        std::size_t series) {
+  std::vector<std::string> cells{"  90 %"};
+  bool has_samples = false;
+  for (std::size_t i = 0; i < results.axis().size(); ++i) {
+    const RecordView& record = results.at(series, i);
+    has_samples = has_samples || !record.samples().is_null();
+    const std::optional<Range> interval = record.interval(figure.metric);
+    cells.push_back(
+        interval ? format_metric_range(interval->lowest, interval->highest, "1", kDigits) : "");
+  }
+  return has_samples ? cells : std::vector<std::string>{};
+}
+
+/// How many samples there were, and what became of those that did not run.
+std::string samples_text(const FigureResults& results) {
+  std::set<std::string> varied;
+  std::set<std::string> held;
+  std::string failures;
+  int count = 0;
+  for (std::size_t s = 0; s < results.series().size(); ++s) {
+    for (std::size_t i = 0; i < results.axis().size(); ++i) {
+      const nlohmann::json& samples = results.at(s, i).samples();
+      if (samples.is_null()) {
+        return "";
+      }
+      count = samples.at("count").get<int>();
+      varied.insert(samples.at("varied").begin(), samples.at("varied").end());
+      held.insert(samples.at("held").begin(), samples.at("held").end());
+      for (const auto& [why, number] : samples.at("did_not_run").items()) {
+        if (results.at(s, i).is_ok() || number.get<int>() < count) {
+          failures += fmt::format("{} at {}: {} in {} samples\n", results.series()[s],
+                                  results.axis()[i], why, number.get<int>());
+        }
+      }
+    }
+  }
+  return fmt::format(
+      "90 %: between the 5th and 95th percentile of {} samples of {} constants (fit or assumed, "
+      "with an interval; {} others were held)\n{}",
+      count, varied.size(), held.size(), failures);
+}
+
 std::string results_table(const FigureConfig& figure, const FigureResults& results) {
   std::vector<TextTable::Column> columns{{figure.axis.name, TextTable::Align::left}};
   for (const std::string& at : results.axis()) {
@@ -77,10 +123,15 @@ std::string results_table(const FigureConfig& figure, const FigureResults& resul
       cells.push_back(cell_of(results.at(s, i), figure.metric));
     }
     table.row(std::move(cells));
+    std::vector<std::string> intervals = interval_cells(figure, results, s);
+    if (!intervals.empty()) {
+      table.row(std::move(intervals));
+    }
   }
   return fmt::format("{} [{}] against {} [{}]\n\n{}{}", figure.metric,
                      results.unit_of(figure.metric).value_or("?"), figure.axis.name,
-                     figure.axis.unit, table.text(), legend(results, figure.metric));
+                     figure.axis.unit, table.text(),
+                     legend(results, figure.metric) + samples_text(results));
 }
 
 /// What a reader must know, once each with the series that say it.

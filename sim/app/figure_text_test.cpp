@@ -35,4 +35,43 @@ TEST_CASE("a figure's text marks what does not fit and what is rough") {
         "11 %\n");
 }
 
+TEST_CASE("a figure's text has the intervals of samples below each series") {
+  const auto sampled = [](const RecordView& record, nlohmann::json intervals, int failed) {
+    nlohmann::json document = record.json();
+    document["samples"] = {{"count", 20},
+                           {"did_not_run", nlohmann::json::object()},
+                           {"varied", {"/a", "/b"}},
+                           {"held", {"/c"}},
+                           {"intervals", std::move(intervals)}};
+    if (failed > 0) {
+      document["samples"]["did_not_run"]["out of memory (VRAM)"] = failed;
+    }
+    return RecordView(document);
+  };
+  FigureConfig figure;
+  figure.name = "fig";
+  figure.title = "a title";
+  figure.source = "a paper";
+  figure.metric = "throughput";
+  figure.axis.name = "batch";
+  figure.axis.unit = "sequences";
+  const FigureResults results(
+      {"fast"}, {"4", "8"}, true,
+      {sampled(record_with({{"throughput", 10}}), {{"throughput", {8.5, 11.25}}}, 3),
+       sampled(record_out_of("VRAM"), {}, 20)});
+  CHECK(figure_text(figure, results, {}) ==
+        "fig: a title\n"
+        "a paper\n"
+        "\n"
+        "throughput [token/s] against batch [sequences]\n"
+        "\n"
+        "batch              4         8\n"
+        "------  ------------  --------\n"
+        "fast            10.0  OOM VRAM\n"
+        "  90 %  8.50 to 11.2\n"
+        "90 %: between the 5th and 95th percentile of 20 samples of 2 constants (fit or assumed, "
+        "with an interval; 1 others were held)\n"
+        "fast at 4: out of memory (VRAM) in 3 samples\n");
+}
+
 }  // namespace nearkv

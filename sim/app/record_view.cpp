@@ -36,6 +36,11 @@ RecordView::RecordView(nlohmann::json record) : record_(std::move(record)) {
     metrics_.push_back({metric.at("name").get<std::string>(), metric.at("value").get<double>(),
                         metric.at("unit").get<std::string>(), metric.at("doc").get<std::string>()});
   }
+  if (!samples().is_null()) {
+    for (const auto& [name, ends] : samples().at("intervals").items()) {
+      intervals_[name] = {ends.at(0).get<double>(), ends.at(1).get<double>()};
+    }
+  }
 }
 
 std::string RecordView::name() const { return record_.at("name").get<std::string>(); }
@@ -106,6 +111,16 @@ std::optional<Bounded> RecordView::bounded(std::string_view name) const {
   return Bounded{*value, *value * time / (time + bound), *value * time / (time - bound)};
 }
 
+std::optional<Range> RecordView::interval(std::string_view name) const {
+  const auto found = intervals_.find(name);
+  return found == intervals_.end() ? std::nullopt : std::optional(found->second);
+}
+
+const nlohmann::json& RecordView::samples() const {
+  static const nlohmann::json kNone;
+  return record_.contains("samples") ? record_.at("samples") : kNone;
+}
+
 std::vector<std::string> RecordView::notes() const {
   return record_.at("notes").get<std::vector<std::string>>();
 }
@@ -114,7 +129,8 @@ std::vector<ConstantUse> RecordView::constants(std::string_view source) const {
   std::vector<ConstantUse> uses;
   for (const auto& constant : record_.at("constants").at(std::string(source))) {
     uses.push_back({constant.at("path").get<std::string>(), constant.at("value").get<std::string>(),
-                    std::string(source), constant.at("citation").get<std::string>()});
+                    std::string(source), constant.at("citation").get<std::string>(),
+                    constant.value("interval", "")});
   }
   return uses;
 }

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -47,6 +49,12 @@ class RecordView {
   /// A metric with its sampling error; exact where decode_time has none or has no part in it.
   [[nodiscard]] std::optional<Bounded> bounded(std::string_view name) const;
 
+  /// 90 % of the samples of the uncertain constants gave a result between these; nothing where
+  /// there are no samples.
+  [[nodiscard]] std::optional<Range> interval(std::string_view name) const;
+  /// The record's "samples"; null without.
+  [[nodiscard]] const nlohmann::json& samples() const;
+
   [[nodiscard]] std::vector<std::string> notes() const;
   /// Constants of a source that the record lists (assumed, fit, override).
   [[nodiscard]] std::vector<ConstantUse> constants(std::string_view source) const;
@@ -56,6 +64,7 @@ class RecordView {
  private:
   nlohmann::json record_;
   std::vector<Metric> metrics_;
+  std::map<std::string, Range, std::less<>> intervals_;
 };
 
 }  // namespace nearkv

@@ -34,6 +34,11 @@ std::string cell(const RecordView& record, const std::string& name) {
   return value.has_value() ? format_metric(*value, "s", kDigits) : "-";
 }
 
+std::string interval_cell(const RecordView& record, const std::string& name) {
+  const std::optional<Range> interval = record.interval(name);
+  return interval ? format_metric_range(interval->lowest, interval->highest, "s") : "";
+}
+
 std::string latency_table(const RecordView& record) {
   struct Row {
     const char* metric;
@@ -53,10 +58,16 @@ std::string latency_table(const RecordView& record) {
       continue;
     }
     std::vector<std::string> cells{label, cell(record, metric)};
+    std::vector<std::string> intervals{"  90 % of the samples", interval_cell(record, metric)};
     for (const char* percentile : {"p50", "p90", "p95", "p99"}) {
-      cells.push_back(cell(record, fmt::format("{}/{}", metric, percentile)));
+      const std::string name = fmt::format("{}/{}", metric, percentile);
+      cells.push_back(cell(record, name));
+      intervals.push_back(interval_cell(record, name));
     }
     table.row(cells);
+    if (!record.samples().is_null()) {
+      table.row(intervals);
+    }
   }
   return table.text(kIndent);
 }
@@ -82,7 +93,11 @@ std::string request_summary(const RecordView& record) {
     return "";
   }
   const auto in_unit = [&record](const char* name, std::string_view unit) {
-    return format_metric(record.metric(name).value_or(0), unit, kDigits);
+    const std::optional<Range> interval = record.interval(name);
+    return format_metric(record.metric(name).value_or(0), unit, kDigits) +
+           (interval ? fmt::format(" [{}]",
+                                   format_metric_range(interval->lowest, interval->highest, unit))
+                     : "");
   };
   std::string text =
       fmt::format("\nrequests: {}, all served in {}\n{}", in_unit("request_rate", "request/s"),

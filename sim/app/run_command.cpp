@@ -14,6 +14,8 @@
 #include "sim/app/exit_status.hpp"
 #include "sim/app/point.hpp"
 #include "sim/app/summary.hpp"
+#include "sim/app/uncertainty/sample_options.hpp"
+#include "sim/app/uncertainty/sampled_runs.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -30,6 +32,7 @@ struct RunOptions {
   int jobs = available_cores();
   bool as_json = false;
   bool with_constants = false;
+  SampleOptions samples;
 };
 
 std::vector<PreparedPoint> prepare_all(const RunOptions& options) {
@@ -60,21 +63,35 @@ std::vector<PreparedPoint> prepare_all(const RunOptions& options) {
   return points;
 }
 
-void write_record(const fs::path& folder, const PreparedPoint& point, const PointOutcome& outcome) {
+/// Writes the files of a point and returns what they are, to tell the user.
+std::vector<std::string> write_files(const fs::path& folder, const PreparedPoint& point,
+                                     const SampledOutcome& sampled) {
   const SignalsPutOff whole_files;
-  write_file_atomically(folder / (point.name + ".record.json"), outcome.record_text);
+  std::vector<std::string> written;
+  const auto write = [&](const char* what, const char* ending, const std::string& text) {
+    const fs::path file = folder / (point.name + ending);
+    write_file_atomically(file, text);
+    written.push_back(fmt::format("{}: {}", what, file.string()));
+  };
+  const PointOutcome& outcome = sampled.nominal;
+  write("record", ".record.json", outcome.record_text);
   if (!outcome.requests.empty()) {
-    write_file_atomically(folder / (point.name + ".requests.csv"), outcome.requests);
+    write("requests", ".requests.csv", outcome.requests);
+  }
+  if (!sampled.table.empty()) {
+    write("samples", ".samples.csv", sampled.table);
   }
   write_file_atomically(
       folder / (point.name + ".wall.json"),
       json_text(
           {{"name", point.name}, {"use", use_as_json(outcome.use)}, {"build", build_as_json()}}));
+  return written;
 }
 
-void print_records(const std::vector<PointOutcome>& outcomes, bool is_list) {
+void print_records(const std::vector<SampledOutcome>& outcomes, bool is_list) {
   std::string text;
-  for (const PointOutcome& outcome : outcomes) {
+  for (const SampledOutcome& sampled : outcomes) {
+    const PointOutcome& outcome = sampled.nominal;
     if (outcome.has_record()) {
       text += (text.empty() ? "" : ",\n") +
               outcome.record_text.substr(0, outcome.record_text.find_last_not_of('\n') + 1);
@@ -92,31 +109,27 @@ int run(const RunOptions& options) {
   check_output_folder(options.out);
   const bool is_single = points.size() == 1;
   Progress::Style style = Progress::style_for(stderr);
-  if (is_single && style == Progress::Style::lines) {
+  if (is_single && options.samples.count == 0 && style == Progress::Style::lines) {
     style = Progress::Style::silent;
   }
-  const std::vector<PointOutcome> outcomes = run_points(points, {options.jobs, "run", style});
+  const std::vector<SampledOutcome> outcomes =
+      run_sampled(points, options.samples, {options.jobs, "run", style});
   for (std::size_t i = 0; i < points.size(); ++i) {
-    if (!outcomes[i].has_record()) {
+    if (!outcomes[i].nominal.has_record()) {
       continue;
     }
-    write_record(options.out, points[i], outcomes[i]);
+    const std::vector<std::string> written = write_files(options.out, points[i], outcomes[i]);
     if (!options.as_json) {
-      const RecordView record(json::parse(outcomes[i].record_text));
-      fmt::print("{}{}{}", i > 0 ? "\n\n" : "", summary_of(record),
-                 options.with_constants ? "\n" + constants_table(record) : "");
-      fmt::print("\nrecord: {}\n",
-                 (fs::path(options.out) / (points[i].name + ".record.json")).string());
-      if (!outcomes[i].requests.empty()) {
-        fmt::print("requests: {}\n",
-                   (fs::path(options.out) / (points[i].name + ".requests.csv")).string());
-      }
+      const RecordView record(json::parse(outcomes[i].nominal.record_text));
+      fmt::print("{}{}{}\n{}\n", i > 0 ? "\n\n" : "", summary_of(record),
+                 options.with_constants ? "\n" + constants_table(record) : "",
+                 fmt::join(written, "\n"));
     }
   }
   if (options.as_json) {
     print_records(outcomes, !is_single);
   }
-  return report_problems(outcomes);
+  return report_problems(nominal_outcomes(outcomes));
 }
 
 }  // namespace
@@ -132,6 +145,7 @@ void add_run_command(CLI::App& command, int& exit_status) {
   command.add_option("--jobs", options->jobs, "Points at a time")
       ->check(CLI::Range(1, kMostJobs))
       ->capture_default_str();
+  add_sample_options(command, options->samples);
   command.add_flag("--json", options->as_json,
                    "Print the record instead of a summary (a list of records for several points)");
   command.add_flag("--constants", options->with_constants,

@@ -40,7 +40,7 @@ RunRecord typical_record() {
   metrics.add("cost/capital", 10, "USD", "d");
   metrics.add("cost/electricity", 2.5, "USD", "d");
   record.outcome.notes = {"synthetic tensors"};
-  record.constants = {{"/csd/0/flash/t_read", "50us", "assumed", "not published"},
+  record.constants = {{"/csd/0/flash/t_read", "50us", "assumed", "not published", "30us to 70us"},
                       {"/gpu/0/memory", "48GB", "datasheet", "sheet"}};
   return record;
 }
@@ -77,9 +77,40 @@ TEST_CASE("a summary of a run that is out of memory says what overflowed") {
   CHECK_FALSE(contains(text, "throughput"));
 }
 
+TEST_CASE("a summary of a sampled record has the intervals beside the nominal results") {
+  nlohmann::json record = typical_record().to_json("0");
+  record["samples"] = {{"count", 32},
+                       {"seed", 5},
+                       {"ran", 30},
+                       {"did_not_run", {{"out of memory (VRAM)", 2}}},
+                       {"varied", {"/csd/0/flash/t_read", "/host/x"}},
+                       {"held", {"/csd/0/flash/channels", "/csd/0/flash/x", "/host/y"}},
+                       {"intervals",
+                        {{"throughput", {5.5, 7.25}},
+                         {"decode/phase/csd_attention", {7000, 8000}},
+                         {"utilization/csd/0/flash", {0.7, 0.9}},
+                         {"high_water/VRAM", {31e9, 32e9}},
+                         {"energy_per_token/gpu", {100, 190}},
+                         {"system_price", {8000, 9900}}}}};
+  const std::string text = summary_of(RecordView(record));
+  INFO(text);
+  CHECK(contains(text, "6.554 token/s +- 1.0 %"));
+  CHECK(contains(text, "5.50 to 7.25 token/s\n"));
+  CHECK(contains(text, "75.0 %  7492 s  7000 to 8000 s\n"));
+  CHECK(contains(text, "80.0 %  70.0 % to 90.0 %\n"));
+  CHECK(contains(text, "31.70 GB  31.0 to 32.0 GB\n"));
+  CHECK(contains(text, "150.0 J  100 to 190 J\n"));
+  CHECK(contains(text, "of the system's 9000 USD [8000 to 9900 USD],\n  2.500"));
+  CHECK(contains(text,
+                 "30 of 32 samples ran (seed 5), each with its own values of 2 fit and assumed "
+                 "constants\n  out of memory (VRAM): 2\n"));
+  CHECK(contains(
+      text, "held, as they have no interval (3):\n  /csd/0: flash/channels flash/x\n  /host: y\n"));
+}
+
 TEST_CASE("the constants table gives value, source and reason") {
   const std::string text = constants_table(RecordView(typical_record().to_json("0")));
-  CHECK(contains(text, "/csd/0/flash/t_read   50us  assumed  not published\n"));
+  CHECK(contains(text, "/csd/0/flash/t_read   50us  30us to 70us   assumed  not published\n"));
   CHECK_FALSE(contains(text, "/gpu/0/memory"));
 }
 

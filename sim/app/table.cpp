@@ -156,6 +156,18 @@ std::string format_metric(double value, std::string_view unit, int digits) {
   return fmt::format("{} {}", format_significant(value, digits), unit);
 }
 
+std::string format_metric_range(double lowest, double highest, std::string_view unit, int digits) {
+  std::string from = format_metric(lowest, unit, digits);
+  const std::string to = format_metric(highest, unit, digits);
+  const std::size_t from_unit = from.find(' ');
+  const std::size_t to_unit = to.find(' ');
+  if (from_unit != std::string::npos && to_unit != std::string::npos &&
+      from.substr(from_unit) == to.substr(to_unit)) {
+    from.erase(from_unit);
+  }
+  return fmt::format("{} to {}", from, to);
+}
+
 std::string format_percent(double share) { return fmt::format("{:.1f} %", share * 100); }
 
 }  // namespace nearkv

@@ -48,6 +48,10 @@ class TextTable {
 /// A metric for people: "103 GB", "12.1 ms", "5.43 token/s", "0.789".
 [[nodiscard]] std::string format_metric(double value, std::string_view unit, int digits = 4);
 
+/// "4.93 to 6.1 token/s", "900 us to 1.2 ms": two metrics in one unit.
+[[nodiscard]] std::string format_metric_range(double lowest, double highest, std::string_view unit,
+                                              int digits = 3);
+
 /// "78.9 %".
 [[nodiscard]] std::string format_percent(double share);
 

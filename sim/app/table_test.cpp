@@ -66,4 +66,10 @@ TEST_CASE("metrics are printed with a prefix that fits their unit") {
   CHECK(format_percent(0.789) == "78.9 %");
 }
 
+TEST_CASE("two metrics share their unit where they can") {
+  CHECK(format_metric_range(4.934, 6.1, "token/s") == "4.93 to 6.10 token/s");
+  CHECK(format_metric_range(0.0009, 0.0012, "s") == "900 us to 1.20 ms");
+  CHECK(format_metric_range(0.1, 0.25, "1") == "0.100 to 0.250");
+}
+
 }  // namespace nearkv

@@ -8,14 +8,17 @@
 // "comment" is allowed in every object and means nothing. Duplicate and unknown keys are errors.
 #pragma once
 
+#include <array>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "sim/core/config_numbers.hpp"
 #include "sim/core/fields.hpp"
 
 namespace nearkv {
@@ -44,12 +47,18 @@ void apply_override(nlohmann::json& config, std::string_view assignment);
 void set_existing(nlohmann::json& config, std::string_view path, const nlohmann::json& value,
                   std::string_view origin);
 
+/// What the source of a constant can be.
+inline constexpr std::array<std::string_view, 6> kConstantSources{
+    "datasheet", "measured", "paper", "fit", "assumed", "override"};
+
 /// A constant as a run used it.
 struct ConstantUse {
   std::string path;
   std::string value;
-  std::string source;  // datasheet, measured, paper, fit, assumed or override
+  std::string source;
   std::string citation;
+  std::string interval = {};               // "5us to 8us"; empty when it has none
+  std::optional<FieldNumber> number = {};  // nothing for texts, choices, truths and lists
 };
 
 using FieldLister = std::function<void(FieldVisitor&)>;

@@ -1,4 +1,4 @@
-// Readers and describers of field lists.
+// The reader of field lists.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -11,6 +11,7 @@
 
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
+#include "sim/core/config_numbers.hpp"
 
 namespace nearkv {
 
@@ -18,46 +19,11 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::array<std::string_view, 6> kSources{"datasheet", "measured", "paper",
-                                                   "fit",       "assumed",  "override"};
-constexpr double kLowestInt = std::numeric_limits<int>::min();
 constexpr double kHighestInt = std::numeric_limits<int>::max();
-
-std::string type_phrase(const json& node) {
-  return node.is_null() ? "null" : fmt::format("{} ({})", printable(node.dump()), node.type_name());
-}
 
 /// "Decoder layers." as "Decoder layers", to go into a sentence.
 std::string_view without_full_stop(std::string_view doc) {
   return doc.ends_with('.') ? doc.substr(0, doc.size() - 1) : doc;
-}
-
-/// Formats a limit of a range in the text form of the field.
-using LimitText = std::function<std::string(double)>;
-
-/// The limits of the type int are no news to anybody, unless they are the ones exceeded.
-std::string range_text(const Range& range, const LimitText& text) {
-  const bool has_lowest =
-      range.lowest > std::numeric_limits<double>::lowest() && range.lowest != kLowestInt;
-  const bool has_highest =
-      range.highest < std::numeric_limits<double>::max() && range.highest != kHighestInt;
-  if (has_lowest && has_highest) {
-    return range.lowest == range.highest
-               ? text(range.lowest)
-               : fmt::format("{} to {}", text(range.lowest), text(range.highest));
-  }
-  if (has_lowest) {
-    return fmt::format("at least {}", text(range.lowest));
-  }
-  return has_highest ? fmt::format("at most {}", text(range.highest)) : "";
-}
-
-std::string plain_number(double value) { return fmt::format("{}", value); }
-template <class Quantity>
-std::string quantity_text(double value) {
-  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
-  const bool fits = value < static_cast<double>(kMost);  // which is 2^63, one more than kMost
-  return format_exact(Quantity{fits ? static_cast<std::int64_t>(value) : kMost});
 }
 
 class JsonReader final : public FieldVisitor {
@@ -66,22 +32,8 @@ class JsonReader final : public FieldVisitor {
              std::vector<ConstantUse>& constants)
       : node_(node), path_(std::move(path)), problems_(problems), constants_(constants) {}
 
-  void integer(const FieldInfo& info, std::int64_t& value) override {
-    if (const json* found = scalar(info)) {
-      whole_number(info, path_of(info.name), *found, value);
-    }
-  }
-
-  void real(const FieldInfo& info, double& value) override {
-    if (const json* found = scalar(info)) {
-      if (!found->is_number()) {
-        wrong_type(info, *found, "a number");
-      } else if (in_range(info, path_of(info.name), found->get<double>(), plain_number)) {
-        value = found->get<double>();
-      }
-    }
-  }
-
+  void integer(const FieldInfo& info, std::int64_t& value) override { number(info, value); }
+  void real(const FieldInfo& info, double& value) override { number(info, value); }
   void boolean(const FieldInfo& info, bool& value) override {
     if (const json* found = scalar(info)) {
       if (!found->is_boolean()) {
@@ -109,24 +61,12 @@ class JsonReader final : public FieldVisitor {
     }
   }
 
-  void duration(const FieldInfo& info, SimDuration& value) override {
-    quantity(info, value, parse_duration, "a duration such as \"50us\"");
-  }
-  void bytes(const FieldInfo& info, Bytes& value) override {
-    quantity(info, value, parse_bytes, "a size such as \"4KiB\"");
-  }
-  void rate(const FieldInfo& info, Rate& value) override {
-    quantity(info, value, parse_rate, "a data rate such as \"1.4GB/s\"");
-  }
-  void flop_rate(const FieldInfo& info, FlopRate& value) override {
-    quantity(info, value, parse_flop_rate, "a compute rate such as \"12.7GFLOP/s\"");
-  }
-  void power(const FieldInfo& info, Power& value) override {
-    quantity(info, value, parse_power, "a power such as \"300W\"");
-  }
-  void energy(const FieldInfo& info, Energy& value) override {
-    quantity(info, value, parse_energy, "an energy such as \"60uJ\"");
-  }
+  void duration(const FieldInfo& info, SimDuration& value) override { number(info, value); }
+  void bytes(const FieldInfo& info, Bytes& value) override { number(info, value); }
+  void rate(const FieldInfo& info, Rate& value) override { number(info, value); }
+  void flop_rate(const FieldInfo& info, FlopRate& value) override { number(info, value); }
+  void power(const FieldInfo& info, Power& value) override { number(info, value); }
+  void energy(const FieldInfo& info, Energy& value) override { number(info, value); }
 
   void object(const FieldInfo& info, const std::function<void(FieldVisitor&)>& visit) override {
     if (const json* found = member(info)) {
@@ -167,7 +107,8 @@ class JsonReader final : public FieldVisitor {
     }
     values.assign(found->size(), 0);
     for (std::size_t i = 0; i < found->size(); ++i) {
-      whole_number(info, fmt::format("{}/{}", path_of(info.name), i), (*found)[i], values[i]);
+      const std::string path = fmt::format("{}/{}", path_of(info.name), i);
+      values[i] = read_number<std::int64_t>(info, path, (*found)[i]).value_or(values[i]);
     }
   }
 
@@ -249,28 +190,33 @@ class JsonReader final : public FieldVisitor {
     return &*found;
   }
 
-  /// The value of a scalar field, taken out of its source object if it has one.
-  const json* scalar(const FieldInfo& info) {
+  enum class Interval { allowed, refused };
+
+  /// The value of a scalar field, taken out of its source object if it has one. Only numbers have
+  /// an interval.
+  const json* scalar(const FieldInfo& info, Interval interval = Interval::refused) {
     const json* found = member(info);
     if (found == nullptr) {
       return nullptr;
     }
     if (found->is_object()) {
-      return sourced(info, *found);
+      return sourced(info, *found, interval);
     }
     if (info.kind == FieldKind::constant) {
       problem(path_of(info.name),
               fmt::format("a constant needs its source; write {{\"value\": {}, \"source\": "
                           "\"assumed\", \"citation\": \"why\"}} (sources: {})",
-                          printable(found->dump()), fmt::join(kSources, ", ")));
+                          printable(found->dump()), fmt::join(kConstantSources, ", ")));
       return nullptr;
     }
     return found;
   }
 
-  const json* sourced(const FieldInfo& info, const json& object) {
+  const json* sourced(const FieldInfo& info, const json& object, Interval interval) {
     constexpr std::string_view kWanted =
         "a value with a source has \"value\", \"source\" and \"citation\"";
+    constexpr std::array<std::string_view, 5> kKeys{"value", "source", "citation", "interval",
+                                                    "comment"};
     const std::string path = path_of(info.name);
     const std::size_t problems_before = problems_.size();
     if (!object.contains("value") && !object.contains("source")) {
@@ -278,7 +224,9 @@ class JsonReader final : public FieldVisitor {
       return nullptr;
     }
     for (const auto& [key, value] : object.items()) {
-      if (key != "value" && key != "source" && key != "citation" && key != "comment") {
+      if (key == "interval" && interval == Interval::refused) {
+        problem(path + "/interval", "only a number has an interval; remove it");
+      } else if (std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end()) {
         problem(path + "/" + printable(key), fmt::format("unknown key; {}", kWanted));
       }
     }
@@ -288,10 +236,10 @@ class JsonReader final : public FieldVisitor {
       }
     }
     const json& source = object.value("source", json("assumed"));
-    if (!source.is_string() ||
-        std::find(kSources.begin(), kSources.end(), source.get<std::string>()) == kSources.end()) {
+    if (!source.is_string() || std::find(kConstantSources.begin(), kConstantSources.end(),
+                                         source.get<std::string>()) == kConstantSources.end()) {
       problem(path + "/source", fmt::format("is {}; must be one of {}", printable(source.dump()),
-                                            fmt::join(kSources, ", ")));
+                                            fmt::join(kConstantSources, ", ")));
     }
     const json& citation = object.value("citation", json("none"));
     if (!citation.is_string() || citation.get<std::string>().empty()) {
@@ -308,16 +256,80 @@ class JsonReader final : public FieldVisitor {
     return &value;
   }
 
-  void whole_number(const FieldInfo& info, const std::string& path, const json& found,
-                    std::int64_t& value) {
-    constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-    if (!found.is_number_integer()) {
-      problem(path, fmt::format("is {}; must be a whole number, without point or exponent",
-                                type_phrase(found)));
-    } else if (found.is_number_unsigned() && found.get<std::uint64_t>() > kMost) {
-      problem(path, fmt::format("{} is out of range; must be at most {}", found.dump(), kMost));
-    } else if (in_range(info, path, found.get<double>(), plain_number)) {
-      value = found.get<std::int64_t>();
+  /// Reads a numeric field, with its interval if it has one.
+  template <class Number>
+  void number(const FieldInfo& info, Number& value) {
+    const std::size_t constants_before = constants_.size();
+    const json* found = scalar(info, Interval::allowed);
+    if (found == nullptr) {
+      return;
+    }
+    const std::optional<Number> read = read_number<Number>(info, path_of(info.name), *found);
+    if (!read.has_value()) {
+      return;
+    }
+    value = *read;
+    if (constants_.size() > constants_before) {
+      constants_.back().number = FieldNumber{
+          .type = number_type<Number>(),
+          .value = base_units(*read),
+          .range = info.range,
+          .interval = {},
+      };
+      read_interval<Number>(info, *read);
+    }
+  }
+
+  /// Nothing after a problem.
+  template <class Number>
+  std::optional<Number> read_number(const FieldInfo& info, const std::string& path,
+                                    const json& found) {
+    try {
+      const auto read = number_from<Number>(found);
+      if (in_range(info, path, base_units(read), limit_text_of(number_type<Number>()))) {
+        return read;
+      }
+    } catch (const std::invalid_argument& error) {
+      problem(path, error.what());
+    }
+    return std::nullopt;
+  }
+
+  /// Adds the interval of a sourced constant to its use.
+  template <class Number>
+  void read_interval(const FieldInfo& info, Number value) {
+    const json& object = node_.at(std::string(info.name));
+    if (!object.contains("interval")) {
+      return;
+    }
+    const std::string path = path_of(info.name) + "/interval";
+    const json& ends = object.at("interval");
+    constexpr std::string_view kWanted =
+        "a list of two values, the ends of the 90 % interval around the value";
+    if (!ends.is_array() || ends.size() != 2) {
+      problem(path, fmt::format("is {}; must be {}", type_phrase(ends), kWanted));
+      return;
+    }
+    const auto lowest = read_number<Number>(info, path + "/0", ends[0]);
+    const auto highest = read_number<Number>(info, path + "/1", ends[1]);
+    if (!lowest || !highest) {
+      return;
+    }
+    const LimitText text = limit_text_of(number_type<Number>());
+    const Range interval{base_units(*lowest), base_units(*highest)};
+    const double inside = base_units(value);
+    if (interval.lowest >= interval.highest) {
+      problem(path,
+              fmt::format("is {} to {}; the lower end comes first and must be below the other",
+                          text(interval.lowest), text(interval.highest)));
+    } else if (inside < interval.lowest || inside > interval.highest) {
+      problem(path,
+              fmt::format("{} to {} does not hold the value, {}; must be {}", text(interval.lowest),
+                          text(interval.highest), text(inside), kWanted));
+    } else {
+      ConstantUse& use = constants_.back();
+      use.number->interval = interval;
+      use.interval = fmt::format("{} to {}", text(interval.lowest), text(interval.highest));
     }
   }
 
@@ -355,32 +367,6 @@ class JsonReader final : public FieldVisitor {
     return true;
   }
 
-  template <class Quantity, class Parser>
-  void quantity(const FieldInfo& info, Quantity& value, Parser parse, std::string_view wanted) {
-    const json* found = scalar(info);
-    if (found == nullptr) {
-      return;
-    }
-    if (!found->is_string()) {
-      wrong_type(info, *found, fmt::format("{}, with its unit", wanted));
-      return;
-    }
-    try {
-      const Quantity parsed = parse(found->get<std::string>());
-      double base_units = 0;
-      if constexpr (requires { parsed.per_second(); }) {
-        base_units = static_cast<double>(parsed.per_second());
-      } else {
-        base_units = static_cast<double>(parsed.count());
-      }
-      if (in_range(info, path_of(info.name), base_units, quantity_text<Quantity>)) {
-        value = parsed;
-      }
-    } catch (const std::invalid_argument& error) {
-      problem(path_of(info.name), error.what());
-    }
-  }
-
   void read_object(const json& node, const std::string& path,
                    const std::function<void(FieldVisitor&)>& visit) {
     if (!node.is_object()) {
@@ -400,208 +386,6 @@ class JsonReader final : public FieldVisitor {
   bool fields_are_known_ = true;  // false when a variant's kind could not be read
 };
 
-/// Walks a field list without a config; subclasses say what a field becomes.
-class Describer : public FieldVisitor {
- public:
-  void integer(const FieldInfo& info, std::int64_t& /*value*/) override {
-    leaf(info, "integer", range_text(info.range, plain_number));
-  }
-  void real(const FieldInfo& info, double& /*value*/) override {
-    leaf(info, "number", range_text(info.range, plain_number));
-  }
-  void boolean(const FieldInfo& info, bool& /*value*/) override { leaf(info, "true or false", ""); }
-  void text(const FieldInfo& info, std::string& /*value*/) override { leaf(info, "text", ""); }
-  void choice(const FieldInfo& info, const std::vector<std::string_view>& names,
-              std::size_t& /*index*/) override {
-    leaf(info, "choice", fmt::format("{}", fmt::join(names, ", ")));
-  }
-  void duration(const FieldInfo& info, SimDuration& /*value*/) override {
-    leaf(info, "duration", range_text(info.range, quantity_text<SimDuration>));
-  }
-  void bytes(const FieldInfo& info, Bytes& /*value*/) override {
-    leaf(info, "size", range_text(info.range, quantity_text<Bytes>));
-  }
-  void rate(const FieldInfo& info, Rate& /*value*/) override {
-    leaf(info, "data rate", range_text(info.range, quantity_text<Rate>));
-  }
-  void flop_rate(const FieldInfo& info, FlopRate& /*value*/) override {
-    leaf(info, "compute rate", range_text(info.range, quantity_text<FlopRate>));
-  }
-  void power(const FieldInfo& info, Power& /*value*/) override {
-    leaf(info, "power", range_text(info.range, quantity_text<Power>));
-  }
-  void energy(const FieldInfo& info, Energy& /*value*/) override {
-    leaf(info, "energy", range_text(info.range, quantity_text<Energy>));
-  }
-  void integers(const FieldInfo& info, std::vector<std::int64_t>& /*values*/) override {
-    leaf(info, "list of integers", range_text(info.range, plain_number));
-  }
-  [[nodiscard]] bool checks_rules() const override { return false; }
-  void require(bool /*holds*/, std::string_view /*field*/,
-               const std::string& /*message*/) override {}
-
- protected:
-  virtual void leaf(const FieldInfo& info, std::string_view type, const std::string& range) = 0;
-};
-
-class TextDescriber final : public Describer {
- public:
-  TextDescriber(std::string path, std::vector<FieldDescription>& fields)
-      : path_(std::move(path)), fields_(fields) {}
-
-  void object(const FieldInfo& info, const std::function<void(FieldVisitor&)>& visit) override {
-    leaf(info, "object", "");
-    TextDescriber inner(fmt::format("{}/{}", path_, info.name), fields_);
-    visit(inner);
-  }
-  void list(const FieldInfo& info, const ListAccess& access) override {
-    const std::string length = range_text(info.range, plain_number);
-    leaf(info, "list", length.empty() ? "" : length + " elements");
-    TextDescriber inner(fmt::format("{}/{}/*", path_, info.name), fields_);
-    access.visit_example(inner);
-  }
-  void variant(const FieldInfo& info, const std::vector<std::string_view>& names,
-               std::size_t& index,
-               const std::function<void(std::size_t, FieldVisitor&)>& visit) override {
-    choice(info, names, index);
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      TextDescriber inner(fmt::format("{}[{}={}]", path_, info.name, names[i]), fields_);
-      visit(i, inner);
-    }
-  }
-
- private:
-  void leaf(const FieldInfo& info, std::string_view type, const std::string& range) override {
-    fields_.push_back({fmt::format("{}/{}", path_, info.name), std::string(type), range, info.kind,
-                       std::string(info.doc)});
-  }
-
-  std::string path_;
-  std::vector<FieldDescription>& fields_;
-};
-
-class SchemaDescriber final : public Describer {
- public:
-  json finish() && {
-    json schema{{"type", "object"}, {"properties", properties_}, {"required", required_}};
-    if (!kinds_.empty()) {
-      schema["allOf"] = kinds_;
-    }
-    return schema;
-  }
-
-  static json closed(json schema) {
-    schema["properties"]["comment"] = {{"type", "string"}};
-    schema["unevaluatedProperties"] = false;
-    return schema;
-  }
-
-  void object(const FieldInfo& info, const std::function<void(FieldVisitor&)>& visit) override {
-    SchemaDescriber inner;
-    visit(inner);
-    add(info, closed(std::move(inner).finish()));
-  }
-  void list(const FieldInfo& info, const ListAccess& access) override {
-    SchemaDescriber inner;
-    access.visit_example(inner);
-    json schema{{"type", "array"}, {"items", closed(std::move(inner).finish())}};
-    add_limits(schema, info.range, "minItems", "maxItems");
-    add(info, std::move(schema));
-  }
-  void choice(const FieldInfo& info, const std::vector<std::string_view>& names,
-              std::size_t& /*index*/) override {
-    add(info, sourced(info, {{"enum", names}}));
-  }
-  void variant(const FieldInfo& info, const std::vector<std::string_view>& names,
-               std::size_t& /*index*/,
-               const std::function<void(std::size_t, FieldVisitor&)>& visit) override {
-    const std::string name(info.name);
-    add(info, {{"enum", names}});
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      SchemaDescriber inner;
-      visit(i, inner);
-      kinds_.push_back(
-          {{"if",
-            {{"properties", {{name, {{"const", names[i]}}}}}, {"required", json::array({name})}}},
-           {"then", std::move(inner).finish()}});
-    }
-  }
-
- private:
-  void leaf(const FieldInfo& info, std::string_view type, const std::string& /*range*/) override {
-    add(info, sourced(info, value_schema(info, type)));
-  }
-
-  /// Whole limits as integers: 1, not 1.0.
-  static void add_limits(json& schema, const Range& range, const char* lowest,
-                         const char* highest) {
-    constexpr double kExactIntegers = 1LL << 53;
-    const auto number = [](double value) {
-      const bool is_whole = std::abs(value) <= kExactIntegers && std::trunc(value) == value;
-      return is_whole ? json(static_cast<std::int64_t>(value)) : json(value);
-    };
-    if (range.lowest > std::numeric_limits<double>::lowest()) {
-      schema[lowest] = number(range.lowest);
-    }
-    if (range.highest < std::numeric_limits<double>::max()) {
-      schema[highest] = number(range.highest);
-    }
-  }
-
-  static json value_schema(const FieldInfo& info, std::string_view type) {
-    if (type == "true or false") {
-      return {{"type", "boolean"}};
-    }
-    if (type == "integer" || type == "number") {
-      json schema{{"type", type}};
-      add_limits(schema, info.range, "minimum", "maximum");
-      return schema;
-    }
-    if (type == "list of integers") {
-      json element{{"type", "integer"}};
-      add_limits(element, info.range, "minimum", "maximum");
-      return {{"type", "array"}, {"items", std::move(element)}};
-    }
-    json schema{{"type", "string"}};
-    if (type == "duration") {
-      schema["pattern"] = "^[0-9]+(\\.[0-9]+)?(ps|ns|us|ms|s|min|h)$";
-    } else if (type == "size") {
-      schema["pattern"] = "^[0-9]+(\\.[0-9]+)?([KMGT]i?)?B$";
-    } else if (type == "data rate") {
-      schema["pattern"] = "^[0-9]+(\\.[0-9]+)?([KMGT]i?)?B/s$";
-    } else if (type == "compute rate") {
-      schema["pattern"] = "^[0-9]+(\\.[0-9]+)?[KMGTP]?FLOP/s$";
-    } else if (type == "power") {
-      schema["pattern"] = "^[0-9]+(\\.[0-9]+)?[umk]?W$";
-    } else if (type == "energy") {
-      schema["pattern"] = "^[0-9]+(\\.[0-9]+)?[pnum]?J$";
-    }
-    return schema;
-  }
-
-  static json sourced(const FieldInfo& info, const json& value) {
-    const json with_source{{"type", "object"},
-                           {"properties",
-                            {{"value", value},
-                             {"source", {{"enum", kSources}}},
-                             {"citation", {{"type", "string"}, {"minLength", 1}}},
-                             {"comment", {{"type", "string"}}}}},
-                           {"required", {"value", "source", "citation"}},
-                           {"additionalProperties", false}};
-    return info.kind == FieldKind::constant ? with_source : json{{"anyOf", {value, with_source}}};
-  }
-
-  void add(const FieldInfo& info, json schema) {
-    schema["description"] = info.doc;
-    properties_[std::string(info.name)] = std::move(schema);
-    required_.push_back(info.name);
-  }
-
-  json properties_ = json::object();
-  json required_ = json::array();
-  json kinds_ = json::array();
-};
-
 }  // namespace
 
 std::vector<ConstantUse> read_fields(const json& config, const FieldLister& fields) {
@@ -615,22 +399,6 @@ std::vector<ConstantUse> read_fields(const json& config, const FieldLister& fiel
     throw ConfigError(problems);
   }
   return constants;
-}
-
-json schema_of(const FieldLister& fields, std::string_view title) {
-  SchemaDescriber describer;
-  fields(describer);
-  json schema = SchemaDescriber::closed(std::move(describer).finish());
-  schema["$schema"] = "https://json-schema.org/draft/2020-12/schema";
-  schema["title"] = title;
-  return schema;
-}
-
-std::vector<FieldDescription> describe_fields(const FieldLister& fields) {
-  std::vector<FieldDescription> descriptions;
-  TextDescriber describer("", descriptions);
-  fields(describer);
-  return descriptions;
 }
 
 }  // namespace nearkv

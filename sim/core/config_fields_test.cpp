@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <regex>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -398,6 +400,77 @@ TEST_CASE("config fields: a constant needs its source") {
   CHECK(problems_without("/peak", "value").starts_with("/peak/value: missing; a value with a sou"));
 }
 
+TEST_CASE("config fields: a constant may carry the interval that holds its true value") {
+  json config = good_point();
+  config["flash"][0]["t_read"]["interval"] = {"20us", "0.09ms"};
+  config["batch"] = json::parse(
+      R"({"value": 32, "source": "assumed", "citation": "usual", "interval": [32, 64]})");
+  Point point;
+  const std::vector<ConstantUse> constants = read_fields(config, fields_of(point));
+  CHECK(point.flash[0].t_read == 50us);
+  CHECK(point.batch == 32);
+  const auto of = [&constants](std::string_view path) {
+    return *std::find_if(constants.begin(), constants.end(),
+                         [path](const ConstantUse& use) { return use.path == path; });
+  };
+  const ConstantUse t_read = of("/flash/0/t_read");
+  CHECK(t_read.interval == "20us to 90us");
+  CHECK(t_read.number->type == NumberType::duration);
+  CHECK(t_read.number->value == 50e6);
+  CHECK(t_read.number->range.highest == 1e10);
+  CHECK(t_read.number->interval->lowest == 20e6);
+  CHECK(t_read.number->interval->highest == 90e6);
+  CHECK(of("/batch").interval == "32 to 64");
+  CHECK(of("/draw").interval.empty());
+  CHECK(of("/draw").number->value == 1.5e9);
+  CHECK_FALSE(of("/draw").number->interval.has_value());
+}
+
+TEST_CASE("config fields: what is no interval") {
+  const auto with = [](const std::string& interval) {
+    return problems_with("/flash/0/t_read/interval", interval);
+  };
+  CHECK(with(R"(["30us", "60us"])").empty());
+  CHECK(with(R"("30us")") ==
+        "/flash/0/t_read/interval: is \"30us\" (string); must be a list of two values, the ends of "
+        "the 90 % interval around the value");
+  CHECK(with(R"(["30us"])").starts_with("/flash/0/t_read/interval: is [\"30us\"] (array); must"));
+  CHECK(with(R"(["30us", 60])") ==
+        "/flash/0/t_read/interval/1: is 60 (number); must be a duration such as \"50us\", with its "
+        "unit");
+  CHECK(with(R"(["30us", "1s"])") ==
+        "/flash/0/t_read/interval/1: 1s is out of range; must be 1ps to 10ms");
+  CHECK(with(R"(["60us", "70us"])") ==
+        "/flash/0/t_read/interval: 60us to 70us does not hold the value, 50us; must be a list of "
+        "two values, the ends of the 90 % interval around the value");
+  CHECK(with(R"(["60us", "40us"])") ==
+        "/flash/0/t_read/interval: is 60us to 40us; the lower end comes first and must be below "
+        "the other");
+  CHECK(problems_with("/name", R"({"value": "p", "source": "assumed", "citation": "a name",
+                                   "interval": ["a", "z"]})") ==
+        "/name/interval: only a number has an interval; remove it");
+}
+
+TEST_CASE("config fields: numbers by type are written as configs write them") {
+  const auto written = [](NumberType type, double value) {
+    const json json_value = number_as_json(type, value);
+    CHECK(number_from_json(type, json_value) == std::round(value));
+    return json_value;
+  };
+  CHECK(written(NumberType::duration, 50e6) == "50us");
+  CHECK(written(NumberType::bytes, 4096.4) == "4KiB");
+  CHECK(written(NumberType::rate, 1.4e9) == "1.4GB/s");
+  CHECK(written(NumberType::flop_rate, 12.7e9) == "12.7GFLOP/s");
+  CHECK(written(NumberType::power, 300e6) == "300W");
+  CHECK(written(NumberType::energy, 60e6) == "60uJ");
+  CHECK(written(NumberType::integer, 7.6) == 8);
+  CHECK(number_as_json(NumberType::real, 0.123) == 0.123);
+  CHECK(si_units_of(NumberType::power) * 300e6 == doctest::Approx(300));
+  CHECK(si_unit_name(NumberType::duration) == "s");
+  CHECK_THROWS_AS(static_cast<void>(number_from_json(NumberType::duration, "50")),
+                  std::invalid_argument);
+}
+
 TEST_CASE("config fields: unknown keys come with the nearest name, missing keys with their doc") {
   CHECK(problems_with("/flash/0/colour", "1") ==
         "/flash/0/colour: unknown key; known here: channel_rate, channels, page, policy, t_read");
@@ -534,6 +607,10 @@ TEST_CASE("config fields: reader and schema refuse the same") {
            {"/flash/0/t_read/source", "\"guess\""},
            {"/flash/0/t_read/citation", "\"\""},
            {"/flash/0/t_read/extra", "1"},
+           {"/flash/0/t_read/interval", "\"40us\""},
+           {"/flash/0/t_read/interval", R"(["40us"])"},
+           {"/flash/0/t_read/interval", R"(["40us", "60us", "70us"])"},
+           {"/flash/0/t_read/interval", R"(["40us", 60])"},
            {"/flash/0/policy", "\"random\""},
            {"/peak/value", "\"1TFLOPS\""},
            {"/draw/value", "\"300\""},

@@ -25,8 +25,12 @@ json constants_to_json(const std::vector<ConstantUse>& constants) {
   for (const ConstantUse& constant : constants) {
     ++counts[constant.source];
     if (listed.contains(constant.source)) {
-      listed[constant.source].push_back(
-          {{"path", constant.path}, {"value", constant.value}, {"citation", constant.citation}});
+      json entry{
+          {"path", constant.path}, {"value", constant.value}, {"citation", constant.citation}};
+      if (!constant.interval.empty()) {
+        entry["interval"] = constant.interval;
+      }
+      listed[constant.source].push_back(std::move(entry));
     }
   }
   listed["count_by_source"] = counts;
