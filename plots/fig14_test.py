@@ -89,13 +89,8 @@ def main():
     except ModuleNotFoundError:
         print("skipped: matplotlib is missing; install the Debian package python3-matplotlib")
         return SKIPPED
-    for check in (
-        check_pictures,
-        check_intervals_of_samples,
-        check_all_out_of_memory,
-        check_wide_with_many_systems,
-        check_missing_package,
-    ):
+    for check in (check_pictures, check_intervals_of_samples, check_all_out_of_memory,
+                  check_wide_with_many_systems, check_missing_package):
         with tempfile.TemporaryDirectory() as folder:
             check(Path(folder))
     return 0

@@ -59,8 +59,8 @@ std::string interval_text(const RecordView& record, const std::string& name,
 /// A table with a last column of intervals where the record has samples.
 class ResultTable {
  public:
-  ResultTable(const RecordView& record, std::vector<TextTable::Align> aligns)
-      : has_samples_(!record.samples().is_null()), table_(columns(std::move(aligns))) {}
+  ResultTable(const RecordView& record, const std::vector<TextTable::Align>& aligns)
+      : has_samples_(!record.samples().is_null()), table_(columns(aligns)) {}
 
   void row(std::vector<std::string> cells, std::string interval) {
     if (has_samples_) {
@@ -71,7 +71,8 @@ class ResultTable {
   [[nodiscard]] std::string text() const { return table_.text(kIndent); }
 
  private:
-  [[nodiscard]] std::vector<TextTable::Column> columns(std::vector<TextTable::Align> aligns) const {
+  [[nodiscard]] std::vector<TextTable::Column> columns(
+      const std::vector<TextTable::Align>& aligns) const {
     std::vector<TextTable::Column> columns;
     for (const TextTable::Align align : aligns) {
       columns.push_back({"", align});

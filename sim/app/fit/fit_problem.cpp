@@ -68,6 +68,22 @@ FittedConstant fitted_constant(const FitConstant& spec, const ConstantUse& use,
   return constant;
 }
 
+/// Why a path is none of the constants `paths` of the points.
+template <class Points>
+std::string why_unknown(const std::string& path, const Points& points,
+                        const std::vector<std::string>& paths) {
+  const json::json_pointer place(path);
+  if (std::any_of(points.begin(), points.end(),
+                  [&](const auto& point) { return point.second.config.contains(place); })) {
+    return fmt::format("{} is no constant with a number and a source; nothing else is fitted",
+                       in_quotes(path));
+  }
+  const std::string nearest = nearest_name(path, paths);
+  return fmt::format("no run of the rows has a constant {}; {}", in_quotes(path),
+                     nearest.empty() ? "nearkv run --constants and nearkv describe name them"
+                                     : fmt::format("did you mean \"{}\"?", nearest));
+}
+
 }  // namespace
 
 FitProblem::FitProblem(const FitSpec& spec, RunSetOptions runs) : runs_(std::move(runs)) {
@@ -88,7 +104,8 @@ FitProblem::FitProblem(const FitSpec& spec, RunSetOptions runs) : runs_(std::mov
 void FitProblem::find_constants(const FitSpec& spec) {
   std::map<std::string, ConstantUse> uses;  // of numbers, in any run
   std::vector<std::string> paths;
-  for (const auto& [name, point] : points_of_rows(rows_, {})) {
+  const Points points = points_of_rows(rows_, {});
+  for (const auto& [name, point] : points) {
     for (const ConstantUse& use : constants_of(point.config)) {
       if (use.number && uses.emplace(use.path, use).second) {
         paths.push_back(use.path);
@@ -102,12 +119,7 @@ void FitProblem::find_constants(const FitSpec& spec) {
     try {
       const auto use = uses.find(constant.path);
       if (use == uses.end()) {
-        const std::string nearest = nearest_name(constant.path, paths);
-        throw ConfigError(
-            fmt::format("{}/path: no run of the rows has a constant {} with a number; {}", where,
-                        in_quotes(constant.path),
-                        nearest.empty() ? "nearkv run --constants and nearkv describe name them"
-                                        : fmt::format("did you mean \"{}\"?", nearest)));
+        throw ConfigError(where + "/path: " + why_unknown(constant.path, points, paths));
       }
       constants_.push_back(fitted_constant(constant, use->second, where));
     } catch (const ConfigError& error) {
@@ -146,9 +158,9 @@ std::vector<std::string> FitProblem::point_names() const {
 FitProblem::Points FitProblem::points_of_rows(const std::vector<FitRow>& rows,
                                               const std::vector<double>& constants) {
   Points points;
-  for (std::size_t s = 0; s < suites_.size(); ++s) {
+  for (Suite& suite : suites_) {
     for (std::size_t c = 0; c < constants.size(); ++c) {
-      set_in_points(suites_[s], constants_[c].path,
+      set_in_points(suite, constants_[c].path,
                     number_as_json(constants_[c].use.number->type, constants[c]));
     }
   }

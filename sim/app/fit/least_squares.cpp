@@ -28,12 +28,6 @@ constexpr double kAlmostNothing = 1e-9;  // a sum of squares that is as good as 
 /// logarithm = middle + half width * sin(u). MINPACK wants at least as many residuals as
 /// constants, so zeros are added.
 struct BoundedFunction {
-  using Scalar = double;
-  enum { InputsAtCompileTime = Eigen::Dynamic, ValuesAtCompileTime = Eigen::Dynamic };
-  using InputType = VectorXd;
-  using ValueType = VectorXd;
-  using JacobianType = MatrixXd;
-
   FitObjective& objective;
   Index count;  // of residuals
 

@@ -99,7 +99,7 @@ class Simplex {
   void shrink(double factor) {
     std::vector<VectorXd> places;
     for (std::size_t i = 1; i < corners_.size(); ++i) {
-      places.push_back(best() + factor * (corners_[i].place - best()));
+      places.emplace_back(best() + factor * (corners_[i].place - best()));
     }
     corners_.resize(1);
     add(places);

@@ -20,7 +20,7 @@ ConstantUse duration_use(const std::string& path) {
                       Range{20e6, 80e6}}};
 }
 
-json point_with(std::vector<std::string> paths) {
+json point_with(const std::vector<std::string>& paths) {
   json config;
   for (const std::string& path : paths) {
     config[json::json_pointer(path)] = {{"value", "50us"},

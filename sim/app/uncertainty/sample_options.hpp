@@ -3,7 +3,7 @@
 
 #include "sim/app/uncertainty/constant_samples.hpp"
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming): CLI11's
 class App;
 }
 
