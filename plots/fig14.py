@@ -99,8 +99,9 @@ def draw(rows, units):
     axes.grid(axis="y")
     axes.set_xlabel(f"batch size ({units['batch']})")
     axes.set_ylabel(f"throughput ({units.get('throughput', 'token/s')})")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.46 if is_narrow else 0.5, 1.0), ncol=len(systems), frameon=False,
-                handlelength=1.4, handletextpad=0.4, columnspacing=0.8)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.46 if is_narrow else 0.5, 1.0),
+                ncol=len(systems), frameon=False, handlelength=1.4, handletextpad=0.4,
+                columnspacing=0.8)
     return figure
 
 

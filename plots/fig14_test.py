@@ -60,6 +60,20 @@ def check_all_out_of_memory(folder):
     assert done.returncode == 0, done.stderr
 
 
+def check_wide_with_many_systems(folder):
+    header, *lines = (PLOTS / "fixtures" / "fig14.csv").read_text(encoding="utf-8").splitlines()
+    lines += [line.replace("flexgen,", name) for line in lines if line.startswith("flexgen,")
+              for name in ("flexgen_gds,", "recompute_static,")]
+    data = folder / "many.csv"
+    data.write_text("\n".join([header, *lines]), encoding="utf-8")
+    widths = []
+    for source in (PLOTS / "fixtures" / "fig14.csv", data):
+        done = draw(source, folder / "picture")
+        assert done.returncode == 0, done.stderr
+        widths.append(int.from_bytes((folder / "picture.png").read_bytes()[16:20], "big"))
+    assert widths[1] > 1.5 * widths[0], widths
+
+
 def check_missing_package(folder):
     (folder / "matplotlib.py").write_text("raise ModuleNotFoundError('matplotlib')\n")
     done = draw(PLOTS / "fixtures" / "fig14.csv", folder / "x", PYTHONPATH=str(folder))
@@ -75,12 +89,8 @@ def main():
     except ModuleNotFoundError:
         print("skipped: matplotlib is missing; install the Debian package python3-matplotlib")
         return SKIPPED
-    for check in (
-        check_pictures,
-        check_intervals_of_samples,
-        check_all_out_of_memory,
-        check_missing_package,
-    ):
+    for check in (check_pictures, check_intervals_of_samples, check_all_out_of_memory,
+                  check_wide_with_many_systems, check_missing_package):
         with tempfile.TemporaryDirectory() as folder:
             check(Path(folder))
     return 0

@@ -64,13 +64,14 @@ TEST_CASE("figure claims: the table has those of role test first") {
   const std::vector<FigureClaim> claims = evaluate_claims({}, rows, three_by_two());
   CHECK(claims_table(claims) ==
         "claim  paper  ours  difference  role  what\n"
-        "-----  -----  ----  ----------  ----  ----------------------------------------------\n"
-        "C1         4  5.00     +25.0 %  test  text of C1 (fast 10.0 token/s at 4, slow 2.00\n"
-        "                                      token/s at 8)\n"
+        "-----  -----  ----  ----------  ----  "
+        "-----------------------------------------------------------\n"
+        "C1         4  5.00     +25.0 %  test  "
+        "text of C1 (fast 10.0 token/s at 4, slow 2.00 token/s at 8)\n"
         "C2       yes   yes              test  text of C2\n"
         "C3       yes    no              test  text of C3 (slow at 16 overflows VRAM)\n"
-        "C0         4  2.00     -50.0 %  fit   text of C0 (fast 10.0 token/s at 4, slow 5.00\n"
-        "                                      token/s at 4)\n");
+        "C0         4  2.00     -50.0 %  fit   "
+        "text of C0 (fast 10.0 token/s at 4, slow 5.00 token/s at 4)\n");
 }
 
 TEST_CASE("figure claims: JSON of numbers and of truths") {

@@ -34,6 +34,6 @@ void framework_call_fields(FieldVisitor& v);
 ///   {"kind": "prefill_attention", "batch", "tokens"}, {"kind": "cpu_attention", "batch",
 ///   "context"}
 /// Attention has the heads of the point's model. The metric is "time".
-[[nodiscard]] RunRecord simulate_operation(const PreparedPoint& point);
+[[nodiscard]] RunRecord simulate_operation(const PreparedPoint& prepared);
 
 }  // namespace nearkv

@@ -8,6 +8,7 @@
 #include <optional>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "sim/core/hash.hpp"
 
@@ -57,6 +58,22 @@ class RecordCache {
     std::string record = text->substr(end + 1);
     const bool is_whole = text->compare(0, end, content_hash(record)) == 0;
     return is_whole ? std::optional(std::move(record)) : std::nullopt;
+  }
+
+  /// Drops what the programs of long ago left: each build has a folder of its own.
+  void forget_old_programs() const {
+    constexpr std::size_t kPrograms = 8;
+    std::error_code ignored;
+    std::vector<std::pair<fs::file_time_type, fs::path>> folders;
+    for (const auto& entry : fs::directory_iterator(folder_.parent_path(), ignored)) {
+      if (entry.path() != folder_) {
+        folders.emplace_back(entry.last_write_time(ignored), entry.path());
+      }
+    }
+    std::sort(folders.rbegin(), folders.rend());
+    for (std::size_t i = kPrograms - 1; i < folders.size(); ++i) {
+      fs::remove_all(folders[i].second, ignored);
+    }
   }
 
   void store(const std::string& key, const std::string& record) const {
@@ -121,6 +138,9 @@ RunSet run_set(const std::vector<PreparedPoint>& points, const RunSetOptions& op
                            is_worth_a_line ? options.progress : Progress::Style::silent, store});
   for (std::size_t i = 0; i < missing.size(); ++i) {
     outcomes[missing_keys[i]] = std::move(ran[i]);
+  }
+  if (!missing.empty() && !options.cache.empty()) {
+    cache.forget_old_programs();
   }
   RunSet set{.outcomes = {}, .run = missing.size()};
   for (const std::string& key : keys) {

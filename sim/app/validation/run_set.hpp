@@ -1,8 +1,8 @@
 // Runs design points, or takes their records from the cache.
 //
 // The cache holds one file a record, named by the hash of the resolved config and of the files
-// that it names, in a folder named by the hash of the program. A file that is not as it was
-// written is not used: the point runs again.
+// that it names, in a folder named by the hash of the program; those of the last 8 programs are
+// kept. A file that is not as it was written is not used: the point runs again.
 #pragma once
 
 #include <cstddef>

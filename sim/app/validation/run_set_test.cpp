@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include "sim/app/record_view.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -114,6 +115,19 @@ TEST_CASE("run set: without a cache all runs, and what fails is not cached") {
   CHECK(failed.outcomes[0].end == ChildEnd::user_error);
   CHECK(failed.outcomes[0].problem == "a test: /x: missing");
   CHECK(files_below(folder.path()).empty());
+}
+
+TEST_CASE("run set: the folders of the last programs are kept") {
+  const TemporaryFolder folder;
+  for (int i = 0; i < 20; ++i) {
+    fs::create_directories(folder.path() / "records" / std::to_string(i));
+  }
+  const RunSetOptions options{
+      .jobs = 1, .label = "test", .progress = Progress::Style::silent, .cache = folder.path()};
+  CHECK(run_set({point_of({{"x", 1}})}, options).run == 1);
+  const auto folders = fs::directory_iterator(folder.path() / "records");
+  CHECK(std::distance(fs::begin(folders), fs::end(folders)) == 8);
+  CHECK(run_set({point_of({{"x", 1}})}, options).run == 0);
 }
 
 TEST_CASE("run set: the key changes with the config and with the files that it names") {
