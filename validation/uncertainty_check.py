@@ -128,9 +128,29 @@ def check_samples_that_do_not_run(folder):
     assert all(row["why_not"] for row in rows if row["status"] != "ok")
 
 
+def sourced_in(node):
+    if isinstance(node, dict) and {"value", "source", "citation"} <= node.keys():
+        yield node
+    elif isinstance(node, (dict, list)):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from sourced_in(child)
+
+
+def check_reasons(_folder):
+    """The citation of a constant with an interval says why it is that wide."""
+    files = [file for file in (SOURCE / "configs").rglob("*.json") if file.parent.name != "schema"]
+    found = 0
+    for file in files:
+        for constant in sourced_in(json.loads(file.read_text(encoding="utf-8"))):
+            if "interval" in constant:
+                found += 1
+                assert "interval" in constant["citation"], (file.name, constant)
+    assert found > 100, found
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        for check in (check_intervals, check_draws, check_equal_bytes,
+        for check in (check_reasons, check_intervals, check_draws, check_equal_bytes,
                       check_samples_that_do_not_run):
             check(Path(folder))
     return 0

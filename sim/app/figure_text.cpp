@@ -76,8 +76,10 @@ std::vector<std::string> interval_cells(const FigureConfig& figure, const Figure
     const RecordView& record = results.at(series, i);
     has_samples = has_samples || !record.samples().is_null();
     const std::optional<Range> interval = record.interval(figure.metric);
-    cells.push_back(
-        interval ? format_metric_range(interval->lowest, interval->highest, "1", kDigits) : "");
+    cells.push_back(interval && record.is_ok()
+                        ? fmt::format("{}-{}", format_significant(interval->lowest, kDigits),
+                                      format_significant(interval->highest, kDigits))
+                        : "");
   }
   return has_samples ? cells : std::vector<std::string>{};
 }

@@ -58,20 +58,21 @@ TEST_CASE("a figure's text has the intervals of samples below each series") {
   const FigureResults results(
       {"fast"}, {"4", "8"}, true,
       {sampled(record_with({{"throughput", 10}}), {{"throughput", {8.5, 11.25}}}, 3),
-       sampled(record_out_of("VRAM"), {}, 20)});
+       sampled(record_out_of("VRAM"), {{"throughput", {1, 2}}}, 19)});
   CHECK(figure_text(figure, results, {}) ==
         "fig: a title\n"
         "a paper\n"
         "\n"
         "throughput [token/s] against batch [sequences]\n"
         "\n"
-        "batch              4         8\n"
-        "------  ------------  --------\n"
-        "fast            10.0  OOM VRAM\n"
-        "  90 %  8.50 to 11.2\n"
+        "batch           4         8\n"
+        "------  ---------  --------\n"
+        "fast         10.0  OOM VRAM\n"
+        "  90 %  8.50-11.2\n"
         "90 %: between the 5th and 95th percentile of 20 samples of 2 constants (fit or assumed, "
         "with an interval; 1 others were held)\n"
-        "fast at 4: out of memory (VRAM) in 3 samples\n");
+        "fast at 4: out of memory (VRAM) in 3 samples\n"
+        "fast at 8: out of memory (VRAM) in 19 samples\n");
 }
 
 }  // namespace nearkv
