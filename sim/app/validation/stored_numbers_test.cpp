@@ -24,7 +24,7 @@ PreparedPoint read(const json& content, const json& named_by, const std::string&
   write_file_atomically(folder / kFile, content.dump());
   const json run{{"numbers", kFile}, {"list", list}, {"named_by", named_by.dump()}};
   REQUIRE(is_of_stored_numbers(run));
-  const PreparedPoint point = stored_numbers(run, folder, "mine");
+  PreparedPoint point = stored_numbers(run, folder, "mine");
   fs::remove(folder / kFile);
   return point;
 }
