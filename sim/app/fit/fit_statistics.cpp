@@ -83,12 +83,15 @@ FitStatistics fit_statistics_of(const std::vector<FitParameter>& parameters,
   for (const double residual : solution.residuals) {
     squares += residual * residual;
   }
-  if (found.degrees_of_freedom > 0) {
-    found.residual_variance = std::max(1.0, squares / found.degrees_of_freedom);
+  // Rows that agree better than their tolerances say nothing about these: the variance is known to
+  // be 1, and so is its distribution.
+  const bool is_estimated =
+      found.degrees_of_freedom > 0 && squares > static_cast<double>(found.degrees_of_freedom);
+  if (is_estimated) {
+    found.residual_variance = squares / found.degrees_of_freedom;
   }
-  const double quantile = found.degrees_of_freedom > 0
-                              ? student_quantile(kUpperQuantile, found.degrees_of_freedom)
-                              : normal_quantile(kUpperQuantile);
+  const double quantile = is_estimated ? student_quantile(kUpperQuantile, found.degrees_of_freedom)
+                                       : normal_quantile(kUpperQuantile);
   const VectorXd deviations = deviations_without_rows(parameters, objective);
   const MatrixXd information = jacobian.transpose() * jacobian / found.residual_variance;
   MatrixXd precision = information;

@@ -2,7 +2,8 @@
 //
 // The covariance of the logarithms is (J' J / s2 + P)^-1: J is that of the rows, s2 the residual
 // variance (sum of the squares over rows less constants; at least 1, so that the intervals never
-// say that rows are better known than their sigma), P the precision of what is known besides: the
+// say that rows are better known than their sigma; Student's quantile where it is estimated, the
+// normal one where it is 1), P the precision of what is known besides: the
 // priors, and the bounds as a uniform distribution between them.
 #pragma once
 
