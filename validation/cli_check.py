@@ -228,8 +228,9 @@ def check_figure(folder):
     claims = json.loads(files["fig14_quick.claims.json"])
     assert claims["claims"] == document["claims"] and claims["quick"] is True
     roles = {claim["id"]: claim["role"] for claim in claims["claims"]}
-    assert roles == {"C01": "fit", "C02": "test", "C03": "fit", "C05": "test", "C06": "fit",
-                     "C07": "test", "C08": "test"}, roles
+    assert roles == {"C01": "fit", "C02": "test", "C03": "fit", "C04": "test", "C05": "test",
+                     "C06": "fit", "C07": "test", "C08a": "test", "C08b": "test",
+                     "C09": "test"}, roles
 
 
 def check_missing_matplotlib(folder):

@@ -194,6 +194,7 @@ void AttentionPipeline::work_on(std::uint32_t slot, Piece piece, SimTime now) {
   work_.computing += std::max(SimDuration{0}, done - std::max(now, computing_until_));
   computing_until_ = std::max(computing_until_, done);
   work_.gemv_busy += time;
+  work_.estimating += piece == Piece::channel_page ? time : SimDuration{};
   consumed_[kernel].push(ps(done), slot << kPieceBits | static_cast<std::uint32_t>(piece));
   next_at_ = std::min(next_at_, ps(done));
 }

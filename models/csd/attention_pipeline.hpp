@@ -57,9 +57,10 @@ class AttentionPipeline {
   void page_done(std::uint64_t tag, SimTime at);
 
   struct Work {
-    SimDuration reading{};    // some page was asked for and on its way
-    SimDuration computing{};  // some GeMV unit was at work
-    SimDuration gemv_busy{};  // summed over the units
+    SimDuration reading{};     // some page was asked for and on its way
+    SimDuration computing{};   // some GeMV unit was at work
+    SimDuration gemv_busy{};   // summed over the units
+    SimDuration estimating{};  // the part of it for estimated scores
   };
   [[nodiscard]] const Work& work() const { return work_; }
 

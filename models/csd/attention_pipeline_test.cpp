@@ -128,7 +128,9 @@ TEST_CASE("attention pipeline: slower kernels stall the channel, slower flash le
 
 TEST_CASE("attention pipeline: SparF of one head") {
   const CsdConfig config = pages_config();
-  const SimTime done = Drive(config).attend(at(0ns), batch_of(1, {sparf_head()}));
+  Drive drive(config);
+  const SimTime done = drive.attend(at(0ns), batch_of(1, {sparf_head()}));
+  CHECK(drive.csd.work().estimating == 6 * SimDuration{834ns});
   // Channel pages leave at 44, 47, ... 59, pass the filter in 2 and take ceil(5000 / 6) ns each.
   const SimDuration first = 44us + 5 * SimDuration{3us} + 2us + 834ns;
   // K pages leave at 44, 47, 50, V pages at 53, 56, 59; ceil(3500 / 3) ns each.

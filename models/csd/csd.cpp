@@ -20,6 +20,7 @@ Csd::Work& Csd::Work::operator+=(const Work& o) {
   reading += o.reading;
   computing += o.computing;
   gemv_busy += o.gemv_busy;
+  estimating += o.estimating;
   firmware += o.firmware;
   storing += o.storing;
   reused_batches += o.reused_batches;
@@ -34,6 +35,7 @@ Csd::Work operator-(Csd::Work a, const Csd::Work& b) {
   a.reading -= b.reading;
   a.computing -= b.computing;
   a.gemv_busy -= b.gemv_busy;
+  a.estimating -= b.estimating;
   a.firmware -= b.firmware;
   a.storing -= b.storing;
   a.reused_batches -= b.reused_batches;
@@ -520,7 +522,9 @@ void Csd::read_first_step(int pair, SimTime now) {
 
 void Csd::estimate_scores(int pair, SimTime now) {
   const HeadReads& reads = reads_of(pair);
+  const SimDuration busy_before = work_.gemv_busy;
   const SimTime softmax = compute(now, reads.estimate_flops) + config_.engine.softmax_latency;
+  work_.estimating += work_.gemv_busy - busy_before;
   push(argtopk_.issue(softmax, argtopk_time(reads.score_elements)).done, EventKind::selected, pair);
 }
 
@@ -751,6 +755,7 @@ Csd::Work Csd::work() const {
     work.reading += engine.reading;
     work.computing += engine.computing;
     work.gemv_busy += engine.gemv_busy;
+    work.estimating += engine.estimating;
   }
   return work;
 }

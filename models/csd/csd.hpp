@@ -119,13 +119,14 @@ class Csd final : public Component, private PageSink {
   struct Work {
     CsdFlash::Counters flash;
     std::int64_t attends = 0;
-    std::int64_t reads = 0;   // commands of submit_read()
-    SimDuration attending{};  // some batch was at work, from its doorbell to its last completion
-    SimDuration reading{};    // some block's pages, or some page, were on their way from flash
-    SimDuration computing{};  // some block was in the attention kernels, or some GeMV unit at work
-    SimDuration gemv_busy{};  // summed over the GeMV units
-    SimDuration firmware{};   // core time
-    SimDuration storing{};    // from a store's submission to its last page
+    std::int64_t reads = 0;    // commands of submit_read()
+    SimDuration attending{};   // some batch was at work, from its doorbell to its last completion
+    SimDuration reading{};     // some block's pages, or some page, were on their way from flash
+    SimDuration computing{};   // some block was in the attention kernels, or some GeMV unit at work
+    SimDuration gemv_busy{};   // summed over the GeMV units
+    SimDuration estimating{};  // the part of it for SparF's estimated scores ("Logit-0")
+    SimDuration firmware{};    // core time
+    SimDuration storing{};     // from a store's submission to its last page
     std::int64_t reused_batches = 0;
 
     Work& operator+=(const Work& o);

@@ -207,6 +207,8 @@ TEST_CASE("csd: SparF of one head is two reads with a selection before each") {
     CHECK(drive.csd.work().flash.pages_read == 12);
     CHECK(drive.csd.work().reading == 128ns + first + 16us + second);
     CHECK(drive.csd.work().computing == 17us);
+    CHECK(drive.csd.work().gemv_busy == 2 * (5us + 7us));  // two units
+    CHECK(drive.csd.work().estimating == 2 * 5us);
   }
 }
 
@@ -590,11 +592,12 @@ struct Trace {
 
 void append_work(Trace& trace, const Csd& csd) {
   const Csd::Work work = csd.work();
-  trace.work.insert(trace.work.end(),
-                    {work.flash.pages_read, work.flash.pages_programmed, work.attends, work.reads,
-                     work.reading.count(), work.computing.count(), work.firmware.count(),
-                     work.storing.count(), work.attending.count(), work.gemv_busy.count(),
-                     work.flash.bus_busy.count(), work.flash.bus_stalled.count()});
+  trace.work.insert(
+      trace.work.end(),
+      {work.flash.pages_read, work.flash.pages_programmed, work.attends, work.reads,
+       work.reading.count(), work.computing.count(), work.firmware.count(), work.storing.count(),
+       work.attending.count(), work.gemv_busy.count(), work.estimating.count(),
+       work.flash.bus_busy.count(), work.flash.bus_stalled.count()});
 }
 
 /// Who comes first when an operation is submitted at the picosecond of one of the drive's events.

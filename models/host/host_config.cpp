@@ -55,6 +55,8 @@ void FrameworkConfig::fields(FieldVisitor& v) {
   v.constant("team_start", team_start,
              "fixed time of a copy or conversion in host memory that a team of all cores does",
              host_work);
+  v.constant("team_rate", team_rate,
+             "bytes a second that such a team reads when it need not wait for memory", at_least(1));
   constexpr double kMost = 64;  // not a constant: a limit against slips
   v.constant("team_slowdown", team_slowdown,
              "factor on the driver thread's times while the team's idle threads spin", {1, kMost});
@@ -98,6 +100,8 @@ void HostConfig::fields(FieldVisitor& v) {
   v.parameter("dram", dram, "host memory", at_least(1));
   v.constant("reserved", reserved, "memory held by operating system and runtime", at_least(0));
   v.constant("dram_rate", dram_rate, "sustained memory bandwidth", at_least(1));
+  v.constant("last_level_cache", last_level_cache,
+             "cache that all cores share; what a copy writes stays there if it fits", at_least(0));
   v.constant("pageable_h2d", pageable_h2d, "copy of pageable memory to the GPU", at_least(1));
   v.constant("pageable_d2h", pageable_d2h, "copy from the GPU into pageable memory", at_least(1));
   v.constant("page_size", page_size, "page of the virtual memory", range_of(512_B, 1_GiB));

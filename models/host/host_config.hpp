@@ -47,6 +47,7 @@ struct FrameworkConfig {
   SimDuration kernel_issue{};  // of the driver: interpreter, dispatcher, launch
   SimDuration task{};          // of the driver, beside kernels: one block of a GPU batch
   SimDuration team_start{};    // until all of the team are at work, and back
+  Rate team_rate{};            // bytes that the team reads at most, whatever memory allows
   double team_slowdown = 1;    // of the driver's times while the team spins
   SimDuration copy_task{};     // of a copy thread, a tensor: queue, views; one thread at a time
   SimDuration file_open{};     // opens and closes a mapped file; one thread at a time
@@ -79,6 +80,7 @@ struct HostConfig {
   Bytes dram{};
   Bytes reserved{};     // held by operating system and runtime
   Rate dram_rate{};     // sustained, all cores
+  Bytes last_level_cache{};
   Rate pageable_h2d{};  // copies of pageable memory; pinned memory moves at link rate
   Rate pageable_d2h{};
   Bytes page_size{};

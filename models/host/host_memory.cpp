@@ -138,14 +138,22 @@ HostMemory::Victim HostMemory::make_room() {
     throw OutOfCapacity("host DRAM", "page cache", extent_size_, pinned_.available(),
                         pinned_.capacity());
   }
+  check(swap_extents_ > swapped_extents_ || resident_anonymous_ < resident_extents_,
+        "no memory can be evicted");
+  const auto is_anonymous = [this](std::int32_t n) {
+    return objects_[nodes_[n].object].kind == MemoryKind::anonymous;
+  };
   std::int32_t oldest = nodes_[kEnds].next;
-  if (swapped_extents_ == swap_extents_) {
-    // Swap is full: as in the kernel only file pages can go.
-    while (oldest != kEnds && objects_[nodes_[oldest].object].kind == MemoryKind::anonymous) {
-      oldest = nodes_[oldest].next;
+  // Where swap is full only file pages can go, as in the kernel. Without any swap the anonymous
+  // ones in front are put behind the others, so that they are not passed again and again.
+  while (swapped_extents_ == swap_extents_ && is_anonymous(oldest)) {
+    const std::int32_t next = nodes_[oldest].next;
+    if (swap_extents_ == 0) {
+      unlink(oldest);
+      append(oldest);
     }
+    oldest = next;
   }
-  check(oldest != kEnds, "no memory can be evicted");
   return evict(oldest);
 }
 

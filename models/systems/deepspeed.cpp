@@ -2,14 +2,23 @@
 // in pageable host memory. Each decode layer copies its KV to the GPU and the new token's K and V
 // back; copies of pageable memory are synchronous, so nothing overlaps. When KV no longer fits
 // host memory, the kernel swaps.
+//
+// What ZeRO-Inference's own models do (transformers fork tjruwase/transformers, branch
+// kvcache-offload-cpu): attention = cpu. K and V lie in host memory as FP32; a decode layer sends q
+// and the new K and V there, the CPU attends (cpu_attention_time), the output goes back. Weights
+// may be offloaded: weights = host copies each layer's from pageable memory before it computes;
+// weights = nvme reads them from the SSDs, past the page cache, one layer ahead, and copies them
+// from pinned memory. Embeddings stay in VRAM.
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "models/llm/operators.hpp"
 #include "models/systems/design_point.hpp"
+#include "models/systems/flexgen_policy.hpp"
 #include "models/systems/layer_loop.hpp"
 #include "models/systems/machine.hpp"
 #include "models/systems/parallel_model.hpp"
@@ -19,6 +28,12 @@ namespace nearkv {
 
 namespace {
 
+enum class AttentionPlace { gpu, cpu };
+enum class LayerWeights { vram, host, nvme };
+
+constexpr int kFp32OfFp16 = 2;        // not a constant: FP32 bytes of an FP16 value's
+constexpr int kLayersOnTheirWay = 2;  // one computes, one arrives
+
 class DeepSpeedSystem final : public BatchSystem {
  public:
   void fields(FieldVisitor& v) override {
@@ -27,6 +42,12 @@ class DeepSpeedSystem final : public BatchSystem {
     v.constant("kv_footprint", kv_footprint_,
                "host memory that a layer's KV takes, and that a step touches, as a multiple of it",
                {1, 16});
+    v.one_of("attention", attention_, {"gpu", "cpu"},
+             "gpu: decode copies K and V there; cpu: the CPU attends over them, as FP32");
+    v.one_of("weights", weights_, {"vram", "host", "nvme"},
+             "where the layers' weights live: VRAM, pageable host memory, or the SSDs");
+    v.require(attention_ == AttentionPlace::gpu || kv_footprint_ >= kFp32OfFp16, "kv_footprint",
+              "must be at least 2; for attention on the CPU, K and V are FP32");
   }
 
   void require_parts(FieldVisitor& v, const DesignPoint& point) const override {
@@ -66,6 +87,10 @@ class DeepSpeedSystem final : public BatchSystem {
                                               TokensOf tokens_of) const;
   [[nodiscard]] std::vector<MemorySpan> touched_by(const RunContext& run, std::int64_t layer,
                                                    int step) const;
+  void place_weights(RunContext& run);
+  void load_weights(RunContext& run, std::int64_t layer);
+  SimTime read_weights(RunContext& run, std::int64_t layer) const;
+  void attend_on_cpu(RunContext& run, std::int64_t layer, int step);
   void create_regions(RunContext& run);
   void remove_regions(RunContext& run);
   void touch(RunContext& run, const std::vector<MemorySpan>& touched);
@@ -73,7 +98,16 @@ class DeepSpeedSystem final : public BatchSystem {
 
   AttentionKernel attention_kernel_ = AttentionKernel::unfused;
   double kv_footprint_ = 0;
+  AttentionPlace attention_ = AttentionPlace::gpu;
+  LayerWeights weights_ = LayerWeights::vram;
 
+  /// A layer's weights on their way from the SSDs.
+  struct Arriving {
+    std::int64_t layer;
+    SimTime at;
+  };
+  std::optional<MemoryObject> weights_off_gpu_;  // of all layers
+  std::optional<Arriving> arriving_;
   std::vector<MemoryObject> regions_;  // layer by layer, in it group by group
   int touched_step_ = 0;               // some region was touched up to this step
 };
@@ -83,11 +117,87 @@ void DeepSpeedSystem::place(RunContext& run) {
   machine.declare_phase("gpu_compute", "GPU operators");
   machine.declare_phase("kv_swap", "page faults on KV in host memory");
   machine.declare_phase("kv_copy", "copies of KV between pageable host memory and VRAM");
-  machine.gauges().add({std::string(Machine::kKvAccess), "s", "KV faults and copies", [&machine] {
-                          return to_seconds(machine.phase("kv_swap") + machine.phase("kv_copy"));
-                        }});
-  run.model.allocate_weights();
+  const bool on_cpu = attention_ == AttentionPlace::cpu;
+  if (on_cpu) {
+    machine.declare_phase("cpu_attention", "decode attention on the CPU");
+  }
+  machine.gauges().add(
+      {std::string(Machine::kKvAccess), "s",
+       on_cpu ? "KV faults and copies, attention on the CPU" : "KV faults and copies",
+       [&machine, on_cpu] {
+         const SimDuration attending = on_cpu ? machine.phase("cpu_attention") : SimDuration{};
+         return to_seconds(machine.phase("kv_swap") + machine.phase("kv_copy") + attending);
+       }});
+  place_weights(run);
   regions_.clear();
+}
+
+void DeepSpeedSystem::place_weights(RunContext& run) {
+  ParallelModel& model = run.model;
+  if (weights_ == LayerWeights::vram) {
+    model.allocate_weights();
+    return;
+  }
+  run.machine.declare_phase("weight_copy", "weights of layers on their way to VRAM");
+  const Bytes layer = model.rank_shape().weight_bytes_per_layer();
+  for (int stage = 0; stage < model.stages(); ++stage) {
+    const Bytes embeddings = model.weight_bytes(stage) - layer * model.layers_of(stage);
+    for (int rank = 0; rank < model.ranks(); ++rank) {
+      run.machine.gpu(stage * model.ranks() + rank)
+          .memory()
+          .allocate("embeddings and weights on their way", embeddings + layer * kLayersOnTheirWay);
+    }
+  }
+  const ModelShape& shape = run.point.model;
+  const Bytes all = shape.weight_bytes_per_layer() * shape.layers;
+  HostStorage& storage = run.machine.host_storage();
+  weights_off_gpu_ = weights_ == LayerWeights::host ? storage.create_region(all)
+                                                    : storage.create_file("weights", all);
+  if (weights_ == LayerWeights::host) {
+    storage.assume_used({*weights_off_gpu_, Bytes{}, all}, Access::write);
+  }
+}
+
+/// When the layer's weights, read from `now` on, are in host memory.
+SimTime DeepSpeedSystem::read_weights(RunContext& run, std::int64_t layer) const {
+  Machine& machine = run.machine;
+  const Bytes size = run.point.model.weight_bytes_per_layer();
+  const Bytes command = run.point.host.memory_extent;
+  const SimTime now = machine.engine().now();
+  SimTime done = now;
+  for (Bytes at{}; at < size; at += command) {
+    const Bytes address = machine.host_storage().address_of(*weights_off_gpu_, size * layer + at);
+    done = std::max(done, machine.ssds().read(now, address, std::min(command, size - at)).done);
+  }
+  return done;
+}
+
+void DeepSpeedSystem::load_weights(RunContext& run, std::int64_t layer) {
+  if (weights_ == LayerWeights::vram) {
+    return;
+  }
+  Machine& machine = run.machine;
+  const ScopedPhase phase(machine, "weight_copy");
+  const Bytes size = run.point.model.weight_bytes_per_layer();
+  if (weights_ == LayerWeights::host) {
+    Completion touched;
+    machine.host_storage().touch_memory(
+        machine.engine().now(), {*weights_off_gpu_, size * layer, size}, Access::read, touched);
+    machine.engine().wait(touched);
+    run.model.copy(Machine::CopyDirection::host_to_gpu, layer, size,
+                   ParallelModel::HostMemoryKind::pageable);
+    return;
+  }
+  if (!arriving_ || arriving_->layer != layer) {
+    arriving_ = {layer, read_weights(run, layer)};
+  }
+  machine.engine().wait_until(std::max(arriving_->at, machine.engine().now()));
+  arriving_.reset();
+  if (layer + 1 < run.point.model.layers) {
+    arriving_ = {layer + 1, read_weights(run, layer + 1)};
+  }
+  run.model.copy(Machine::CopyDirection::host_to_gpu, layer, size,
+                 ParallelModel::HostMemoryKind::pinned);
 }
 
 void DeepSpeedSystem::begin_batch(RunContext& run) { create_regions(run); }
@@ -157,10 +267,12 @@ void DeepSpeedSystem::prefill(RunContext& run) {
       model.hold_workspace("prefill workspace", prompts, attention_kernel_);
   const GpuAllocation kv = model.hold("KV of one layer", model.rank_share(layer_kv));
   model.embed(run.batch->prompt_tokens());
+  const int copies = attention_ == AttentionPlace::cpu ? kFp32OfFp16 : 1;
   for (std::int64_t layer = 0; layer < run.point.model.layers; ++layer) {
+    load_weights(run, layer);
     model.layer(layer, prompts, attention_kernel_);
     touch(run, spans(run, layer, [](const SequenceGroup& group) { return group.prompt_tokens; }));
-    model.copy(Machine::CopyDirection::gpu_to_host, layer, layer_kv,
+    model.copy(Machine::CopyDirection::gpu_to_host, layer, layer_kv * copies,
                ParallelModel::HostMemoryKind::pageable);
   }
   model.next_token(run.batch->sequences());
@@ -202,14 +314,53 @@ void DeepSpeedSystem::decode_step(RunContext& run, int step) {
   LayerLoop(machine, point)
       .run(
           [&](std::int64_t layer) {
+            load_weights(run, layer);
             touch(run, touched_by(run, layer, step));
             touched_step_ = std::max(touched_step_, step);
+            if (attention_ == AttentionPlace::cpu) {
+              attend_on_cpu(run, layer, step);
+              return;
+            }
             copy_kv(Machine::CopyDirection::host_to_gpu, layer, old_kv);
             compute([&] { model.layer(layer, tokens, attention_kernel_); });
             copy_kv(Machine::CopyDirection::gpu_to_host, layer, new_kv);
           },
-          [&](std::int64_t layer) { assume_touched(run, layer, step); });
+          [&](std::int64_t layer) {
+            assume_touched(run, layer, step);
+            if (weights_ == LayerWeights::nvme) {  // the next one came meanwhile
+              arriving_ = {layer + 1, machine.engine().now()};
+            }
+          });
   compute([&] { model.next_token(sequences); });
+}
+
+/// A layer whose K and V stay in host memory.
+void DeepSpeedSystem::attend_on_cpu(RunContext& run, std::int64_t layer, int step) {
+  Machine& machine = run.machine;
+  ParallelModel& model = run.model;
+  const ModelShape& shape = run.point.model;
+  const std::int64_t sequences = run.batch->active_sequences(step);
+  const auto copy = [&](Machine::CopyDirection direction, Bytes size) {
+    const ScopedPhase phase(machine, "kv_copy");
+    model.copy(direction, layer, size, ParallelModel::HostMemoryKind::pageable);
+  };
+  const Bytes heads = shape.values(shape.attention_width) * sequences;  // q, or the output
+  {
+    const ScopedPhase phase(machine, "gpu_compute");
+    model.enter_layer(layer, sequences);
+    model.before_attention(layer, sequences, attention_kernel_);
+  }
+  copy(Machine::CopyDirection::gpu_to_host,
+       (shape.kv_bytes_per_token_and_layer() * sequences + heads) * kFp32OfFp16);
+  {
+    const ScopedPhase phase(machine, "cpu_attention");
+    machine.engine().wait_until(
+        machine.engine().now() +
+        cpu_attention_time(run.point.host, shape, run.batch->context_tokens(step)));
+  }
+  copy(Machine::CopyDirection::host_to_gpu, heads);
+  const ScopedPhase phase(machine, "gpu_compute");
+  model.after_attention(layer, sequences);
 }
 
 }  // namespace

@@ -322,7 +322,9 @@ SimDuration cpu_attention_time(const HostConfig& host, const ModelShape& shape,
 }
 
 SimDuration host_copy_time(const HostConfig& host, Bytes read, Bytes written) {
-  return time_for(read + written, host.dram_rate);
+  const bool stays_in_cache = (read + written) * 2 <= host.last_level_cache;  // K and V
+  return std::max(time_for(read, host.framework.team_rate),
+                  time_for(stays_in_cache ? read : read + written, host.dram_rate));
 }
 
 // -- Cost model ---------------------------------------------------------------------------------

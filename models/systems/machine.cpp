@@ -291,6 +291,8 @@ void Machine::add_csd_gauges(int index) {
                          [csd] { return csd->work().computing; }));
   gauges_.add(busy_gauge(name + "/gemv_units", "GeMV units at work", csd->gemv_units(),
                          [csd] { return csd->work().gemv_busy; }));
+  gauges_.add(busy_gauge(name + "/logit_0", "GeMV units at work on SparF's estimated scores",
+                         csd->gemv_units(), [csd] { return csd->work().estimating; }));
   gauges_.add(busy_gauge(name + "/gemv_units_idle", "GeMV units without work while attention runs",
                          csd->gemv_units(), [csd] { return csd->gemv_idle(); }));
   gauges_.add(busy_gauge(name + "/flash/stalled_channels",

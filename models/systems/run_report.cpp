@@ -1,6 +1,11 @@
 #include "models/systems/run_report.hpp"
 
+#include <cstddef>
+#include <map>
 #include <string>
+#include <vector>
+
+#include <fmt/format.h>
 
 #include "models/systems/energy.hpp"
 #include "models/systems/request_metrics.hpp"
@@ -47,6 +52,32 @@ void report_gauges(Machine& machine, const BatchMeasurements& found, Metrics& me
       metrics.add("prefill_traffic/" + gauge.name, prefill, gauge.unit, "prefill: " + gauge.doc);
       metrics.add("decode_traffic/" + gauge.name, decode, gauge.unit, "decode: " + gauge.doc);
     }
+  }
+}
+
+/// What the CSDs' flash read and programmed, over the time in which some of it was on its way.
+void report_flash_rates(Machine& machine, const BatchMeasurements& found, Metrics& metrics) {
+  std::map<std::string, std::size_t> places;
+  for (std::size_t i = 0; i < machine.gauges().all().size(); ++i) {
+    places[machine.gauges().all()[i].name] = i;
+  }
+  const auto add = [&](const std::vector<double>& phase, const std::string& name,
+                       const std::string& bytes, const std::string& busy, const char* doc) {
+    const double time = phase[places.at(busy)];
+    if (time > 0) {
+      metrics.add(name, phase[places.at(bytes)] / time, "B/s", doc);
+    }
+  };
+  for (int i = 0; places.contains(fmt::format("csd/{}/storing", i)); ++i) {
+    const std::string drive = fmt::format("csd/{}", i);
+    const std::string programmed = drive + "/flash/programmed";
+    const std::string storing = drive + "/storing";
+    add(found.prefill, "prefill_rate/" + drive + "/write", programmed, storing,
+        "prefill: data programmed over the time in which stores were on their way to flash");
+    add(found.decode, "decode_rate/" + drive + "/write", programmed, storing,
+        "decode: data programmed over the time in which stores were on their way to flash");
+    add(found.decode, "decode_rate/" + drive + "/read", drive + "/flash/read", drive + "/reading",
+        "decode: data read over the time in which pages were on their way from flash");
   }
 }
 
@@ -122,6 +153,7 @@ void report_batches(const DesignPoint& point, Machine& machine, const BatchMeasu
     report_filling(served, found, metrics);
   }
   report_gauges(machine, found, metrics);
+  report_flash_rates(machine, found, metrics);
   machine.report_memories(metrics);
   machine.report_kv_storage(metrics);
   std::vector<double> increments = found.prefill;

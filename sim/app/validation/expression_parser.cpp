@@ -1,13 +1,11 @@
-// From the text of an expression to its tree: tokens, then one function a level of precedence.
+// From the words of an expression to its tree: one function a level of precedence.
 #include <algorithm>
-#include <array>
-#include <cctype>
 #include <charconv>
-#include <cmath>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "sim/app/validation/expression_lexer.hpp"
 #include "sim/app/validation/expression_node.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
@@ -19,107 +17,11 @@ namespace {
 using Node = Expression::Node;
 using Type = Node::Type;
 
-struct Token {
-  enum class Kind { number, name, text, symbol, end };
-
-  Kind kind = Kind::end;
-  std::string text{};
-  double number = 0;
-  std::size_t column = 1;
-};
-
-[[noreturn]] void fail(std::size_t column, const std::string& problem) {
-  throw ConfigError(fmt::format("column {}: {}", column, problem));
-}
-
 std::string or_nearest(const std::string& word, const std::vector<std::string>& known) {
   const std::string nearest = nearest_name(word, known);
   return nearest.empty() ? fmt::format("there are: {}", fmt::join(known, ", "))
                          : fmt::format("did you mean \"{}\"?", nearest);
 }
-
-bool begins_name(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0 || c == '_'; }
-bool is_in_name(char c) { return begins_name(c) || std::isdigit(static_cast<unsigned char>(c)); }
-
-class Lexer {
- public:
-  explicit Lexer(const std::string& text) : text_(text) {}
-
-  std::vector<Token> tokens() {
-    std::vector<Token> all;
-    do {
-      all.push_back(next());
-    } while (all.back().kind != Token::Kind::end);
-    return all;
-  }
-
- private:
-  Token next() {
-    while (at_ < text_.size() && std::isspace(static_cast<unsigned char>(text_[at_])) != 0) {
-      ++at_;
-    }
-    Token token{.column = at_ + 1};
-    if (at_ == text_.size()) {
-      token.text = "the end";
-      return token;
-    }
-    const char c = text_[at_];
-    if (std::isdigit(static_cast<unsigned char>(c)) != 0) {
-      number(token);
-    } else if (begins_name(c)) {
-      token.kind = Token::Kind::name;
-      while (at_ < text_.size() && is_in_name(text_[at_])) {
-        token.text += text_[at_++];
-      }
-    } else if (c == '"') {
-      quoted(token);
-    } else {
-      symbol(token);
-    }
-    return token;
-  }
-
-  void number(Token& token) {
-    token.kind = Token::Kind::number;
-    const char* const begin = text_.data() + at_;
-    const auto [rest, error] = std::from_chars(begin, text_.data() + text_.size(), token.number);
-    if (error != std::errc{} || !std::isfinite(token.number)) {
-      fail(token.column, "a number that is too large or too small");
-    }
-    token.text.assign(begin, rest);
-    at_ += token.text.size();
-  }
-
-  void quoted(Token& token) {
-    token.kind = Token::Kind::text;
-    const std::size_t end = text_.find('"', at_ + 1);
-    if (end == std::string::npos) {
-      fail(token.column, "a quote that is not closed");
-    }
-    token.text = text_.substr(at_ + 1, end - at_ - 1);
-    at_ = end + 1;
-  }
-
-  void symbol(Token& token) {
-    constexpr std::array<std::string_view, 14> kSymbols{"<=", ">=", "<", ">", "+", "-", "*",
-                                                        "/",  "(",  ")", "[", "]", ".", ","};
-    const std::string_view rest = std::string_view(text_).substr(at_);
-    const auto* const found =
-        std::find_if(kSymbols.begin(), kSymbols.end(),
-                     [rest](std::string_view s) { return rest.starts_with(s); });
-    if (found == kSymbols.end()) {
-      fail(token.column, fmt::format("{} has no meaning here; the operators are + - * / ( ) < <= > "
-                                     ">= and or not",
-                                     in_quotes(rest.substr(0, 1))));
-    }
-    token.kind = Token::Kind::symbol;
-    token.text = *found;
-    at_ += found->size();
-  }
-
-  const std::string& text_;
-  std::size_t at_ = 0;
-};
 
 std::string_view phrase(Type type) {
   switch (type) {
@@ -142,20 +44,20 @@ void want(const Node& node, Type type, std::string_view who) {
     const std::string_view wanted = type == Type::numbers  ? "numbers along an axis"
                                     : type == Type::points ? "a point without a metric"
                                                            : phrase(type);
-    fail(node.column, fmt::format("{} takes {}, and this is {}", who, wanted, phrase(node.type)));
+    fail_at(node.column,
+            fmt::format("{} takes {}, and this is {}", who, wanted, phrase(node.type)));
   }
 }
 
 class Parser {
  public:
-  Parser(const std::string& text, const RunShapes& runs)
-      : tokens_(Lexer(text).tokens()), runs_(runs) {}
+  Parser(const std::string& text, const RunShapes& runs) : tokens_(tokens_of(text)), runs_(runs) {}
 
   Node parse() {
     Node root = disjunction();
     if (peek().kind != Token::Kind::end) {
-      fail(peek().column, fmt::format("{} after the end of the expression; expected an operator",
-                                      in_quotes(peek().text)));
+      fail_at(peek().column, fmt::format("{} after the end of the expression; expected an operator",
+                                         in_quotes(peek().text)));
     }
     if (root.type != Type::truth) {
       want(root, Type::number, "the expression");
@@ -249,8 +151,8 @@ class Parser {
       const bool is_call = token.kind == Token::Kind::name && is_symbol("(");
       return is_call ? call(token) : reference(token);
     }
-    fail(token.column,
-         fmt::format("expected a number, a name or \"(\", found {}", found_text(token)));
+    fail_at(token.column,
+            fmt::format("expected a number, a name or \"(\", found {}", found_text(token)));
   }
 
   // -- Functions
@@ -259,8 +161,8 @@ class Parser {
     static const std::vector<std::string> kFunctions{
         "min", "max", "best", "abs", "increasing", "decreasing", "runs", "overflows"};
     if (std::find(kFunctions.begin(), kFunctions.end(), name.text) == kFunctions.end()) {
-      fail(name.column, fmt::format("{} is no function; {}", in_quotes(name.text),
-                                    or_nearest(name.text, kFunctions)));
+      fail_at(name.column, fmt::format("{} is no function; {}", in_quotes(name.text),
+                                       or_nearest(name.text, kFunctions)));
     }
     Node node{.kind = Node::Kind::call, .column = name.column, .text = name.text};
     expect("(");
@@ -286,8 +188,8 @@ class Parser {
     const std::string who = node.text + "()";
     const auto count = [&](std::size_t wanted) {
       if (node.children.size() != wanted) {
-        fail(node.column, fmt::format("{} takes {} argument{}, and this has {}", who, wanted,
-                                      wanted == 1 ? "" : "s", node.children.size()));
+        fail_at(node.column, fmt::format("{} takes {} argument{}, and this has {}", who, wanted,
+                                         wanted == 1 ? "" : "s", node.children.size()));
       }
     };
     if (node.text == "runs" || node.text == "overflows") {
@@ -321,16 +223,17 @@ class Parser {
     const auto known = runs_.find(run.text);
     if (known == runs_.end()) {
       if (runs_.empty()) {
-        fail(run.column, fmt::format("{} is no number; only arithmetic is possible here, as there "
-                                     "are no runs",
-                                     in_quotes(run.text)));
+        fail_at(run.column,
+                fmt::format("{} is no number; only arithmetic is possible here, as there "
+                            "are no runs",
+                            in_quotes(run.text)));
       }
       std::vector<std::string> names;
       for (const auto& [name, shape] : runs_) {
         names.push_back(name);
       }
-      fail(run.column, fmt::format("{} is no run of this suite; {}", in_quotes(run.text),
-                                   or_nearest(run.text, names)));
+      fail_at(run.column, fmt::format("{} is no run of this suite; {}", in_quotes(run.text),
+                                      or_nearest(run.text, names)));
     }
     Node node{.kind = Node::Kind::points, .type = Type::points, .column = run.column};
     bool is_along_axis = false;
@@ -353,13 +256,13 @@ class Parser {
   /// The points of FIGURE.SERIES or FIGURE.SERIES[AT]; whether they lie along the axis.
   bool series_points(Node& node, const Token& run, const RunShape& shape) {
     if (!take_if(".")) {
-      fail(run.column, fmt::format("{} is a figure; name one of its series: {}", run.text,
-                                   fmt::join(shape.series, ", ")));
+      fail_at(run.column, fmt::format("{} is a figure; name one of its series: {}", run.text,
+                                      fmt::join(shape.series, ", ")));
     }
     const Token& series = name_after(".", "a series");
     if (std::find(shape.series.begin(), shape.series.end(), series.text) == shape.series.end()) {
-      fail(series.column, fmt::format("{} is no series of {}; {}", in_quotes(series.text), run.text,
-                                      or_nearest(series.text, shape.series)));
+      fail_at(series.column, fmt::format("{} is no series of {}; {}", in_quotes(series.text),
+                                         run.text, or_nearest(series.text, shape.series)));
     }
     if (!take_if("[")) {
       for (const std::string& at : shape.axis) {
@@ -374,8 +277,8 @@ class Parser {
       return value == at.text || (at.kind == Token::Kind::number && is_number(value, at.number));
     });
     if (!is_value || found == shape.axis.end()) {
-      fail(at.column, fmt::format("{} is no value of the axis of {}; there are: {}", found_text(at),
-                                  run.text, fmt::join(shape.axis, ", ")));
+      fail_at(at.column, fmt::format("{} is no value of the axis of {}; there are: {}",
+                                     found_text(at), run.text, fmt::join(shape.axis, ", ")));
     }
     expect("]");
     node.points.push_back({run.text, series.text, *found});
@@ -415,14 +318,14 @@ class Parser {
   }
   void expect(std::string_view symbol) {
     if (!take_if(symbol)) {
-      fail(peek().column, fmt::format("expected \"{}\", found {}", symbol, found_text(peek())));
+      fail_at(peek().column, fmt::format("expected \"{}\", found {}", symbol, found_text(peek())));
     }
   }
   const Token& name_after(std::string_view symbol, std::string_view what) {
     const Token& token = take();
     if (token.kind != Token::Kind::name && token.kind != Token::Kind::text) {
-      fail(token.column,
-           fmt::format("expected {} after \"{}\", found {}", what, symbol, found_text(token)));
+      fail_at(token.column,
+              fmt::format("expected {} after \"{}\", found {}", what, symbol, found_text(token)));
     }
     return token;
   }
@@ -434,7 +337,7 @@ class Parser {
   Node nested(Part part) {
     constexpr int kDeepest = 64;
     if (++depth_ > kDeepest) {
-      fail(peek().column, fmt::format("more than {} levels of brackets", kDeepest));
+      fail_at(peek().column, fmt::format("more than {} levels of brackets", kDeepest));
     }
     Node node = part();
     --depth_;

@@ -122,13 +122,15 @@ void add_run(Table& table, const TableSpec& spec, std::size_t i, const json& row
   table.runs[name].point = PreparedPoint{.origin = fmt::format("{}, row {}", spec.file, i),
                                          .name = name,
                                          .config = point_of(run, spec.point)};
-  const bool is_test = spec.role.empty() ? i % 2 == 0 : spec.role == "test";
+  const std::string own = row.value("role", "");
+  const std::string& said = own.empty() ? spec.role : own;
+  const bool is_test = said.empty() ? i % 2 == 0 : said == "test";
   TableRow comparison{.id = name + " decode_step",
                       .text = run.text(),
                       .group = "decode_step",
                       .unit = "s",
                       .note = spread_text(row, "decode_s"),
-                      .expression = fmt::format("{}.decode_time / {}", name, run.generated - 1),
+                      .expression = name + ".decode_step_median",
                       .role = is_test ? RowRole::test : RowRole::fit,
                       .reference = run.decode_step,
                       .tolerance = {},

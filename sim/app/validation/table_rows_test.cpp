@@ -98,13 +98,19 @@ TEST_CASE("table rows: a FlexGen run gives a decode step and prefill, with the s
   CHECK(read.rows[0].id == "row_0 decode_step");
   CHECK(read.rows[0].group == "decode_step");
   CHECK(read.rows[0].reference == 0.5);
-  CHECK(read.rows[0].expression == "row_0.decode_time / 9");
+  CHECK(read.rows[0].expression == "row_0.decode_step_median");
   CHECK(read.rows[0].note == "measured 2 times: 500 ms to 600 ms (spread 20 %)");
   CHECK(read.rows[1].group == "prefill");
   CHECK(read.rows[1].reference == 2);
   CHECK(read.rows[1].note == "measured 2 times: 2.00 s to 2.20 s (spread 10 %)");
   CHECK(read.rows[0].role == RowRole::test);  // even
   CHECK(read.rows[2].role == RowRole::fit);   // odd
+}
+
+TEST_CASE("table rows: a row may have a role of its own") {
+  json row = flexgen_row();
+  row["role"] = "fit";
+  CHECK(OtherTable("flexgen_h200", {{"rows", {row}}}).read().rows[0].role == RowRole::fit);
 }
 
 TEST_CASE("table rows: a role of the suite is that of all rows") {
