@@ -72,8 +72,8 @@ TEST_CASE("the points of a figure are its series at each axis value") {
 TEST_CASE("an unchanged figure is taken") { CHECK(problem_after("{}").empty()); }
 
 TEST_CASE("an unknown figure is refused with the nearest") {
-  CHECK_THROWS_WITH_AS(static_cast<void>(figure_file("fig41")),
-                       doctest::Contains("fig41: unknown figure; did you mean \"fig14\"?"),
+  CHECK_THROWS_WITH_AS(static_cast<void>(figure_file("fig144")),
+                       doctest::Contains("fig144: unknown figure; did you mean \"fig14\"?"),
                        ConfigError);
 }
 
