@@ -253,8 +253,9 @@ std::string describe(const std::string& part) {
   std::string text = fields_table(chosen);
   text +=
       "\n[constant]: a value that came from somewhere; it is written as {\"value\": ..., "
-      "\"source\": ..., \"citation\": ...}, and a number may have an \"interval\": [..., ...] that "
-      "holds its true value with a probability of 90 %\n";
+      "\"source\": ..., \"citation\": ...};\na number may have an \"interval\": [..., ...] that "
+      "holds "
+      "its true value with a probability of 90 %\n";
   if (prefix.empty()) {
     text +=
         "More: nearkv describe PART for a part (csd/flash); systems, models, metrics and "

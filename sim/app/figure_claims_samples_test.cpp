@@ -1,7 +1,6 @@
-#include "sim/app/figure_claims.hpp"
-
 #include <doctest/doctest.h>
 
+#include "sim/app/figure_claims.hpp"
 #include "sim/app/test_records.hpp"
 
 namespace nearkv {

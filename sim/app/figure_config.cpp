@@ -117,11 +117,13 @@ fs::path figure_file(const std::string& name) {
   const std::vector<std::string> known = known_figures();
   if (std::find(known.begin(), known.end(), name) == known.end()) {
     const std::string nearest = nearest_name(name, known);
-    throw ConfigError(fmt::format(
-        "{}: unknown figure; {}there are: {}", name,
-        nearest.empty() ? "" : fmt::format("did you mean \"{}\"? ", nearest),
-        known.empty() ? fmt::format("none in {}", (shipped_configs() / "figures").string())
-                      : fmt::format("{}, or all, or list", fmt::join(known, ", "))));
+    const std::string there_are =
+        known.empty()
+            ? fmt::format("there are none in {}", (shipped_configs() / "figures").string())
+            : fmt::format("there are: {}, or all, or list", fmt::join(known, ", "));
+    throw ConfigError(
+        fmt::format("{}: unknown figure; {}", name,
+                    nearest.empty() ? there_are : fmt::format("did you mean \"{}\"?", nearest)));
   }
   return shipped_configs() / "figures" / (name + ".json");
 }
