@@ -260,7 +260,8 @@ TEST_CASE("gpu: bad configs are reported with their paths") {
         "/gemm_peak_fractions: is empty; give one point or more");
   CHECK(problem_with("/gemm_peak_fractions/1/rows", 256) ==
         "/gemm_peak_fractions/1/rows: must be above the rows before it");
-  CHECK(problem_with("/reserved_memory/value", "49GiB") ==
+  CHECK(problem_with("/reserved_memory",
+                     {{"value", "49GiB"}, {"source", "assumed"}, {"citation", "made up"}}) ==
         "/reserved_memory: must fit into memory_capacity (48GiB)");
   CHECK(problem_with("/memory_bandwidth/value", "0GB/s").starts_with("/memory_bandwidth: "));
   CHECK(problem_with("/kernel_launch", "5us").starts_with("/kernel_launch: a constant needs its"));

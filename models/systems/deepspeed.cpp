@@ -104,10 +104,11 @@ class DeepSpeedSystem final : public BatchSystem {
   /// A layer's weights on their way from the SSDs.
   struct Arriving {
     std::int64_t layer;
-    SimTime at;
+    std::optional<SimTime> at;  // nothing: it is waited for as long as the one before was
   };
   std::optional<MemoryObject> weights_off_gpu_;  // of all layers
   std::optional<Arriving> arriving_;
+  SimDuration last_wait_{};
   std::vector<MemoryObject> regions_;  // layer by layer, in it group by group
   int touched_step_ = 0;               // some region was touched up to this step
 };
@@ -191,7 +192,10 @@ void DeepSpeedSystem::load_weights(RunContext& run, std::int64_t layer) {
   if (!arriving_ || arriving_->layer != layer) {
     arriving_ = {layer, read_weights(run, layer)};
   }
-  machine.engine().wait_until(std::max(arriving_->at, machine.engine().now()));
+  const SimTime now = machine.engine().now();
+  const SimTime arrival = std::max(now, arriving_->at.value_or(now + last_wait_));
+  last_wait_ = arrival - now;
+  machine.engine().wait_until(arrival);
   arriving_.reset();
   if (layer + 1 < run.point.model.layers) {
     arriving_ = {layer + 1, read_weights(run, layer + 1)};
@@ -327,8 +331,8 @@ void DeepSpeedSystem::decode_step(RunContext& run, int step) {
           },
           [&](std::int64_t layer) {
             assume_touched(run, layer, step);
-            if (weights_ == LayerWeights::nvme) {  // the next one came meanwhile
-              arriving_ = {layer + 1, machine.engine().now()};
+            if (weights_ == LayerWeights::nvme) {
+              arriving_ = {layer + 1, std::nullopt};
             }
           });
   compute([&] { model.next_token(sequences); });

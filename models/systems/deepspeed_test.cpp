@@ -70,9 +70,9 @@ TEST_CASE("deepspeed: weights on the SSDs are read once a step, one layer ahead"
   const RunResult run = run_alone(small_point("deepspeed", kOnlyHost + nvme));
   const double read = run.at("decode_traffic/ssd/read");
   CHECK(read == doctest::Approx(kSteps * kLayers * kLayer).epsilon(1e-3));
-  // 8 channels, 16384 B of 18336 B each at 100 MB/s; the copies of K and V take no part of it.
+  // 8 channels, 16384 B of 18336 B each at 100 MB/s; commands begin and end within pages.
   const double rate = 8 * 16384 / (18336 / 100e6 + 300e-9);
-  CHECK(run.at("decode_time") == doctest::Approx(read / rate).epsilon(0.01));
+  CHECK(run.at("decode_time") == doctest::Approx(read / rate).epsilon(0.03));
   // Where computing takes longer than reading, only the first layer of a step is waited for.
   const Overrides slow_gpu{"gpu/0/kernel_launch=1s"};
   const double computing =

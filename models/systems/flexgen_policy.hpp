@@ -157,9 +157,9 @@ struct WeightPlacement {
 /// Bytes of K and V of `tokens` tokens in the FP32 workspace of CPU attention, one layer.
 [[nodiscard]] Bytes cpu_workspace(const ModelShape& shape, std::int64_t tokens);
 /// A copy of K, or of V, within host memory by a team of all cores; `written` may be wider than
-/// `read`. The larger of read / team_rate and what goes to memory / dram_rate: all that is read, and
-/// what is written unless all of K's and V's copy fits into the last-level cache, from where the
-/// next user takes it.
+/// `read`. The larger of read / team_rate and what goes to memory / dram_rate: all that is read,
+/// and what is written unless all of K's and V's copy fits into the last-level cache, from where
+/// the next user takes it.
 [[nodiscard]] SimDuration host_copy_time(const HostConfig& host, Bytes read, Bytes written);
 
 // -- Cost model and search

@@ -252,6 +252,7 @@ void make_computing_free(FlexGenProblem& problem) {
   problem.gpu.tensor_peak = FlopRate{1'000'000'000'000'000'000};
   problem.gpu.kernel_launch = SimDuration{};
   problem.host.dram_rate = Rate{1'000'000'000'000'000'000};
+  problem.host.framework.team_rate = Rate{1'000'000'000'000'000'000};
   problem.host.cpu_attention.flop_rate = FlopRate{1'000'000'000'000'000'000};
 }
 

@@ -41,8 +41,8 @@ const Overrides kFreeDrive{"ssd/0/flash/mega_transfers=100000",
 const Overrides kPlain{"host/framework/kernel_issue=0ns", "host/framework/task=0ns",
                        "host/framework/team_start=0ns",   "host/framework/team_slowdown=1",
                        "host/framework/copy_task=0ns",    "host/framework/file_open=0ns",
-                       "host/framework/first_pass=0ns",   "system/separate_layers=false",
-                       "system/attention_kernel=unfused"};
+                       "host/framework/first_pass=0ns",   "host/framework/team_rate=1000000TB/s",
+                       "system/separate_layers=false",    "system/attention_kernel=unfused"};
 
 Overrides policy(const std::vector<std::string>& fields) {
   Overrides all;

