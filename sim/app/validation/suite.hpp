@@ -18,6 +18,8 @@
 //     }]
 //   }
 //
+// A run may also be numbers of a measurement that is kept in a file (stored_numbers.hpp).
+//
 // A claim has a `value` (a number), a `reference` (arithmetic without runs: a closed form), or
 // `holds` (true or false; the expression is a truth). It may have a `unit` ("1" without), a
 // `tolerance` of its relative error (the suite's without), a `group` (of the requirements), and

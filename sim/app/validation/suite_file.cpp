@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "models/llm/huggingface_config.hpp"
+#include "sim/app/validation/stored_numbers.hpp"
 #include "sim/app/validation/suite.hpp"
 #include "sim/app/validation/suite_text.hpp"
 #include "sim/app/validation/table_rows.hpp"
@@ -41,7 +42,13 @@ void read_runs(Suite& suite, const json& document) {
     const std::string path = "/runs/" + name;
     SuiteRun& added = suite.runs[name];
     added.set = json::parse(run.at("set").get<std::string>());
-    if (run.contains("point")) {
+    if (is_of_stored_numbers(run)) {
+      try {
+        added.point = stored_numbers(run, suite.file.parent_path(), name);
+      } catch (const ConfigError& error) {
+        problems.push_back(add_before_lines(path, error.what()));
+      }
+    } else if (run.contains("point")) {
       added.point = PreparedPoint{.origin = fmt::format("{}, {}", suite.name, name),
                                   .name = run.at("point").at("name"),
                                   .config = run.at("point")};

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "models/systems/design_point.hpp"
+#include "sim/app/validation/stored_numbers.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -59,6 +60,8 @@ void run_fields(FieldVisitor& v, const json& runs) {
       std::string ignored;
       if (is_figure) {
         fields.parameter("figure", ignored, "a figure's file");
+      } else if (is_of_stored_numbers(item.value())) {
+        stored_numbers_fields(fields);
       } else {
         fields.object({"point", "a design point"}, [](FieldVisitor& inner) {
           DesignPoint point;
@@ -186,6 +189,9 @@ json completed_suite(json document) {
   for (auto& [name, run] : document["runs"].items()) {
     if (run.is_object()) {
       run["set"] = all_set(sets, run, "/runs/" + name).dump();
+      if (is_of_stored_numbers(run) && run.contains("named_by")) {
+        run["named_by"] = run["named_by"].dump();
+      }
       run.erase("sets");
     }
   }
