@@ -174,7 +174,10 @@ RowStatistics statistics_of(const SuiteReport& report, RowRole role, const std::
 
 bool is_reached(const SuiteReport& report, const Requirement& requirement) {
   const RowStatistics test = statistics_of(report, RowRole::test, requirement.group);
-  return test.median && *test.median <= requirement.median && *test.worst <= requirement.worst;
+  const auto is_within = [](std::optional<double> error, std::optional<double> limit) {
+    return !limit || (error && *error <= *limit);
+  };
+  return is_within(test.median, requirement.median) && is_within(test.worst, requirement.worst);
 }
 
 std::string report_text(const std::vector<SuiteReport>& reports) {

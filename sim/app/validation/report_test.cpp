@@ -87,13 +87,16 @@ TEST_CASE("report: a row that has no number is as bad as can be") {
 
 TEST_CASE("report: what is required of all rows is reached or not") {
   Suite suite = small_suite();
-  const auto reached = [&](double median, double worst) {
+  const auto reached = [&](std::optional<double> median, std::optional<double> worst) {
     return is_reached(report_of(suite),
                       {.group = "g", .median = median, .worst = worst, .why = {}});
   };
   CHECK(reached(0.051, 0.21));
   CHECK_FALSE(reached(0.049, 0.21));
   CHECK_FALSE(reached(0.051, 0.19));
+  CHECK(reached(0.051, std::nullopt));
+  CHECK(reached(std::nullopt, 0.21));
+  CHECK_FALSE(reached(std::nullopt, 0.19));
 }
 
 TEST_CASE("report: the table has the test rows first, with verdict and numbers") {

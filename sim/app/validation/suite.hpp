@@ -78,14 +78,12 @@ struct NotCovered {
   std::string reason;
 };
 
-/// What a group of test rows must reach as a whole.
+/// What a group of test rows must reach as a whole: limits of the absolute relative errors.
 struct Requirement {
-  std::string group;  // empty: all rows
-  double median = 0;  // most of the absolute relative errors' median
-  double worst = 0;   // most of any
-  std::string why;    // why it is not reached yet
-
-  void fields(FieldVisitor& v);
+  std::string group;             // empty: all rows
+  std::optional<double> median;  // most of their median
+  std::optional<double> worst;   // most of any
+  std::string why;               // why it is not reached yet
 };
 
 /// The `why` of rows that come from a table.

@@ -197,14 +197,6 @@ void check_suite(const Suite& suite) {
 
 }  // namespace
 
-void Requirement::fields(FieldVisitor& v) {
-  v.parameter("group", group, "group of rows; empty for all");
-  v.parameter("median", median, "most of the median of the absolute relative errors",
-              {0, kLargestTolerance});
-  v.parameter("worst", worst, "most of each of them", {0, kLargestTolerance});
-  v.parameter("why", why, "why it is not reached yet");
-}
-
 Suite load_suite(const fs::path& file, const SuiteOptions& options) {
   Suite suite;
   suite.file = file;

@@ -204,6 +204,9 @@ TEST_CASE("suite: mistakes in its runs are refused with their path") {
             .ends_with("fig41.json: no such file; name a JSON file"));
   CHECK(problem_after(R"({"requirements": [{"group": "g", "median": 0.1, "worst": 0.2}]})") ==
         "/requirements/0/group: no test row is in the group \"g\"");
+  CHECK(problem_after(R"({"requirements": [{"median": 0.1}, {"worst": 0.2}]})").empty());
+  CHECK(problem_after(R"({"requirements": [{}]})") ==
+        "/requirements/0/median: a requirement limits the median, the worst, or both");
   CHECK(problem_after(R"({"reasons": [{"rows": [], "why": "x"}]})") ==
         "/reasons/0/rows: must be a list of at least one row's id");
 }

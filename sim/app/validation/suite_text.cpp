@@ -30,6 +30,17 @@ void list(FieldVisitor& v, std::string_view name, std::string_view doc, std::vec
   v.list({name, doc}, ListAccess{[&values](std::size_t size) { values.resize(size); }, visit, {}});
 }
 
+/// `document` says which of the limits are there.
+void requirement_fields(FieldVisitor& v, const json& document, Requirement& requirement) {
+  v.parameter("group", requirement.group, "group of rows; empty for all");
+  v.parameter("why", requirement.why, "why it is not reached yet");
+  optional(v, document, "median", requirement.median,
+           "most of the median of the absolute relative errors");
+  optional(v, document, "worst", requirement.worst, "most of each of them");
+  v.require(requirement.median.has_value() || requirement.worst.has_value(), "median",
+            "a requirement limits the median, the worst, or both");
+}
+
 void reason_fields(FieldVisitor& v, Reason& reason) {
   std::string names;
   v.parameter("rows", names, "ids of rows; * stands for any text");
@@ -138,7 +149,10 @@ void SuiteText::fields(FieldVisitor& v) {
   v.parameter("title", suite.title, "what it compares, in one line");
   v.parameter("source", suite.source, "where the references are from");
   v.parameter("tolerance", suite.tolerance, "of the relative errors", {0, kLargestTolerance});
-  v.list_of("requirements", suite.requirements, "what groups of test rows must reach");
+  list(v, "requirements", "what groups of test rows must reach", suite.requirements,
+       [this](std::size_t i, FieldVisitor& fields) {
+         requirement_fields(fields, document.at("requirements").at(i), suite.requirements[i]);
+       });
   list(v, "reasons", "why rows of a table do not pass yet", suite.reasons,
        [this](std::size_t i, FieldVisitor& fields) { reason_fields(fields, suite.reasons[i]); });
   v.object({"runs", "design points and figures by the names that expressions use"},
