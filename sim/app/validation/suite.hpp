@@ -9,7 +9,8 @@
 //     "runs": {
 //       "fig14": {"figure": "nearkv:figures/fig14.json"},
 //       "fast": {"point": {"extends": "nearkv:design_points/x.json"},
-//                "set": {"/workload/batch": 64}}
+//                "set": {"/workload/batch": 64}},
+//       "loss": {"accuracy": "accuracy/results/perplexity.json"}
 //     },
 //     "claims": [{
 //       "id": "C01", "text": "...", "role": "fit", "source": "section 6.2",
@@ -90,7 +91,8 @@ struct Reason {
   std::string why;
 };
 
-/// A design point, or a figure: one design point a series and value of its axis.
+/// A design point (or another thing that has a record), or a figure: one design point a series and
+/// value of its axis.
 struct SuiteRun {
   std::optional<PreparedPoint> point;
   std::optional<FigureConfig> figure;

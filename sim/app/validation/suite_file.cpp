@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "models/llm/huggingface_config.hpp"
+#include "sim/app/validation/accuracy_record.hpp"
 #include "sim/app/validation/suite.hpp"
 #include "sim/app/validation/suite_text.hpp"
 #include "sim/app/validation/table_rows.hpp"
@@ -45,15 +46,20 @@ void read_runs(Suite& suite, const json& document) {
       added.point = PreparedPoint{.origin = fmt::format("{}, {}", suite.name, name),
                                   .name = run.at("point").at("name"),
                                   .config = run.at("point")};
-    } else {
-      const std::string file = run.at("figure");
-      const bool is_below_suite = !file.starts_with(kShippedPrefix) && fs::path(file).is_relative();
-      try {
-        added.figure =
-            load_figure(is_below_suite ? suite.file.parent_path() / file : path_of(file));
-      } catch (const ConfigError& error) {
-        problems.push_back(prefix_lines(path + "/figure", error.what()));
+      continue;
+    }
+    const std::string kind = run.contains("figure") ? "figure" : "accuracy";
+    const std::string text = run.at(kind);
+    const bool is_below_suite = !text.starts_with(kShippedPrefix) && fs::path(text).is_relative();
+    const fs::path file = is_below_suite ? suite.file.parent_path() / text : path_of(text);
+    try {
+      if (kind == "figure") {
+        added.figure = load_figure(file);
+      } else {
+        added.point = accuracy_point(file, fmt::format("{}, {}", suite.name, name));
       }
+    } catch (const ConfigError& error) {
+      problems.push_back(prefix_lines(fmt::format("{}/{}", path, kind), error.what()));
     }
   }
   throw_if_any(problems);

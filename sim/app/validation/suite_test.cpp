@@ -123,6 +123,24 @@ TEST_CASE("suite: a run has the values of the sets that it names, and its own ov
   CHECK(of_figure.origin == "mine, fig14, flexgen, batch 8");
 }
 
+TEST_CASE("suite: a run may be a result file of the methods' accuracy") {
+  json document = small_suite();
+  const std::string file =
+      (shipped_configs().parent_path() / "validation/accuracy/results/perplexity.json").string();
+  document["runs"]["loss"] = {{"accuracy", file}};
+  document["claims"][0]["expression"] = "loss.\"sparf/0.125/perplexity\"";
+  const Suite suite = load(document);
+  const PreparedPoint point = prepare(suite, {"loss"});
+  const bool is_design_point = point.run == nullptr;
+  REQUIRE_FALSE(is_design_point);
+  const RecordView record(point.run(point).to_json("test"));
+  CHECK(record.metric("dense/1/perplexity").value() == doctest::Approx(14.326393707901552));
+  CHECK(record.metric("sparf/0.125/increase").value() == doctest::Approx(0.061).epsilon(0.01));
+  CHECK(record.metric("h2o/0.0625/traffic").has_value());
+  document["runs"]["loss"] = {{"accuracy", file + "x"}};
+  CHECK_THROWS_AS(static_cast<void>(load(document)), ConfigError);
+}
+
 TEST_CASE("suite: a value is set in all points that have its path, and in no other") {
   Suite suite = load(small_suite());
   set_in_points(suite, "host/pageable_h2d", "1GB/s");

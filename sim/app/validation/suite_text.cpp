@@ -55,10 +55,11 @@ void reason_fields(FieldVisitor& v, Reason& reason) {
 void run_fields(FieldVisitor& v, const json& runs) {
   for (const auto& item : runs.items()) {
     v.object({item.key(), "a design point or a figure"}, [&](FieldVisitor& fields) {
-      const bool is_figure = item.value().contains("figure");
       std::string ignored;
-      if (is_figure) {
+      if (item.value().contains("figure")) {
         fields.parameter("figure", ignored, "a figure's file");
+      } else if (item.value().contains("accuracy")) {
+        fields.parameter("accuracy", ignored, "a result file of validation/accuracy");
       } else {
         fields.object({"point", "a design point"}, [](FieldVisitor& inner) {
           DesignPoint point;
