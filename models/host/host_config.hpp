@@ -78,8 +78,8 @@ struct HostPriceConfig {
 struct HostConfig {
   int cores = 0;
   Bytes dram{};
-  Bytes reserved{};     // held by operating system and runtime
-  Rate dram_rate{};     // sustained, all cores
+  Bytes reserved{};  // held by operating system and runtime
+  Rate dram_rate{};  // sustained, all cores
   Bytes last_level_cache{};
   Rate pageable_h2d{};  // copies of pageable memory; pinned memory moves at link rate
   Rate pageable_d2h{};

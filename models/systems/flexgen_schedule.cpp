@@ -42,6 +42,9 @@ void FlexGenSchedule::fields(FieldVisitor& v) {
              range_of(1_MiB, 1024_GiB));
   v.parameter("separate_layers", separate_layers_,
               "whether attention and feed-forward network are blocks of their own");
+  v.parameter("pin_weights", pin_weights_,
+              "whether weights in host memory are pinned; else they are copied into pinned memory "
+              "each time");
   v.group("compression", quantization_, "4-bit group-wise quantization");
   v.object({"policy", "where weights, cache and activations live, and how a block is worked on"},
            [this](FieldVisitor& inner) {
@@ -94,6 +97,7 @@ void FlexGenSchedule::place(RunContext& run) {
   loader_ = &machine.add_worker("flexgen/load", machine.host_node());
   cpu_loader_ = &machine.add_worker("flexgen/load_from_cpu", machine.host_node());
   storer_ = &machine.add_worker("flexgen/store", machine.host_node());
+  weight_loader_ = nullptr;
   if (weights_.read_buffers(separate_layers_) > Bytes{}) {
     weight_loader_ = &machine.add_worker("flexgen/weights", machine.host_node());
   }
@@ -108,7 +112,7 @@ void FlexGenSchedule::forget_batch() {
   attention_workspace_.reset();
   loads_.clear();
   stores_.clear();
-  weights_load_.reset();
+  weight_loads_.clear();
   prefetched_step_.reset();
   unstored_.reset();
 }
@@ -296,7 +300,7 @@ void FlexGenSchedule::create_host_regions(RunContext& run) {
 }
 
 void FlexGenSchedule::finish_batch(RunContext& run) {
-  wait_for_stores(run);  // of a prompt without decode steps
+  wait_for(run, stores_, kKvWait);  // of a prompt without decode steps
   HostStorage& storage = run.machine.host_storage();
   const auto remove = [&storage](MemoryObject object) {
     if (object.index >= 0) {
@@ -489,7 +493,7 @@ void FlexGenSchedule::load_weights(RunContext& run, std::int64_t block) {
     copy_to_ranks(run, stage, Machine::CopyDirection::host_to_gpu, of_rank,
                   ParallelModel::HostMemoryKind::pinned);
   };
-  if (const Bytes on_cpu = weights_on_cpu(run, block); on_cpu > Bytes{}) {
+  if (const Bytes on_cpu = weights_on_cpu(run, block); pin_weights_ && on_cpu > Bytes{}) {
     parts.emplace_back([to_gpus, on_cpu] { to_gpus(on_cpu); });
   }
   const std::vector<Bytes> sizes = weight_file_sizes(run, block);
@@ -516,8 +520,31 @@ void FlexGenSchedule::post_weights(RunContext& run, std::int64_t block, int step
     tensors += weights->tensors_on_cpu;
   }
   compute(run, step, [&] { run.model.keep_issuer_busy(kernel_issue(run) * tensors); });
-  weights_load_ = std::make_unique<Completion>();
-  weight_loader_->post([this, &run, block] { load_weights(run, block); }, *weights_load_);
+  if (!pin_weights_ && tensors > 0) {
+    relay_weights(run, block, tensors / 2);  // matrices; what is beside them is small
+  }
+  weight_loader_->post([this, &run, block] { load_weights(run, block); }, new_job(weight_loads_));
+}
+
+/// Weights that are not pinned go through pinned memory as a cache on the CPU does, a matrix at a
+/// time.
+void FlexGenSchedule::relay_weights(RunContext& run, std::int64_t block, std::int64_t matrices) {
+  const ScopedPhase phase(run.machine, kWeightWait);
+  const HostConfig& host = run.point.host;
+  const Bytes all = weights_on_cpu(run, block);
+  const Bytes piece{ceil_div(all.count(), matrices)};
+  for (Bytes at{}; at < all; at += piece) {
+    const Bytes of_rank = std::min(piece, all - at);
+    const Bytes size = of_rank * run.model.ranks();
+    work_on_host(run, kernel_issue(run) * kCallsOfACopy + host.framework.team_start +
+                          host_copy_time(host, size, size));
+    weight_loader_->post(
+        [this, &run, of_rank, stage = stage_of_block(run, block)] {
+          copy_to_ranks(run, stage, Machine::CopyDirection::host_to_gpu, of_rank,
+                        ParallelModel::HostMemoryKind::pinned);
+        },
+        new_job(weight_loads_));
+  }
 }
 
 void FlexGenSchedule::assume_weights_loaded(RunContext& run, std::int64_t block) {
@@ -638,10 +665,9 @@ void FlexGenSchedule::post_load(RunContext& run, const FlexGenSlot& slot) {
   if (cached_tokens(batch.cache[Home::disk], slot.step) > 0) {
     const auto destination = policy_.cpu_attention ? FlexGenDiskCache::Destination::host
                                                    : FlexGenDiskCache::Destination::gpu;
-    loads_.push_back(std::make_unique<Completion>());
     loader_->post([this, &run, slot,
                    destination] { disk_cache_->load(cache_context(run), slot, destination); },
-                  *loads_.back());
+                  new_job(loads_));
   }
   const std::int64_t on_cpu = cached_tokens(batch.cache[Home::cpu], slot.step);
   if (on_cpu == 0) {
@@ -664,13 +690,12 @@ void FlexGenSchedule::post_load(RunContext& run, const FlexGenSlot& slot) {
     work_on_host(run, kernel_issue(run) * kCallsOfACopy + run.point.host.framework.team_start +
                           host_copy_time(run.point.host, read, written));
     if (!policy_.cpu_attention) {
-      loads_.push_back(std::make_unique<Completion>());
       cpu_loader_->post(
           [&run, slot, read] {
             run.model.copy(Machine::CopyDirection::host_to_gpu, slot.layer, read,
                            ParallelModel::HostMemoryKind::pinned);
           },
-          *loads_.back());
+          new_job(loads_));
     }
   }
 }
@@ -690,9 +715,8 @@ void FlexGenSchedule::post_store(RunContext& run, const FlexGenSlot& slot) {
     parts.emplace_back([this, &run, slot] { store_prompts_on_cpu(run, slot); });
   }
   if (!parts.empty()) {
-    stores_.push_back(std::make_unique<Completion>());
     storer_->post([&run, parts = std::move(parts)] { run.machine.together(parts); },
-                  *stores_.back());
+                  new_job(stores_));
   }
   if (on_cpu > 0 && slot.step != FlexGenSlot::kPrefill) {
     const ScopedPhase phase(run.machine, kKvWait);
@@ -759,45 +783,34 @@ void FlexGenSchedule::begin_task(RunContext& run, int step) const {
           [&] { run.model.keep_issuer_busy(at_drivers_pace(run.point.host.framework.task)); });
 }
 
-void FlexGenSchedule::wait_for_loads(RunContext& run) {
-  const ScopedPhase phase(run.machine, kKvWait);
-  for (const std::unique_ptr<Completion>& load : loads_) {
-    run.machine.engine().wait(*load);
+void FlexGenSchedule::wait_for(RunContext& run, Jobs& jobs, const char* phase_name) {
+  const ScopedPhase phase(run.machine, phase_name);
+  for (const std::unique_ptr<Completion>& job : jobs) {
+    run.machine.engine().wait(*job);
   }
-  loads_.clear();
+  jobs.clear();
 }
 
-void FlexGenSchedule::wait_for(RunContext& run, std::unique_ptr<Completion>& completion,
-                               const char* phase_name) {
-  if (completion) {
-    const ScopedPhase phase(run.machine, phase_name);
-    run.machine.engine().wait(*completion);
-    completion.reset();
-  }
-}
-
-void FlexGenSchedule::wait_for_stores(RunContext& run) {
-  const ScopedPhase phase(run.machine, kKvWait);
-  for (const std::unique_ptr<Completion>& store : stores_) {
-    run.machine.engine().wait(*store);
-  }
-  stores_.clear();
+Completion& FlexGenSchedule::new_job(Jobs& jobs) {
+  return *jobs.emplace_back(std::make_unique<Completion>());
 }
 
 /// Without overlap nobody waits for the threads that store (generation_loop_normal does not
 /// synchronize); here, the end of a decode step does.
 void FlexGenSchedule::wait_for_all(RunContext& run) {
   if (policy_.overlap) {
-    wait_for_stores(run);
+    wait_for(run, stores_, kKvWait);
   }
-  wait_for_loads(run);
-  wait_for(run, weights_load_, kWeightWait);
+  wait_for(run, loads_, kKvWait);
+  if (weight_loader_ != nullptr) {
+    wait_for(run, weight_loads_, kWeightWait);
+  }
 }
 
 /// A prefetch for another step than `step` is waited for and thrown away.
 void FlexGenSchedule::finish_foreign_prefetch(RunContext& run, int step) {
   if (prefetched_step_ != step) {
-    wait_for_loads(run);
+    wait_for(run, loads_, kKvWait);
     prefetched_step_.reset();
   }
 }
@@ -1121,7 +1134,7 @@ void FlexGenSchedule::decode_step(RunContext& run, int step) {
   if (policy_.overlap && prefetches_cache() && prefetched_step_ != step) {
     post_load(run, {0, active_batches(step).front(), step});
   }
-  wait_for_loads(run);
+  wait_for(run, loads_, kKvWait);
   issue_ahead_without_overlap(run);
   embed(run, step);
   LayerLoop(run.machine, run.point)
@@ -1129,7 +1142,7 @@ void FlexGenSchedule::decode_step(RunContext& run, int step) {
            [&](std::int64_t layer) { assume_layer(run, layer, step); });
   next_tokens(run, step);
   run.model.end_issuing_ahead();
-  wait_for_stores(run);
+  wait_for(run, stores_, kKvWait);
 }
 
 // -- What a sampled run leaves out --------------------------------------------------------------
@@ -1217,9 +1230,9 @@ void FlexGenSchedule::assume_step(RunContext& run, int step) {
 }
 
 void FlexGenSchedule::warm_up(RunContext& run, int step) {
-  wait_for_stores(run);
+  wait_for(run, stores_, kKvWait);
   finish_foreign_prefetch(run, step);
-  wait_for_loads(run);
+  wait_for(run, loads_, kKvWait);
   disk_cache_->move_contents_to(cache_context(run), step + 1);
   disk_cache_->assume_history(cache_context(run), step);
   // As two steps: the first one evicts what was written long ago, the second leaves in memory what

@@ -14,7 +14,8 @@
 // What the code does, and the model with it:
 // - One thread drives it all (config /host/framework): every block of a GPU batch costs it a task,
 //   every kernel the time to issue it, so that small operators wait for the thread, not the GPU.
-// - Weights on the CPU are pinned and are copied by DMA. Those on disk are files that were read
+// - Weights on the CPU are pinned and are copied by DMA, or go the way of a cache on the CPU. Those
+// on disk are files that were read
 //   into memory-mapped arrays: copy threads move a tensor each through their relay buffers.
 // - The cache on the CPU is not pinned: the driver thread, with a team of all cores, copies K into
 //   pinned memory, from where a DMA fetches it, and then V. A prompt's K and V are transposed on
@@ -145,6 +146,7 @@ class FlexGenSchedule : public BatchSystem {
                                                      std::int64_t block) const;
   void post_weights(RunContext& run, std::int64_t block, int step);
   void load_weights(RunContext& run, std::int64_t block);
+  void relay_weights(RunContext& run, std::int64_t block, std::int64_t matrices);
   void assume_weights_loaded(RunContext& run, std::int64_t block);
   void decompress(RunContext& run, std::int64_t block);
   [[nodiscard]] int stage_of_block(const RunContext& run, std::int64_t block) const;
@@ -187,13 +189,14 @@ class FlexGenSchedule : public BatchSystem {
   void assume_layer(RunContext& run, std::int64_t layer, int step);
   void assume_block(RunContext& run, std::int64_t block, int step);
   void assume_step(RunContext& run, int step);
-  void wait_for(RunContext& run, std::unique_ptr<Completion>& completion, const char* phase);
-  void wait_for_loads(RunContext& run);
-  void wait_for_stores(RunContext& run);
+  using Jobs = std::vector<std::unique_ptr<Completion>>;
+  static void wait_for(RunContext& run, Jobs& jobs, const char* phase);
+  [[nodiscard]] static Completion& new_job(Jobs& jobs);
   void wait_for_all(RunContext& run);
 
   AttentionKernel attention_kernel_ = AttentionKernel::eager;
   bool separate_layers_ = true;
+  bool pin_weights_ = true;
   int copy_thread_count_ = 0;
   Bytes relay_buffer_{};
   GroupQuantization quantization_;
@@ -219,11 +222,11 @@ class FlexGenSchedule : public BatchSystem {
 
   double driver_factor_ = 1;  // on the driver thread's times
 
-  std::vector<std::unique_ptr<Completion>> loads_;   // of the next slot
-  std::vector<std::unique_ptr<Completion>> stores_;  // of slots before
-  std::unique_ptr<Completion> weights_load_;         // of the next block
-  std::optional<int> prefetched_step_;               // its first slot is on its way
-  std::optional<FlexGenSlot> unstored_;              // computed last
+  Jobs loads_;                           // of the next slot
+  Jobs stores_;                          // of slots before
+  Jobs weight_loads_;                    // of the next block
+  std::optional<int> prefetched_step_;   // its first slot is on its way
+  std::optional<FlexGenSlot> unstored_;  // computed last
 };
 
 }  // namespace nearkv

@@ -53,7 +53,7 @@ TEST_CASE("every shipped figure is complete and its points are valid") {
     CHECK(figure.name == name);
     CHECK(figure_points(figure, false).size() ==
           figure.series.size() * figure.axis.values.values.size());
-    CHECK(figure_points(figure, true).size() < figure_points(figure, false).size());
+    CHECK(figure_points(figure, true).size() <= figure_points(figure, false).size());
   }
 }
 

@@ -9,8 +9,7 @@
 //     "runs": {
 //       "fig14": {"figure": "nearkv:figures/fig14.json"},
 //       "fast": {"point": {"extends": "nearkv:design_points/x.json"},
-//                "set": {"/workload/batch": 64}},
-//       "loss": {"accuracy": "accuracy/results/perplexity.json"}
+//                "set": {"/workload/batch": 64}}
 //     },
 //     "claims": [{
 //       "id": "C01", "text": "...", "role": "fit", "source": "section 6.2",
@@ -18,6 +17,8 @@
 //       "value": 6.85
 //     }]
 //   }
+//
+// A run may also be numbers of a measurement that is kept in a file (stored_numbers.hpp).
 //
 // A claim has a `value` (a number), a `reference` (arithmetic without runs: a closed form), or
 // `holds` (true or false; the expression is a truth). It may have a `unit` ("1" without), a

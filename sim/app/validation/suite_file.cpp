@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include "models/llm/huggingface_config.hpp"
-#include "sim/app/validation/accuracy_record.hpp"
+#include "sim/app/validation/stored_numbers.hpp"
 #include "sim/app/validation/suite.hpp"
 #include "sim/app/validation/suite_text.hpp"
 #include "sim/app/validation/table_rows.hpp"
@@ -42,24 +42,25 @@ void read_runs(Suite& suite, const json& document) {
     const std::string path = "/runs/" + name;
     SuiteRun& added = suite.runs[name];
     added.set = json::parse(run.at("set").get<std::string>());
-    if (run.contains("point")) {
+    if (is_of_stored_numbers(run)) {
+      try {
+        added.point = stored_numbers(run, suite.file.parent_path(), name);
+      } catch (const ConfigError& error) {
+        problems.push_back(add_before_lines(path, error.what()));
+      }
+    } else if (run.contains("point")) {
       added.point = PreparedPoint{.origin = fmt::format("{}, {}", suite.name, name),
                                   .name = run.at("point").at("name"),
                                   .config = run.at("point")};
-      continue;
-    }
-    const std::string kind = run.contains("figure") ? "figure" : "accuracy";
-    const std::string text = run.at(kind);
-    const bool is_below_suite = !text.starts_with(kShippedPrefix) && fs::path(text).is_relative();
-    const fs::path file = is_below_suite ? suite.file.parent_path() / text : path_of(text);
-    try {
-      if (kind == "figure") {
-        added.figure = load_figure(file);
-      } else {
-        added.point = accuracy_point(file, fmt::format("{}, {}", suite.name, name));
+    } else {
+      const std::string file = run.at("figure");
+      const bool is_below_suite = !file.starts_with(kShippedPrefix) && fs::path(file).is_relative();
+      try {
+        added.figure =
+            load_figure(is_below_suite ? suite.file.parent_path() / file : path_of(file));
+      } catch (const ConfigError& error) {
+        problems.push_back(prefix_lines(path + "/figure", error.what()));
       }
-    } catch (const ConfigError& error) {
-      problems.push_back(prefix_lines(fmt::format("{}/{}", path, kind), error.what()));
     }
   }
   throw_if_any(problems);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "models/systems/design_point.hpp"
+#include "sim/app/validation/stored_numbers.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -55,11 +56,12 @@ void reason_fields(FieldVisitor& v, Reason& reason) {
 void run_fields(FieldVisitor& v, const json& runs) {
   for (const auto& item : runs.items()) {
     v.object({item.key(), "a design point or a figure"}, [&](FieldVisitor& fields) {
+      const bool is_figure = item.value().contains("figure");
       std::string ignored;
-      if (item.value().contains("figure")) {
+      if (is_figure) {
         fields.parameter("figure", ignored, "a figure's file");
-      } else if (item.value().contains("accuracy")) {
-        fields.parameter("accuracy", ignored, "a result file of validation/accuracy");
+      } else if (is_of_stored_numbers(item.value())) {
+        stored_numbers_fields(fields);
       } else {
         fields.object({"point", "a design point"}, [](FieldVisitor& inner) {
           DesignPoint point;
@@ -187,6 +189,9 @@ json completed_suite(json document) {
   for (auto& [name, run] : document["runs"].items()) {
     if (run.is_object()) {
       run["set"] = all_set(sets, run, "/runs/" + name).dump();
+      if (is_of_stored_numbers(run) && run.contains("named_by")) {
+        run["named_by"] = run["named_by"].dump();
+      }
       run.erase("sets");
     }
   }
