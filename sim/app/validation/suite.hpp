@@ -92,7 +92,8 @@ struct Reason {
   std::string why;
 };
 
-/// A design point, or a figure: one design point a series and value of its axis.
+/// A design point (or another thing that has a record), or a figure: one design point a series and
+/// value of its axis.
 struct SuiteRun {
   std::optional<PreparedPoint> point;
   std::optional<FigureConfig> figure;

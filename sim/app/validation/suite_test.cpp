@@ -1,6 +1,7 @@
 #include "sim/app/validation/suite.hpp"
 
 #include <fstream>
+#include <set>
 
 #include <doctest/doctest.h>
 #include <unistd.h>
@@ -93,6 +94,19 @@ TEST_CASE("suite: every shipped one is complete, and its points are valid") {
       CHECK_FALSE(reason.why.empty());
     }
   }
+}
+
+TEST_CASE("suite: all 29 claims of the paper are there, with the roles of their table") {
+  // C16: fit for flexgen and insti, test for insti-2. A test claim never becomes a fit claim.
+  const std::set<std::string> fit{"C01", "C03", "C06", "C16a", "C16b", "C24a", "C24b", "C24c"};
+  std::set<std::string> claims;
+  for (const Row& row : load_suite(suite_file("paper")).rows) {
+    CAPTURE(row.id);
+    CHECK((row.role == RowRole::fit) == fit.contains(row.id));
+    claims.insert(row.id.substr(0, 3));
+  }
+  CHECK(claims.size() == 29);
+  CHECK(claims.count("C01") + claims.count("C29") == 2);
 }
 
 TEST_CASE("suite: an unknown one is refused with the nearest") {
