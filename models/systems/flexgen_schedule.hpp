@@ -32,6 +32,8 @@
 // - Scores over the vocabulary are computed for all tokens of a prompt (eager code only).
 // Not as in FlexGen: the cache of the first layer is loaded during the last layer of the step
 // before, not during the embedding; prompts of different lengths are not padded.
+// The class is in five files: flexgen_placement (config, memory), flexgen_weights, flexgen_transfers
+// (K and V), flexgen_computing and flexgen_schedule.
 #pragma once
 
 #include <cstdint>
@@ -98,6 +100,17 @@ class FlexGenSchedule : public BatchSystem {
   void compute_after_attention(RunContext& run, std::int64_t layer, std::int64_t tokens) const;
 
  private:
+  // Phases of the driver thread.
+  static constexpr const char* kCompute = "gpu_compute";
+  static constexpr const char* kKvWait = "kv_wait";
+  static constexpr const char* kWeightWait = "weight_wait";
+  static constexpr const char* kActivations = "activation_move";
+  static constexpr const char* kCpuAttention = "cpu_attention";
+
+  static constexpr int kKAndV = 2;
+  // not a constant: calls that general_copy makes, to allocate, to pin and to copy
+  static constexpr int kCallsOfACopy = 3;
+
   struct GpuBatch {
     Batch all;
     PerHome<std::optional<Batch>> cache;
@@ -228,5 +241,27 @@ class FlexGenSchedule : public BatchSystem {
   std::optional<int> prefetched_step_;   // its first slot is on its way
   std::optional<FlexGenSlot> unstored_;  // computed last
 };
+
+template <class Visit>
+void FlexGenSchedule::for_each_host_span(const FlexGenSlot& slot, Access access,
+                                         Visit visit) const {
+  const auto& part = gpu_batches_[static_cast<std::size_t>(slot.gpu_batch)].cache[Home::cpu];
+  if (!part) {
+    return;
+  }
+  const HostRegion& region = cache_regions_[static_cast<std::size_t>(slot.layer)]
+                                           [static_cast<std::size_t>(slot.gpu_batch)];
+  const auto& groups = part->groups();
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const bool in_prefill = slot.step == FlexGenSlot::kPrefill;
+    if (!in_prefill && !Batch::is_active(groups[i], slot.step)) {
+      continue;
+    }
+    const int before = in_prefill ? 0 : groups[i].context_of(slot.step) - 1;
+    const int written = in_prefill ? groups[i].prompt_tokens : 1;
+    visit(region.memory, region.offsets[i], groups[i].sequences,
+          access == Access::read ? 0 : before, access == Access::read ? before : written);
+  }
+}
 
 }  // namespace nearkv
