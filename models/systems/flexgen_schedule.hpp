@@ -32,8 +32,8 @@
 // - Scores over the vocabulary are computed for all tokens of a prompt (eager code only).
 // Not as in FlexGen: the cache of the first layer is loaded during the last layer of the step
 // before, not during the embedding; prompts of different lengths are not padded.
-// The class is in five files: flexgen_placement (config, memory), flexgen_weights, flexgen_transfers
-// (K and V), flexgen_computing and flexgen_schedule.
+// The class is in five files: flexgen_placement (config, memory), flexgen_weights,
+// flexgen_transfers (K and V), flexgen_computing and flexgen_schedule.
 #pragma once
 
 #include <cstdint>
