@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/api.hpp"
+#include "kernels/size.hpp"
 
 struct nearkv_cache {
   nearkv::kernels::KvPages pages;
@@ -56,8 +57,6 @@ auto made(const ErrorText& error, Make make) -> decltype(make().release()) {
   guarded(error, [&] { object = make().release(); });
   return object;
 }
-
-std::size_t size(std::int32_t value) { return static_cast<std::size_t>(value); }
 
 void require(bool holds, const std::string& problem) {
   if (!holds) throw std::invalid_argument(problem);

@@ -6,14 +6,13 @@
 #include <string>
 
 #include "kernels/half.hpp"
+#include "kernels/size.hpp"
 
 namespace nearkv::kernels {
 namespace {
 
 static_assert(std::endian::native == std::endian::little,
               "the page image is the memory image of its halves: little-endian");
-
-std::size_t size(int value) { return static_cast<std::size_t>(value); }
 
 /// Rounds one row; throws if a value is not finite as a half.
 void round_row(const char* name, std::span<const float> row, int d_head, int token,

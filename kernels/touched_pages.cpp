@@ -3,13 +3,10 @@
 #include <algorithm>
 
 #include "kernels/requests.hpp"
+#include "kernels/size.hpp"
 
 namespace nearkv::kernels {
-namespace {
-
-std::size_t size(int value) { return static_cast<std::size_t>(value); }
-
-}  // namespace
+namespace {}  // namespace
 
 TouchedPages dense_pages(const PageGeometry& geometry, int context, const DenseOptions& options) {
   check_first_token(context, options);

@@ -21,7 +21,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kMetadata = "__metadata__";
 constexpr std::string_view kFormat = "nearkv-captured-kv";
 constexpr std::string_view kVersion = "1";
 constexpr int kMost = 1 << 24;                // of layers, heads, channels, tokens
@@ -92,7 +91,7 @@ CapturedKv::CapturedKv(const std::string& file) : file_(file) {
 const std::string& CapturedKv::text_of(const std::string& key) const {
   const auto found = metadata().find(key);
   if (found == metadata().end()) {
-    file_.fail(kMetadata, key + ": is missing");
+    file_.fail(kMetadataEntry, key + ": is missing");
   }
   return found->second;
 }
@@ -103,8 +102,8 @@ int CapturedKv::number_of(const std::string& key, int highest) const {
   int value = 0;
   const auto [rest, error] = std::from_chars(text.data(), end, value);
   if (error != std::errc{} || rest != end || value < 1 || value > highest) {
-    file_.fail(kMetadata, fmt::format("{}: is {}; must be a whole number of 1 to {}", key,
-                                      in_quotes(text), highest));
+    file_.fail(kMetadataEntry, fmt::format("{}: is {}; must be a whole number of 1 to {}", key,
+                                           in_quotes(text), highest));
   }
   return value;
 }
@@ -122,9 +121,10 @@ std::vector<int> CapturedKv::list_of(const std::string& key, int end) const {
     }
   }
   if (!is_right) {
-    file_.fail(kMetadata, fmt::format("{}: is {}; must be an ascending list of numbers of 0 to {}, "
-                                      "such as \"[0, 2]\"",
-                                      key, in_quotes(text), end - 1));
+    file_.fail(kMetadataEntry,
+               fmt::format("{}: is {}; must be an ascending list of numbers of 0 to {}, "
+                           "such as \"[0, 2]\"",
+                           key, in_quotes(text), end - 1));
   }
   return values;
 }
@@ -133,14 +133,14 @@ void CapturedKv::read_info() {
   const auto format = metadata().find("format");
   if (format == metadata().end() || format->second != kFormat) {
     file_.fail(
-        kMetadata,
+        kMetadataEntry,
         fmt::format("format: {}; \"{}\" was expected, as traces/capture.py writes it",
                     format == metadata().end() ? "is missing" : "is " + in_quotes(format->second),
                     kFormat));
   }
   if (text_of("version") != kVersion) {
-    file_.fail(kMetadata, fmt::format("version: is {}; this program reads version \"{}\"",
-                                      in_quotes(text_of("version")), kVersion));
+    file_.fail(kMetadataEntry, fmt::format("version: is {}; this program reads version \"{}\"",
+                                           in_quotes(text_of("version")), kVersion));
   }
   info_.model = text_of("model");
   info_.model_licence = text_of("model_licence");
@@ -150,16 +150,16 @@ void CapturedKv::read_info() {
   info_.text_sha256 = text_of("text_sha256");
   info_.decode = text_of("decode");
   if (info_.decode != "text" && info_.decode != "greedy") {
-    file_.fail(kMetadata, fmt::format(R"(decode: is {}; must be "text" or "greedy")",
-                                      in_quotes(info_.decode)));
+    file_.fail(kMetadataEntry, fmt::format(R"(decode: is {}; must be "text" or "greedy")",
+                                           in_quotes(info_.decode)));
   }
   info_.model_layers = number_of("model_layers", kMost);
   info_.model_kv_heads = number_of("model_kv_heads", kMost);
   info_.model_query_heads = number_of("model_query_heads", kMost);
   if (info_.model_query_heads % info_.model_kv_heads != 0) {
-    file_.fail(kMetadata, fmt::format("model_query_heads: is {}; must be a multiple of "
-                                      "model_kv_heads, {}",
-                                      info_.model_query_heads, info_.model_kv_heads));
+    file_.fail(kMetadataEntry, fmt::format("model_query_heads: is {}; must be a multiple of "
+                                           "model_kv_heads, {}",
+                                           info_.model_query_heads, info_.model_kv_heads));
   }
   info_.d_head = number_of("d_head", kMost);
   info_.prompt_tokens = number_of("prompt_tokens", kMost);

@@ -31,7 +31,6 @@ using nlohmann::json;
 constexpr std::int64_t kLengthBytes = 8;
 constexpr std::int64_t kLongestHeader = 100'000'000;  // the format's own limit
 constexpr std::size_t kBlock = std::size_t{1} << 20;  // bytes read at once
-constexpr const char* kMetadata = "__metadata__";
 
 struct Dtype {
   std::string_view name;
@@ -303,7 +302,7 @@ void Safetensors::parse_header(const std::string& text) {
     fail(fmt::format("header: {} appears twice in one object", duplicate));
   }
   for (const auto& [name, entry] : header.items()) {
-    if (name == kMetadata) {
+    if (name == kMetadataEntry) {
       const std::string problem = parse_metadata(entry, metadata_);
       if (!problem.empty()) {
         fail(name, problem);

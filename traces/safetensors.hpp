@@ -17,6 +17,9 @@
 
 namespace nearkv::traces {
 
+/// The entry of the header that is no tensor.
+inline constexpr const char* kMetadataEntry = "__metadata__";
+
 struct TensorInfo {
   std::string dtype;                // as in the header: "F16"
   std::vector<std::int64_t> shape;  // empty for a scalar

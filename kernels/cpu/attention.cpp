@@ -10,13 +10,12 @@
 #include "kernels/cpu/simd.hpp"
 #include "kernels/exp.hpp"
 #include "kernels/requests.hpp"
+#include "kernels/size.hpp"
 #include "kernels/touched_pages.hpp"
 #include "kernels/workers.hpp"
 
 namespace nearkv::kernels::cpu {
 namespace {
-
-std::size_t size(int value) { return static_cast<std::size_t>(value); }
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 

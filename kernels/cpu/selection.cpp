@@ -8,11 +8,10 @@
 #include <numeric>
 
 #include "kernels/cpu/simd.hpp"
+#include "kernels/size.hpp"
 
 namespace nearkv::kernels::cpu {
 namespace {
-
-std::size_t size(int value) { return static_cast<std::size_t>(value); }
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 

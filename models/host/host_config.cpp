@@ -14,6 +14,9 @@ void FileSystemConfig::fields(FieldVisitor& v) {
               {1, 64});
   v.constant("hit_per_page", hit_per_page,
              "CPU time of a mapped page that is resident: minor fault and copy", cpu_cost);
+  v.constant("fault_threads", fault_threads,
+             "threads that hit_per_page takes at a time; more of them wait for each other",
+             {1, 1024});  // not a constant: a limit against slips
   v.constant("miss_per_page", miss_per_page,
              "additional CPU time of a page that is not: allocation, insertion, reclaim", cpu_cost);
   v.constant("io_submission", io_submission, "CPU time of one block request", cpu_cost);

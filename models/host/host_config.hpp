@@ -12,6 +12,7 @@ struct FileSystemConfig {
   Bytes readahead_window{};           // a missing part of a file is read in these, aligned
   int windows_in_flight = 0;          // windows of one stream that are read ahead at a time
   SimDuration hit_per_page{};         // mapping fault and copy to or from the relay buffer
+  int fault_threads = 0;              // threads that do so at a time
   SimDuration miss_per_page{};        // on top, for a page that was not resident
   SimDuration io_submission{};        // block layer and driver, a request
   double dirty_background_ratio = 0;  // share of memory; above it dirty data are written back

@@ -29,6 +29,7 @@ HostStorage::HostStorage(EventLoop& loop, const HostConfig& config, FifoServers&
                          SsdArray& ssds)
     : loop_(loop),
       cores_(cores),
+      faults_(config.file_system.fault_threads),
       ssds_(ssds),
       page_size_(config.page_size),
       window_(config.file_system.readahead_window),
@@ -249,6 +250,20 @@ SimTime HostStorage::compute(SimTime now, SimDuration service) {
   return cores_.issue(now, service).done;
 }
 
+/// CPU time of a unit's pages and what the thread does `then` without leaving its core.
+SimTime HostStorage::handle_pages(const Stream& s, const UnitCost& cost, SimDuration then) {
+  const SimDuration service = cost.hit + cost.miss + then;
+  if (service == SimDuration{}) {
+    return s.at;
+  }
+  SimTime begin = cores_.probe(s.at, service).start;
+  if (cost.hit > SimDuration{}) {  // only pages of files
+    begin = std::max(begin, faults_.probe(s.at, cost.hit).start);
+    faults_.issue(begin, cost.hit);
+  }
+  return compute(begin, service);
+}
+
 // -- One stream ---------------------------------------------------------------------------------
 
 void HostStorage::admit(Stream& s) {
@@ -360,42 +375,42 @@ void HostStorage::admitted(Stream& s, SimTime ready_at) {
 }
 
 void HostStorage::consume(Stream& s) {
-  const SimDuration service = cost_of(s, s.tail);
+  const UnitCost cost = cost_of(s, s.tail);
   ++s.tail;
   if (s.front == s.past_last) {
-    s.at = compute(s.at, service);
+    s.at = handle_pages(s, cost, SimDuration{});
     if (s.tail == s.past_last) {
       s.step = Step::finish;
     } else {
       s.at = std::max(s.at, s.units[s.tail % kMostInFlight].ready_at);
     }
   } else if (s.front == s.extent_end && enter_extent(s)) {
-    s.at = compute(s.at, service);
+    s.at = handle_pages(s, cost, SimDuration{});
     s.step = Step::make_room;
   } else if (front_is_in(s, s.to_read)) {
     // The thread goes on to submit the next read without leaving its core.
-    s.at = compute(s.at, service + s.costs->submit);
+    s.at = handle_pages(s, cost, s.costs->submit);
     s.step = Step::read_unit;
   } else {
-    s.at = compute(s.at, service);
+    s.at = handle_pages(s, cost, SimDuration{});
     admit(s);
   }
 }
 
-SimDuration HostStorage::cost_of(const Stream& s, std::int64_t unit) const {
+HostStorage::UnitCost HostStorage::cost_of(const Stream& s, std::int64_t unit) const {
   const bool missing = s.units[unit % kMostInFlight].missing;
   const Costs& costs = *s.costs;
   const Bytes begin = costs.unit * unit;
   const Bytes end = begin + costs.unit;
   if (begin >= s.begin && end <= s.end) {
-    return missing ? costs.unit_hit + costs.unit_miss : costs.unit_hit;
+    return {costs.unit_hit, missing ? costs.unit_miss : SimDuration{}};
   }
   // An end of the span: only its pages are used, but all pages of the unit come into memory.
   const auto pages = [this](Bytes from, Bytes to) {
     return ceil_div(to.count(), page_size_.count()) - from / page_size_;
   };
-  const SimDuration hit = costs.page_hit * pages(std::max(begin, s.begin), std::min(end, s.end));
-  return missing ? hit + costs.page_miss * pages(begin, std::min(end, s.size)) : hit;
+  return {costs.page_hit * pages(std::max(begin, s.begin), std::min(end, s.end)),
+          missing ? costs.page_miss * pages(begin, std::min(end, s.size)) : SimDuration{}};
 }
 
 // -- The flusher --------------------------------------------------------------------------------

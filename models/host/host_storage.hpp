@@ -12,7 +12,9 @@
 //     else:           io_submission + SSD read of the window + p x (hit_per_page + miss_per_page)
 // where hit_per_page counts the pages of the span and miss_per_page all pages of the window. With
 // more in flight, the read of a later window starts when an earlier one has been consumed. A write
-// to a window that is stored and not resident reads it first, as a memory-mapped write does.
+// to a window that is stored and not resident reads it first, as a memory-mapped write does. Of
+// the streams that handle pages of files, fault_threads are in the hit_per_page part at a time
+// (faults and unmapping share locks; in a virtual machine they are one behind the other).
 //
 // A region stream goes over the windows that are not resident by swap clusters of c pages:
 //     never touched:  c x minor_fault
@@ -128,6 +130,12 @@ class HostStorage final : public Component {
     SimDuration unit_miss{};
   };
 
+  /// CPU time of a unit's pages.
+  struct UnitCost {
+    SimDuration hit;
+    SimDuration miss;
+  };
+
   struct Unit {
     SimTime ready_at;
     bool missing;  // it was not resident
@@ -172,14 +180,16 @@ class HostStorage final : public Component {
   void wake_flusher(SimTime now);
   [[nodiscard]] bool must_throttle(const Stream& s) const;
   [[nodiscard]] static bool front_is_in(const Stream& s, WindowMask windows);
-  [[nodiscard]] SimDuration cost_of(const Stream& s, std::int64_t unit) const;
+  [[nodiscard]] UnitCost cost_of(const Stream& s, std::int64_t unit) const;
   SimTime compute(SimTime now, SimDuration service);
+  SimTime handle_pages(const Stream& s, const UnitCost& cost, SimDuration then);
   [[nodiscard]] Bytes whole_extents(Bytes size) const;
   template <class Visit>
   void for_each_extent(const MemorySpan& span, Visit visit);
 
   EventLoop& loop_;
   FifoServers& cores_;
+  FifoServers faults_;
   SsdArray& ssds_;
   Bytes page_size_;
   Bytes window_;

@@ -75,6 +75,51 @@ TEST_CASE("host storage: a resident read costs its pages and nothing else") {
   CHECK(f.storage->counters().reads == 512);
 }
 
+TEST_CASE("host storage: of streams on files, fault_threads handle their pages at a time") {
+  constexpr std::size_t kStreams = 4;
+  const Bytes size = 16_MiB;
+  for (const int threads : {1, 2, 4}) {
+    HostFixture f = host_with(2_GiB);
+    f.host.file_system.fault_threads = threads;
+    f.build();
+    std::vector<MemoryObject> files;
+    SimTime warm = kStart;
+    for (std::size_t i = 0; i < kStreams; ++i) {
+      files.push_back(stored_file(f, size));
+      warm = read(f, warm, {files.back(), 0_B, size});
+    }
+    const SimTime done = f.run_all(warm, kStreams, [&](std::size_t i, SimTime now, Completion& c) {
+      f.storage->read_file(now, {files[i], 0_B, size}, c);
+    });
+    const std::int64_t pages = size / 4_KiB * static_cast<std::int64_t>(kStreams);
+    const SimDuration expected = f.host.file_system.hit_per_page * (pages / threads);
+    MESSAGE(
+        fmt::format("4 streams, {} at a time: {} pages x hit_per_page {} / {} = {}; simulated {}",
+                    threads, pages, format_exact(f.host.file_system.hit_per_page), threads,
+                    format_exact(expected), format_exact(done - warm)));
+    CHECK(done - warm == expected);
+  }
+}
+
+TEST_CASE("host storage: a miss does not wait for those who hit") {
+  HostFixture f = host_with(2_GiB);
+  f.host.file_system.fault_threads = 1;
+  f.build();
+  const Bytes size = 16_MiB;
+  const MemoryObject files[] = {f.storage->create_file("k", size),
+                                f.storage->create_file("v", size)};
+  const SimTime done = f.run_all(kStart, 2, [&](std::size_t i, SimTime now, Completion& c) {
+    f.storage->write_file(now, {files[i], 0_B, size}, c);
+  });
+  // Window by window, each has its own misses while the other has its hits.
+  const FileSystemConfig& fs = f.host.file_system;
+  const std::int64_t pages = size / 4_KiB;
+  const std::int64_t window = fs.readahead_window / 4_KiB;
+  REQUIRE(fs.miss_per_page < fs.hit_per_page);
+  const SimDuration expected = fs.hit_per_page * (2 * pages) + fs.miss_per_page * window;
+  CHECK(done - kStart == expected);
+}
+
 TEST_CASE("host storage: a cold read with one window in flight is the sum of its parts") {
   HostFixture f = host_with(2_GiB);
   f.host.file_system.windows_in_flight = 1;

@@ -77,7 +77,7 @@ class CudaMeasurement {
 
  private:
   /// Runs of at least 1 ms, by the device's clock of 0.5 us.
-  Spread time(cuda::DeviceOperation& operation, cuda::LaunchMode mode) const {
+  TimeSpread time(cuda::DeviceOperation& operation, cuda::LaunchMode mode) const {
     constexpr CallPlan kCalls{.least_seconds = 1e-3, .most = 200};
     double first = 0;
     {
@@ -90,7 +90,7 @@ class CudaMeasurement {
   }
 
   /// One call alone on an idle device, with what it takes to start it.
-  Spread time_single(cuda::DeviceOperation& operation) const {
+  TimeSpread time_single(cuda::DeviceOperation& operation) const {
     cuda::DeviceTimer timer(context_, operation, 1, cuda::LaunchMode::eager);
     return repeat_until_stable([&timer] { return timer.seconds_a_call(); }, plan_.repeats());
   }

@@ -69,20 +69,20 @@ int runs_of(const Rows& rows) {
 }
 
 /// "median 0.94 of 7 rows (10th to 90th percentile 0.91 to 0.95), 210 runs".
-std::string spread_text(const Spread& spread, const Rows& rows) {
+std::string spread_text(const TimeSpread& spread, const Rows& rows) {
   return fmt::format("median {:.4g} of {} rows (10th to 90th percentile {:.4g} to {:.4g}), {} runs",
                      spread.median, rows.size(), spread.p10, spread.p90, runs_of(rows));
 }
 
 std::string row_text(const CalibrationRow& row, double scale, std::string_view unit) {
-  const Spread& s = row.spread;
+  const TimeSpread& s = row.spread;
   return fmt::format("median {:.4g} {} (10th to 90th percentile {:.4g} to {:.4g}), {} runs",
                      s.median * scale, unit, s.p10 * scale, s.p90 * scale, s.runs);
 }
 
 std::string rate_text(const CalibrationRow& row) {
   constexpr double kGiga = 1e9;
-  const Spread& s = row.spread;
+  const TimeSpread& s = row.spread;
   const double gigabytes = bytes_of(row) / kGiga;
   return fmt::format("{:.4g} GB/s (10th to 90th percentile {:.4g} to {:.4g}), {} runs",
                      gigabytes / s.median, gigabytes / s.p90, gigabytes / s.p10, s.runs);
@@ -146,7 +146,7 @@ class GpuFit {
     return std::max(seconds_of(row) - fixed_, std::numeric_limits<double>::min());
   }
 
-  Spread memory_fractions(const Rows& rows) const {
+  TimeSpread memory_fractions(const Rows& rows) const {
     std::vector<double> fractions;
     for (const CalibrationRow* row : rows) {
       fractions.push_back(bytes_of(*row) / (bandwidth_ * without_fixed(*row)));
@@ -154,7 +154,7 @@ class GpuFit {
     return spread_of(fractions);
   }
 
-  Spread peak_fractions(const Rows& rows) const {
+  TimeSpread peak_fractions(const Rows& rows) const {
     std::vector<double> fractions;
     for (const CalibrationRow* row : rows) {
       fractions.push_back(flops_of(*row) / (peak_ * without_fixed(*row)));
@@ -181,7 +181,7 @@ class GpuFit {
     for (const CalibrationRow* row : rows) {
       off.push_back((line.fixed + line.slope * bytes_of(*row)) / seconds_of(*row));
     }
-    const Spread spread = spread_of(std::move(off));
+    const TimeSpread spread = spread_of(std::move(off));
     return fmt::format(
         "{:.0f} of {:.0f} GB/s, fixed part {:.2f} us; {} rows, {} runs; line over measured time: "
         "median {:.3f} (10th to 90th percentile {:.3f} to {:.3f})",
@@ -215,7 +215,7 @@ class GpuFit {
     }
     json list = json::array();
     for (const auto& [gemm_rows, rows] : by_rows) {
-      const Spread spread = peak_fractions(rows);
+      const TimeSpread spread = peak_fractions(rows);
       const double fraction = checked_fraction("gemm_peak_fractions", spread.median, true);
       list.push_back(
           {{"rows", gemm_rows},
@@ -237,7 +237,7 @@ class GpuFit {
                              [](const CalibrationRow& row) { return row.is("kernel", "dense"); }),
         bytes_of);
     if (!decode.empty()) {
-      const Spread spread = memory_fractions(decode);
+      const TimeSpread spread = memory_fractions(decode);
       add("attention_memory_fraction",
           checked_fraction("attention_memory_fraction", spread.median, false),
           fmt::format("dense decode attention of kernels/cuda over {:.3g} GB of K and V or more, "
@@ -251,7 +251,7 @@ class GpuFit {
                                                            }),
                                       flops_of);
     if (!prefill.empty()) {
-      const Spread spread = peak_fractions(prefill);
+      const TimeSpread spread = peak_fractions(prefill);
       add("attention_peak_fraction",
           checked_fraction("attention_peak_fraction", spread.median, true),
           fmt::format("scores and values of prefill attention as two kernels ({}), all pairs "

@@ -32,7 +32,7 @@ constexpr double kEager = 3e-6;
 
 double gemm_peak(std::int64_t rows) { return rows < 1000 ? 0.5 : 0.7; }
 
-Spread exactly(double seconds) { return {seconds, seconds, seconds, 10}; }
+TimeSpread exactly(double seconds) { return {seconds, seconds, seconds, 10}; }
 
 json with_work(json parameters, double bytes, double flops) {
   parameters["bytes"] = static_cast<std::int64_t>(bytes);

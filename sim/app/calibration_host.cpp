@@ -54,7 +54,7 @@ void measure_memory(Measurements& measurements, const CalibrationPlan& plan) {
 }
 
 /// Spread of a time that `parts` parts share.
-Spread shared(Spread spread, double parts) {
+TimeSpread shared(TimeSpread spread, double parts) {
   return {spread.median / parts, spread.p10 / parts, spread.p90 / parts, spread.runs};
 }
 

@@ -106,7 +106,7 @@ bool CalibrationRow::is(std::string_view name, std::string_view text) const {
   return has(name) && parameters.at(std::string(name)) == text;
 }
 
-void Measurements::add(std::string what, json parameters, const Spread& seconds) {
+void Measurements::add(std::string what, json parameters, const TimeSpread& seconds) {
   rows.push_back({.what = std::move(what),
                   .parameters = std::move(parameters),
                   .unit = "s",

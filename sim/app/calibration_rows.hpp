@@ -53,7 +53,7 @@ struct CalibrationRow {
   std::string what;
   nlohmann::json parameters = nlohmann::json::object();
   std::string unit = "s";
-  Spread spread;
+  TimeSpread spread;
 
   [[nodiscard]] bool has(std::string_view name) const { return parameters.contains(name); }
   /// A parameter that is a number. check()s that it is there.
@@ -66,7 +66,7 @@ struct Measurements {
   nlohmann::json environment = nlohmann::json::object();
   std::vector<CalibrationRow> rows;
 
-  void add(std::string what, nlohmann::json parameters, const Spread& seconds);
+  void add(std::string what, nlohmann::json parameters, const TimeSpread& seconds);
   /// A figure that a device states.
   void add_stated(std::string what, std::string unit, double value);
 

@@ -125,7 +125,7 @@ TEST_CASE("calibration: the H200's model gives back the times that its constants
     CHECK(ratios.back() < 2);
   };
   const auto expect = [&ratios](double tolerance, double tolerance_of_most) {
-    const Spread spread = spread_of(ratios);
+    const TimeSpread spread = spread_of(ratios);
     CHECK(error_of(spread.median, 1) < tolerance);
     CHECK(spread.p10 > 1 - tolerance_of_most);
     CHECK(spread.p90 < 1 + tolerance_of_most);

@@ -26,7 +26,7 @@ double percentile(const std::vector<double>& sorted, double share) {
 
 }  // namespace
 
-Spread spread_of(std::vector<double> values) {
+TimeSpread spread_of(std::vector<double> values) {
   check(!values.empty(), "the spread of no measurement");
   std::sort(values.begin(), values.end());
   return {.median = percentile(values, 0.5),
@@ -50,7 +50,7 @@ double median_uncertainty(std::vector<double> values) {
   return width / percentile(values, 0.5);
 }
 
-Spread repeat_until_stable(const std::function<double()>& run, const RepeatPlan& plan) {
+TimeSpread repeat_until_stable(const std::function<double()>& run, const RepeatPlan& plan) {
   for (int i = 0; i < plan.warm_ups; ++i) {
     static_cast<void>(run());
   }
@@ -80,7 +80,7 @@ int calls_for(double seconds, const CallPlan& plan) {
   return std::max(1, static_cast<int>(std::ceil(plan.least_seconds / seconds)));
 }
 
-Spread time_on_host(const std::function<void()>& call, const RepeatPlan& plan) {
+TimeSpread time_on_host(const std::function<void()>& call, const RepeatPlan& plan) {
   constexpr CallPlan kHostCalls{.least_seconds = 200e-6,
                                 .most = 1000};  // the clock has about 50 ns
   call();

@@ -12,7 +12,7 @@
 
 namespace nearkv {
 
-struct Spread {
+struct TimeSpread {
   double median = 0;
   double p10 = 0;
   double p90 = 0;
@@ -20,7 +20,7 @@ struct Spread {
 };
 
 /// Percentiles linear between the two nearest values. check()s that there is a value.
-[[nodiscard]] Spread spread_of(std::vector<double> values);
+[[nodiscard]] TimeSpread spread_of(std::vector<double> values);
 
 /// Width of the median's confidence interval over the median; infinite below 6 values, where the
 /// interval would reach beyond them.
@@ -35,8 +35,8 @@ struct RepeatPlan {
 };
 
 /// `run` makes one measurement and returns it.
-[[nodiscard]] Spread repeat_until_stable(const std::function<double()>& run,
-                                         const RepeatPlan& plan);
+[[nodiscard]] TimeSpread repeat_until_stable(const std::function<double()>& run,
+                                             const RepeatPlan& plan);
 
 /// Seconds a call of `calls` calls in a row, on the host's clock.
 [[nodiscard]] double seconds_a_call(const std::function<void()>& call, int calls);
@@ -49,6 +49,6 @@ struct CallPlan {
 [[nodiscard]] int calls_for(double seconds, const CallPlan& plan);
 
 /// Times `call` on the host's clock: as many calls a run as take `least_seconds`.
-[[nodiscard]] Spread time_on_host(const std::function<void()>& call, const RepeatPlan& plan);
+[[nodiscard]] TimeSpread time_on_host(const std::function<void()>& call, const RepeatPlan& plan);
 
 }  // namespace nearkv

@@ -28,7 +28,7 @@ RepeatPlan plan_without_time() {
 }  // namespace
 
 TEST_CASE("calibration timing: percentiles are linear between the nearest values") {
-  const Spread spread = spread_of({11, 1, 3, 2, 4, 5, 6, 7, 8, 9, 10});
+  const TimeSpread spread = spread_of({11, 1, 3, 2, 4, 5, 6, 7, 8, 9, 10});
   CHECK(spread.median == 6);
   CHECK(spread.p10 == 2);
   CHECK(spread.p90 == 10);
@@ -50,14 +50,14 @@ TEST_CASE("calibration timing: the median's interval is that of the binomial ran
 TEST_CASE(
     "calibration timing: equal runs end early, noisy ones at the limit; warm-up is left out") {
   int calls = 0;
-  const Spread steady =
+  const TimeSpread steady =
       repeat_until_stable([&] { return ++calls <= 2 ? 100.0 : 5.0; }, plan_without_time());
   CHECK(calls == 9);
   CHECK(steady.runs == 7);
   CHECK(steady.median == 5);
   CHECK(steady.p90 == 5);
   calls = 0;
-  const Spread noisy =
+  const TimeSpread noisy =
       repeat_until_stable([&] { return ++calls % 2 == 0 ? 1.0 : 3.0; }, plan_without_time());
   CHECK(noisy.runs == 50);
   RepeatPlan hurried = plan_without_time();

@@ -2,21 +2,34 @@
 
 A file that passed is not checked again until it, a header of ours that it includes, .clang-tidy or
 its compile command changes; the marks lie in the build folder.
+
+Most of the time goes into headers. Files that are compiled alike are therefore checked several at a
+time, included by one file; only where that finds something (or names of two files collide) is each
+checked by itself, and that is what counts.
 """
 
 import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from llvm_tool import find_tool
 
 LAYERS = ("sim/", "models/", "kernels/", "traces/")
 WORKERS = 2
+MOST_TOGETHER = 8
+# Of several files at a time: they count as headers, and including them is meant.
+TOGETHER = [
+    f"--header-filter=/({'|'.join(layer.rstrip('/') for layer in LAYERS)})/[^.]*\\.[hc]pp$",
+    "--checks=-bugprone-suspicious-include",
+]
 EXTRA_ARGUMENTS = [
     "--extra-arg=-Wno-unknown-warning-option",
     f"--extra-arg=-include{Path(__file__).with_name('source_location_for_clang_14.hpp')}",
@@ -42,6 +55,35 @@ def mark_of(root, entry, path, clang_tidy):
     return digest.hexdigest()
 
 
+def flags_of(entry):
+    """What the compiler is told beside the names of the file's own inputs and outputs."""
+    words, flags = iter(shlex.split(entry["command"])[1:]), []
+    for word in words:
+        if word in ("-o", "-MF", "-MT", "-c"):
+            next(words)
+        elif word != "-MD":
+            flags.append(word)
+    return tuple(flags)
+
+
+def groups_of(todo):
+    """Lists of at most MOST_TOGETHER files with equal flags, those of a folder side by side."""
+    alike = {}
+    for job in todo:
+        alike.setdefault(job.flags, []).append(job)
+    for jobs in alike.values():
+        count = -(-len(jobs) // MOST_TOGETHER)
+        for first in range(count):
+            # Neighbours share names of helpers, so that they go to different groups.
+            yield jobs[first::count]
+
+
+class Job(NamedTuple):
+    path: str
+    flags: tuple
+    mark: Path
+
+
 def main():
     root = Path(os.environ.get("NEARKV_SOURCE", Path(__file__).resolve().parents[2]))
     build = Path(os.environ.get("NEARKV_BUILD", root / "build/release"))
@@ -57,27 +99,38 @@ def main():
                 mark = marks / mark_of(root, entry, path, clang_tidy)
                 current.add(mark)
                 if not mark.exists():
-                    todo.append((path, mark))
+                    todo.append(Job(path, flags_of(entry), mark))
     for old in set(marks.iterdir()) - current:
         old.unlink()
 
-    command = [clang_tidy, "-p", build, "--quiet", *EXTRA_ARGUMENTS]
+    def run(arguments):
+        command = [clang_tidy, "--quiet", *EXTRA_ARGUMENTS, *arguments]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
-    def run(job):
-        return subprocess.run([*command, job[0]], cwd=root, capture_output=True, text=True)
+    def check(group):
+        """(job, its result or None if it passed) of each job."""
+        if len(group) > 1:
+            with tempfile.NamedTemporaryFile("w", suffix=".cpp", dir=build) as together:
+                together.writelines(f'#include "{root / job.path}"\n' for job in group)
+                together.flush()
+                if run([*TOGETHER, together.name, "--", *group[0].flags]).returncode == 0:
+                    return [(job, None) for job in group]
+        results = [(job, run(["-p", build, job.path])) for job in group]
+        return [(job, result if result.returncode else None) for job, result in results]
 
     failed, printed = 0, set()
     with ThreadPoolExecutor(WORKERS) as pool:
-        for (_, mark), result in zip(todo, pool.map(run, todo)):
-            if result.returncode == 0:
-                mark.touch()
-                continue
-            failed += 1
-            # A finding in a header comes with every file that includes it.
-            for block in re.split(r"\n(?=/\S+:\d+:\d+: (?:error|warning))", result.stdout):
-                if block not in printed:
-                    print(block, flush=True)
-                printed.add(block)
+        for checked in pool.map(check, list(groups_of(todo))):
+            for job, result in checked:
+                if result is None:
+                    job.mark.touch()
+                    continue
+                failed += 1
+                # A finding in a header comes with every file that includes it.
+                for block in re.split(r"\n(?=/\S+:\d+:\d+: (?:error|warning))", result.stdout):
+                    if block not in printed:
+                        print(block, flush=True)
+                    printed.add(block)
     print(f"{len(current)} files, {len(todo)} new or changed, {failed} with findings")
     return 1 if failed else 0
 

@@ -18,7 +18,7 @@ namespace {
 
 using Align = TextTable::Align;
 
-constexpr int kDigits = 4;
+constexpr int kFitDigits = 4;
 constexpr double kHighCorrelation = 0.95;
 constexpr double kPartOfDirection = 0.1;  // of its largest logarithm
 
@@ -118,7 +118,7 @@ std::string open_text(const FitProblem& problem, const FitStatistics& statistics
 }
 
 std::string number_text(const RowResult& result) {
-  return result.simulated ? format_significant(result.simulated->value, kDigits) : "-";
+  return result.simulated ? format_significant(result.simulated->value, kFitDigits) : "-";
 }
 
 std::string error_text(const RowResult& result) {
@@ -142,7 +142,7 @@ std::string rows_table(const FitProblem& problem, const FitReport& report) {
                    {"what", Align::left}});
   for (std::size_t i = 0; i < problem.rows().size(); ++i) {
     const FitRow& row = problem.rows()[i];
-    table.row({row_name(problem, row), format_significant(*row.row.reference, kDigits),
+    table.row({row_name(problem, row), format_significant(*row.row.reference, kFitDigits),
                number_text(report.before[i]), number_text(report.after[i]),
                error_text(report.before[i]), error_text(report.after[i]),
                fmt::format("{:+.2f}", report.solution.residuals[i]), row.row.text});
@@ -179,7 +179,7 @@ std::string test_rows_table(const FitProblem& problem, const FitReport& report) 
                    {"what", Align::left}});
   for (std::size_t i = 0; i < problem.test_rows().size(); ++i) {
     const FitRow& row = problem.test_rows()[i];
-    table.row({row_name(problem, row), format_significant(*row.row.reference, kDigits),
+    table.row({row_name(problem, row), format_significant(*row.row.reference, kFitDigits),
                number_text(report.test[i]), error_text(report.test[i]), row.row.text});
   }
   return fmt::format("\ntest rows, which the fit did not see: {}\n\n{}", errors_text(report.test),
@@ -236,7 +236,7 @@ std::string fit_plan_text(const FitSpec& spec, const FitProblem& problem) {
                   {"sigma", Align::right},
                   {"what", Align::left}});
   for (const FitRow& row : problem.rows()) {
-    rows.row({row_name(problem, row), format_significant(*row.row.reference, kDigits),
+    rows.row({row_name(problem, row), format_significant(*row.row.reference, kFitDigits),
               format_percent(row.sigma), row.row.text});
   }
   return fmt::format("{}{}\n{}\npoints: {}\n", text, constants.text(), rows.text(),

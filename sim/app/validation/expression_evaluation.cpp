@@ -17,7 +17,7 @@ namespace {
 
 using Node = Expression::Node;
 
-constexpr int kDigits = 3;
+constexpr int kClaimDigits = 3;
 
 Truth operator!(Truth truth) {
   return truth == Truth::yes ? Truth::no : truth == Truth::no ? Truth::yes : Truth::undecided;
@@ -368,7 +368,7 @@ class Evaluation {
     for (const Metric& metric : record->metrics()) {
       unit = metric.name == node.text ? metric.unit : unit;
     }
-    const std::string number = format_metric(value, unit, kDigits);
+    const std::string number = format_metric(value, unit, kClaimDigits);
     const std::string what = tells_metric_ ? node.text + " " + number : number;
     return point.series.empty() ? fmt::format("{} {}", point.run, what)
                                 : fmt::format("{} {} at {}", series_of(point), what, point.at);

@@ -50,7 +50,7 @@ std::vector<std::string> reached_requirements(const SuiteReport& report) {
   return names;
 }
 
-bool contains(const std::vector<std::string>& names, const std::string& name) {
+bool is_listed(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
@@ -60,7 +60,7 @@ std::vector<std::string> lost(const Names& before, const std::string& suite,
   std::vector<std::string> gone;
   if (const auto found = before.find(suite); found != before.end()) {
     for (const std::string& name : found->second) {
-      if (!contains(now, name)) {
+      if (!is_listed(now, name)) {
         gone.push_back(name);
       }
     }
@@ -82,7 +82,7 @@ void add_row_problems(std::vector<std::string>& problems, const SuiteReport& rep
   }
   for (std::size_t i = 0; i < report.results.size(); ++i) {
     const Row& row = suite.rows[i];
-    if (!report.results[i].passes && row.why.empty() && !contains(gone, row.id)) {
+    if (!report.results[i].passes && row.why.empty() && !is_listed(gone, row.id)) {
       problems.push_back(fmt::format("{}, {}: fails without a reason; give one in {}", suite.name,
                                      row.id,
                                      row.is_from_table ? "\"reasons\"" : row.path + "/why"));
@@ -103,7 +103,7 @@ void add_requirement_problems(std::vector<std::string>& problems, const SuiteRep
   for (std::size_t i = 0; i < suite.requirements.size(); ++i) {
     const Requirement& requirement = suite.requirements[i];
     if (!is_reached(report, requirement) && requirement.why.empty() &&
-        !contains(gone, name_of(requirement))) {
+        !is_listed(gone, name_of(requirement))) {
       problems.push_back(
           fmt::format("{}: what is required of {} test rows is not reached; say why in "
                       "/requirements/{}/why",

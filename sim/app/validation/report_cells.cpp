@@ -11,7 +11,7 @@ namespace nearkv {
 
 namespace {
 
-constexpr int kDigits = 4;
+constexpr int kCellDigits = 4;
 
 std::string truth_text(bool truth) { return truth ? "yes" : "no"; }
 
@@ -22,7 +22,7 @@ std::string simulated_text(const Row& row, const RowResult& result) {
   if (!result.simulated) {
     return "-";
   }
-  const std::string value = format_metric(result.simulated->value, row.unit, kDigits);
+  const std::string value = format_metric(result.simulated->value, row.unit, kCellDigits);
   constexpr double kVisible = 1e-4;  // a smaller bound is beyond the printed digits
   const bool is_exact = result.simulated->bound() < kVisible * std::abs(result.simulated->value);
   return is_exact ? value
@@ -62,8 +62,8 @@ std::string what_text(const Row& row, const RowResult& result) {
 
 RowCells cells_of(const Row& row, const RowResult& result) {
   return {.id = row.id,
-          .reference =
-              row.holds ? truth_text(*row.holds) : format_metric(*row.reference, row.unit, kDigits),
+          .reference = row.holds ? truth_text(*row.holds)
+                                 : format_metric(*row.reference, row.unit, kCellDigits),
           .simulated = simulated_text(row, result),
           .error = error_text(result.error),
           .tolerance = row.holds ? "" : percent_text(result.tolerance),
