@@ -14,9 +14,16 @@ struct PlotResult {
   std::string problem;  // how the script failed, else empty
 };
 
-/// Draws `csv` as `stem`.pdf and `stem`.png. Without a script of this name nothing is drawn.
-/// Throws Interrupted.
-[[nodiscard]] PlotResult draw_figure(const std::string& name, const std::filesystem::path& csv,
-                                     const std::filesystem::path& stem);
+/// A picture to draw: STEM.pdf and STEM.png from a CSV, by plots/NAME.py.
+struct PlotJob {
+  std::string name;
+  std::filesystem::path csv;
+  std::filesystem::path stem;
+};
+
+/// Draws all, `jobs` at a time. Where there is no script of a name nothing is drawn. Throws
+/// Interrupted.
+[[nodiscard]] std::vector<PlotResult> draw_figures(const std::vector<PlotJob>& figures, int jobs);
+[[nodiscard]] PlotResult draw_figure(const PlotJob& figure);
 
 }  // namespace nearkv
