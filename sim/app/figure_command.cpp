@@ -1,5 +1,7 @@
 // nearkv figure NAME: runs a figure's design points, prints its table and its claims, writes
 // records, CSV and claims, and has the picture drawn.
+#include "sim/app/figure_command.hpp"
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -17,10 +19,11 @@
 #include "sim/app/csv.hpp"
 #include "sim/app/exit_status.hpp"
 #include "sim/app/figure_config.hpp"
+#include "sim/app/figure_files.hpp"
 #include "sim/app/figure_text.hpp"
+#include "sim/app/machine.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/table.hpp"
-#include "sim/app/uncertainty/sample_options.hpp"
 #include "sim/app/uncertainty/sampled_runs.hpp"
 #include "sim/core/check.hpp"
 
@@ -31,15 +34,6 @@ using nlohmann::json;
 
 namespace {
 
-struct FigureOptions {
-  std::string name;
-  std::string out = "results";
-  int jobs = available_cores();
-  bool quick = false;
-  bool as_json = false;
-  SampleOptions samples;
-};
-
 /// A figure that is checked and can run.
 struct PreparedFigure {
   FigureConfig config;
@@ -47,7 +41,7 @@ struct PreparedFigure {
   std::vector<Row> claims;
 };
 
-/// A figure that ran. A quick figure has files of its own: it must not replace the whole one.
+/// A figure that ran.
 struct FinishedFigure {
   std::string stem;  // of its files
   FigureResults results;
@@ -124,8 +118,9 @@ std::vector<std::string> write_files(const fs::path& folder, const PreparedFigur
     uses.push_back({{"name", name}, {"use", use_as_json(outcome.nominal.use)}});
   }
   const std::string stem = (folder / finished.stem).string();
-  write_file_atomically(stem + ".wall.json",
-                        json_text({{"points", uses}, {"build", build_as_json()}}));
+  write_file_atomically(
+      stem + ".wall.json",
+      json_text({{"points", uses}, {"build", build_as_json()}, {"machine", machine_as_json()}}));
   write_file_atomically(stem + ".csv", figure_csv(figure.config, finished.results));
   write_file_atomically(stem + ".claims.json", json_text(claims_document(figure.config, finished)));
   return {stem + ".csv", stem + ".claims.json",
@@ -157,7 +152,7 @@ FinishedFigure finish(const PreparedFigure& prepared, bool quick, const Suite& p
   FigureResults results(std::move(series), axis, is_whole, std::move(records));
   std::vector<FigureClaim> claims = evaluate_claims(paper, prepared.claims, results);
   add_samples(claims, paper, results, outcomes);
-  return {figure.name + (quick ? "_quick" : ""), std::move(results), std::move(claims),
+  return {figure_stem(figure.name, quick), std::move(results), std::move(claims),
           std::move(outcomes)};
 }
 
@@ -193,16 +188,18 @@ int run_one(const PreparedFigure& figure, const Suite& paper, const FigureOption
   }
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
   const FinishedFigure finished = finish(figure, options.quick, paper, std::move(outcomes));
-  if (!options.as_json) {
+  if (options.print == FigurePrint::text) {
     fmt::print("{}", figure_text(figure.config, finished.results, finished.claims));
     std::fflush(stdout);
   }
   std::vector<std::string> written = write_files(options.out, figure, finished);
   const int status = draw(figure.config, fs::path(options.out) / finished.stem, written);
-  if (options.as_json) {
+  if (options.print == FigurePrint::json) {
     documents.push_back(figure_document(figure.config, finished));
-  } else {
+  } else if (options.print == FigurePrint::text) {
     fmt::print("\nwrote {}\n", fmt::join(written, "\n      "));
+  }
+  if (options.print != FigurePrint::json) {
     fmt::print(stderr, "{}: {} points in {:.1f} s\n", figure.config.name, figure.points.size(),
                elapsed.count());
   }
@@ -221,9 +218,11 @@ int list(bool as_json) {
   return kExitOk;
 }
 
+}  // namespace
+
 int run_figures(const FigureOptions& options) {
   if (options.name == "list") {
-    return list(options.as_json);
+    return list(options.print == FigurePrint::json);
   }
   const bool is_all = options.name == "all";
   const Suite paper = load_suite(suite_file("paper"));
@@ -236,18 +235,16 @@ int run_figures(const FigureOptions& options) {
   json documents = json::array();
   int status = kExitOk;
   for (std::size_t i = 0; i < figures.size(); ++i) {
-    if (i > 0 && !options.as_json) {
+    if (i > 0 && options.print == FigurePrint::text) {
       fmt::print("\n\n");
     }
     status = std::max(status, run_one(figures[i], paper, options, documents));
   }
-  if (options.as_json && (is_all || !documents.empty())) {
+  if (options.print == FigurePrint::json && (is_all || !documents.empty())) {
     fmt::print("{}", json_text(is_all ? documents : documents.front()));
   }
   return status;
 }
-
-}  // namespace
 
 void add_figure_command(CLI::App& command, int& exit_status) {
   auto options = std::make_shared<FigureOptions>();
@@ -260,8 +257,12 @@ void add_figure_command(CLI::App& command, int& exit_status) {
       ->capture_default_str();
   add_sample_options(command, options->samples);
   command.add_option("--out", options->out, "Folder for what is written")->capture_default_str();
-  command.add_flag("--json", options->as_json, "Print points and claims as JSON");
-  command.callback([options, &exit_status] { exit_status = run_figures(*options); });
+  auto as_json = std::make_shared<bool>(false);
+  command.add_flag("--json", *as_json, "Print points and claims as JSON");
+  command.callback([options, as_json, &exit_status] {
+    options->print = *as_json ? FigurePrint::json : FigurePrint::text;
+    exit_status = run_figures(*options);
+  });
 }
 
 }  // namespace nearkv
