@@ -11,7 +11,7 @@ from pathlib import Path
 
 import report_charts as charts
 import style
-from report_claims import all_claims, first_screen, ratio_data
+from report_claims import all_claims, first_screen, is_missed, ratio_data
 from report_constants import constants_section
 from report_environment import environment_section, reproduce_section
 from report_figures import figure_section
@@ -29,7 +29,7 @@ POLICY = ("default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
 def contents(figures, has_constants, has_validation):
     entries = [("summary", "Summary", None)]
     for figure in figures:
-        missed = sum(not claim["pass"] for claim in figure.claims)
+        missed = sum(is_missed(claim) for claim in figure.claims)
         entries.append((figure.name, f"{figure.name} {figure.title.split(':')[0]}", missed))
     if has_constants:
         entries.append(("constants", "Constants", None))

@@ -7,6 +7,16 @@ def yes_or_no(truth):
     return "undecided" if truth is None else ("yes" if truth else "no")
 
 
+def verdict_of(claim):
+    if claim.get("is_open"):
+        return element("span", "open", class_="open")
+    return verdict(claim["pass"])
+
+
+def is_missed(claim):
+    return not claim["pass"] and not claim.get("is_open")
+
+
 def verdict(passes):
     return element("span", "pass" if passes else "MISS", class_="pass" if passes else "miss")
 
@@ -68,16 +78,16 @@ def claims_table(claims, caption, anchors=False):
     for claim in in_order(claims):
         cells = [code(claim["id"]), words(claim), paper_text(claim), ours_text(claim),
                  difference_text(claim), "" if is_truth(claim) else percent(claim["tolerance"]),
-                 claim["role"], verdict(claim["pass"])]
+                 claim["role"], verdict_of(claim)]
         if has_samples:
             cells.insert(4, samples_text(claim))
         rows.append((cells, {"id": f"claim-{claim['id']}" if anchors else None,
-                             "class_": None if claim["pass"] else "missed"}))
+                             "class_": "missed" if is_missed(claim) else None}))
     return table(columns, rows, caption=caption, class_="claims")
 
 
 def counts(claims, role):
-    own = [claim for claim in claims if claim["role"] == role]
+    own = [claim for claim in claims if claim["role"] == role and not claim.get("is_open")]
     return sum(claim["pass"] for claim in own), len(own)
 
 
@@ -109,14 +119,14 @@ def summary_row(claim):
     if "cells" in claim:
         cells = claim["cells"]
         return [code(claim["id"]), cells["what"], cells["reference"], cells["simulated"],
-                cells["error"], claim["role"], verdict(claim["pass"])]
+                cells["error"], claim["role"], verdict_of(claim)]
     return [link(f"claim-{claim['id']}", claim["id"]), words(claim), paper_text(claim),
-            ours_text(claim), difference_text(claim), claim["role"], verdict(claim["pass"])]
+            ours_text(claim), difference_text(claim), claim["role"], verdict_of(claim)]
 
 
 def summary_table(claims, caption):
     return table(["claim", "what", " paper", " ours", " difference", "role", "verdict"],
-                 [(summary_row(claim), {"class_": None if claim["pass"] else "missed"})
+                 [(summary_row(claim), {"class_": "missed" if is_missed(claim) else None})
                   for claim in claims], caption=caption, class_="claims")
 
 
@@ -158,10 +168,11 @@ def first_screen(figures, claims, validation, data):
         test = [suite["statistics"]["test"] for suite in validation["suites"]]
         tiles.append(tile(sum(one["passing"] for one in test), sum(one["rows"] for one in test),
                           f"test rows of all {plural(len(test), 'validation suite')} pass"))
-    missed = in_order([claim for claim in claims if not claim["pass"]])
-    left_out = "" if validation else (
-        " This is a quick report: figures have only some values of their axes, and the validation "
-        "is left out." if data["quick"] else " The validation is left out.")
+    missed = in_order([claim for claim in claims if is_missed(claim)])
+    unanswered = sum(claim.get("is_open", False) for claim in claims)
+    left_out = "" if not data["quick"] else (
+        " This is a quick report: figures have only some values of their axes, so that "
+        f"{plural(unanswered, 'claim')} cannot be judged, and the validation is left out.")
     about = sorted({figure.source.split(",")[0] for figure in figures if figure.source})
     return element(
         "section",

@@ -6,12 +6,12 @@ from report_html import code, details, element, filter_controls, join, link, plu
 from report_results import UNCERTAIN
 
 SOURCES = {
-    "datasheet": "data sheets",
-    "measured": "measured",
-    "paper": "the paper",
+    "datasheet": "from data sheets",
+    "measured": "measured on a machine",
+    "paper": "given in the paper",
     "fit": "fitted to rows of role fit",
-    "assumed": "assumed: not published, and not measured",
-    "override": "set by a figure's axis or by a user",
+    "assumed": "neither published nor measured",
+    "override": "set along a figure's axis, or by a user",
 }
 
 def constant_anchor(key):
@@ -20,15 +20,18 @@ def constant_anchor(key):
 
 
 def used_in(uses):
-    return join([join([link(name, name), f" ({', '.join(series)})" if any(series) else None])
-                 for name, series in uses], ", ")
+    """Figures; with the series, where not all use it."""
+    return join([join([link(figure.name, figure.name),
+                       f" ({', '.join(series)})" if any(series) and
+                       len(series) < len(figure.series_names()) else None])
+                 for figure, series in uses], ", ")
 
 
 def constants_section(figures):
     found = {}
     for figure in figures:
         for key, series in figure.constants().items():
-            found.setdefault(key, []).append((figure.name, series))
+            found.setdefault(key, []).append((figure, series))
     if not found:
         return None
     by_source = {}
@@ -81,4 +84,5 @@ def rests_on(figure):
                             "source, and on none that is assumed.", class_="rests")
     return element("div", details(
         element("span", "Rests on constants that are not published: ", join(parts, ", "),
-                f"; {known} others have a published or measured source."), *lists), class_="rests")
+                f"; {known} others have a published or measured source."), *lists,
+        class_="brief"), class_="rests")

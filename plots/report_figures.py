@@ -80,13 +80,16 @@ def verdict_line(claims):
         return element("p", "The paper's text gives no number for this one.", class_="summary")
     parts = []
     for role in ("test", "fit"):
-        passing, all_of_them = counts(claims, role)
-        if all_of_them:
-            missed = all_of_them - passing
+        passing, judged = counts(claims, role)
+        if judged:
+            missed = judged - passing
             parts.append(join([f"{role}: ", element("span", f"{passing} pass", class_="pass"), ", ",
                                element("span", f"{missed} miss",
                                        class_="miss" if missed else "none")]))
-    return element("p", "Claims of role ", join(parts, "; "), ".", class_="summary")
+    unanswered = sum(claim["is_open"] for claim in claims)
+    if unanswered:
+        parts.append(f"{unanswered} open, as the axis is not whole")
+    return element("p", "Claims of the paper: ", join(parts, "; "), ".", class_="summary")
 
 
 def figure_section(figure, command):

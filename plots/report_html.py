@@ -33,7 +33,8 @@ def element(name, /, *content, **attributes):
 
 def table(columns, rows, caption=None, **attributes):
     """`columns` are texts, those that begin with a space stand right; `rows` are lists of cells or
-    (cells, attributes of the row). Wide tables scroll in a box of their own."""
+    (cells, attributes of the row). Wide tables scroll in a box of their own. A cell knows its
+    column, for narrow screens where rows of claims become blocks."""
     right = [column.startswith(" ") for column in columns]
     head = element("tr", *(element("th", column.strip(), scope="col",
                                    class_="number" if is_right else None)
@@ -41,8 +42,10 @@ def table(columns, rows, caption=None, **attributes):
     body = []
     for row in rows:
         cells, more = row if isinstance(row, tuple) else (row, {})
-        body.append(element("tr", *(element("td", cell, class_="number" if is_right else None)
-                                    for cell, is_right in zip(cells, right)), **more))
+        body.append(element("tr", *(element("td", cell, class_="number" if is_right else None,
+                                            data_column=column.strip())
+                                    for cell, column, is_right in zip(cells, columns, right)),
+                            **more))
     content = [element("thead", head), element("tbody", *body)]
     if caption:
         content.insert(0, element("caption", caption))

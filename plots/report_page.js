@@ -452,7 +452,7 @@ window.addEventListener("hashchange", reveal);
 
 const opened = [];
 window.addEventListener("beforeprint", () => {
-  for (const box of document.querySelectorAll("details:not([open]):not(.replaced)")) {
+  for (const box of document.querySelectorAll("details:not([open]):not(.replaced, .brief)")) {
     box.open = true;
     opened.push(box);
   }

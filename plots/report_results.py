@@ -92,6 +92,11 @@ def constant_key(path, constant):
             " to ".join(map(text_of, interval)) if isinstance(interval, list) else "")
 
 
+def is_told(claim):
+    """Whether the records say something to it."""
+    return claim.get("holds") is not None or claim.get("ours") is not None
+
+
 class Figure:
     """All files of one figure."""
 
@@ -111,7 +116,10 @@ class Figure:
                                  f"figure {name}")
         self.title = document.get("title", name)
         self.source = document.get("source", "")
-        self.claims = document["claims"]
+        # What a quick figure leaves open is no miss.
+        is_quick = document.get("quick") is True
+        self.claims = [{**claim, "is_open": is_quick and not is_told(claim)}
+                       for claim in document["claims"]]
         self.table = Table(self.file(".csv"))
         self.records = [self.read_record(path)
                         for path in sorted((self.folder / stem).glob("*.record.json"))]

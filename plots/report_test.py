@@ -286,6 +286,13 @@ def check_quick_and_nothing(folder):
     assert done.returncode == 0, done.stderr
     page = page_at(folder / "page.html")
     assert "validation" not in page.ids() and "--quick" in page.text()
+    misses = page.text().count("MISS")
+    claims = folder / "results" / "grid.claims.json"
+    write_json(claims, {**json.loads(claims.read_text(encoding="utf-8")), "quick": True})
+    assert write_page(folder, {**data, "validation": None, "quick": True}).returncode == 0
+    text = page_at(folder / "page.html").text()
+    assert text.count("MISS") == misses - 3, "a claim that a quick figure leaves open is missed"
+    assert "1 claim cannot be judged" in text and "1 open" in text
     done = write_page(folder, {**data, "figures": [], "validation": None})
     assert done.returncode == 0, done.stderr
 

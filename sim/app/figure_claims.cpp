@@ -111,7 +111,7 @@ json claim_as_json(const FigureClaim& claim) {
     document["holds"] = or_null(result.holds);
   } else {
     document["unit"] = row.unit;
-    document["tolerance"] = result.tolerance;
+    document["tolerance"] = result.simulated ? result.tolerance : row.tolerance;
     const std::optional<Bounded>& ours = result.simulated;
     document["paper"] = or_null(row.reference);
     document["ours"] = ours ? json(ours->value) : json();
