@@ -30,7 +30,7 @@ def contents(figures, has_constants, has_validation):
     entries = [("summary", "Summary", None)]
     for figure in figures:
         missed = sum(is_missed(claim) for claim in figure.claims)
-        entries.append((figure.name, f"{figure.name} {figure.title.split(':')[0]}", missed))
+        entries.append((figure.name, f"{figure.name} {figure.title}", missed))
     if has_constants:
         entries.append(("constants", "Constants", None))
     if has_validation:

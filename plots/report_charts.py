@@ -9,6 +9,9 @@ import math
 from pathlib import Path
 
 import style
+
+import matplotlib.colors
+
 import validation_rows as rows_look
 
 VEGA_PACKAGE = "libjs-vega"
@@ -55,13 +58,16 @@ def read_vega():
 
 def looks(names):
     """(label, colour, hatch) of each series: those of the plots, and for one that these draw in
-    white the first colour that no other has."""
+    white a colour that no other has; where these run out, with a hatch."""
     found = {name: style.look_of(name) for name in names}
-    taken = {colour for _, colour, _ in found.values()}
-    free = [colour for colour in rows_look.COLOURS if colour not in taken]
+    taken = {matplotlib.colors.to_hex(colour).upper() for _, colour, _ in found.values()}
+    free = [(colour, "") for colour in rows_look.COLOURS if colour not in taken]
+    free += [(colour, "/") for colour in rows_look.COLOURS]
     for name, (label, colour, hatch) in found.items():
+        colour = matplotlib.colors.to_hex(colour)
         if colour == "#ffffff" and free:
-            found[name] = (label, free.pop(0), hatch)
+            colour, hatch = free.pop(0)
+        found[name] = (label, colour, hatch)
     return found
 
 
@@ -308,8 +314,13 @@ def grid_data(figure):
     preferred = (shown or [figure.config.get("metric")])[0]
     metric = names.index(preferred) if preferred in names else 0
     intervals, what = intervals_of(table, figure.config.get("metric"))
+    parts = [name for name in names if name.startswith("share/")]
     return {
-        "kind": "stack" if any(name.startswith("share/") for name in names) else "bars",
+        "kind": "stack" if parts else "bars",
+        "parts": [{"metric": names.index(name), "label": name.removeprefix("share/"),
+                   "colour": rows_look.COLOURS[i % len(rows_look.COLOURS)],
+                   "hatch": "" if i < len(rows_look.COLOURS) else "/"}
+                  for i, name in enumerate(parts)],
         "axis": {"name": own_axis["name"], "unit": own_axis.get("unit", "1"),
                  "values": figure.axis_values()},
         "series": [{"name": name, "label": label, "colour": colour, "hatch": hatch[:1]}
@@ -337,8 +348,10 @@ def scatter_data(suites):
                        "colour": rows_look.COLOURS[i % len(rows_look.COLOURS)],
                        "shape": SHAPES[mark]})
         for row in suite["rows"]:
-            if rows_look.is_number(row["reference"]) and rows_look.is_number(row["simulated"]):
-                x, y = rows_look.scaled(row)
+            reference, simulated = row.get("paper"), row.get("ours")
+            if rows_look.is_number(reference) and rows_look.is_number(simulated):
+                x, y = rows_look.scaled({"reference": reference, "simulated": simulated,
+                                         "unit": row["unit"]})
                 points.append([suite["name"], row["id"], row["role"], short_number(x),
                                short_number(y), row["cells"]["reference"],
                                row["cells"]["simulated"], row["cells"]["error"]])

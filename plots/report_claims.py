@@ -1,6 +1,7 @@
 """Claims of the paper in the report: their tables, and the first screen with all of them."""
 
 import report_charts as charts
+from report_constants import informed_choices
 from report_html import code, element, join, link, percent, plural, significant, table, with_unit
 
 def yes_or_no(truth):
@@ -91,36 +92,27 @@ def counts(claims, role):
     return sum(claim["pass"] for claim in own), len(own)
 
 
-def claim_of_row(row):
-    """A row of the suite "paper" as a claim, for those that no figure of the page has."""
-    cells = row["cells"]
-    return {"id": row["id"], "role": row["role"], "pass": row["pass"], "why": row["why"],
-            "cells": cells, "relative_difference": row["error"], "source": row["source"],
-            "tolerance": row["tolerance"] or 0, "text": cells["what"]}
-
-
 # -- The first screen --------------------------------------------------------------------------
 
 
 def all_claims(figures, validation):
-    """Those of the figures, and the paper's others from the validation, in the paper's order."""
-    found = {claim["id"]: claim for figure in figures for claim in figure.claims}
-    if validation:
-        for suite in validation["suites"]:
-            if suite["name"] == "paper":
-                rows = {row["id"]: row for row in suite["rows"]}
-                for name, row in rows.items():
-                    found.setdefault(name, claim_of_row(row))
+    """Those of the figures, and the paper's others from the validation, in the paper's order; each
+    with the anchor where it stands."""
+    found = {claim["id"]: {**claim, "anchor": f"claim-{claim['id']}"}
+             for figure in figures for claim in figure.claims}
+    for suite in validation["suites"] if validation else []:
+        if suite["name"] == "paper":
+            for row in suite["rows"]:
+                found.setdefault(row["id"], {**row, "anchor": row_anchor(suite, row)})
     return [found[name] for name in sorted(found)]
 
 
+def row_anchor(suite, row):
+    return f"row-{suite['name']}-{row['id']}"
+
+
 def summary_row(claim):
-    """A claim in a short table: of a figure, or a row of the validation."""
-    if "cells" in claim:
-        cells = claim["cells"]
-        return [code(claim["id"]), cells["what"], cells["reference"], cells["simulated"],
-                cells["error"], claim["role"], verdict_of(claim)]
-    return [link(f"claim-{claim['id']}", claim["id"]), words(claim), paper_text(claim),
+    return [link(claim["anchor"], claim["id"]), words(claim), paper_text(claim),
             ours_text(claim), difference_text(claim), claim["role"], verdict_of(claim)]
 
 
@@ -151,12 +143,9 @@ def ratio_data(claims):
         difference = claim.get("relative_difference")
         if difference is None or difference <= -1:
             continue
-        row = [str(cell) for cell in (
-            (claim["cells"]["reference"], claim["cells"]["simulated"]) if "cells" in claim
-            else (paper_text(claim), ours_text(claim)))]
         points.append([claim["id"], charts.short_number(1 + difference), claim["role"],
-                       claim["pass"], charts.short_number(claim.get("tolerance", 0)), *row,
-                       claim.get("text", "")])
+                       claim["pass"], charts.short_number(claim["tolerance"]), paper_text(claim),
+                       ours_text(claim), claim["text"], claim["anchor"]])
     return {"kind": "ratios", "points": points}
 
 
@@ -184,6 +173,7 @@ def first_screen(figures, claims, validation, data):
                      "misses stands beside what is met." + left_out, class_="lead"),
         element("div", *tiles, class_="tiles"),
         headline(claims),
+        informed_choices(figures, claims),
         element("figure", element("div", class_="chart", data_chart="claims",
                                   aria_label="Chart of all claims: ours over the paper's"),
                 element("figcaption", "Ours over the paper's number, claim by claim; grey: what "

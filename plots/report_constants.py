@@ -1,10 +1,12 @@
 """The constants behind the figures: all of them in one table, and a line at each figure."""
 
 import hashlib
+import re
 
 from report_html import code, details, element, filter_controls, join, link, plural, table
 from report_results import UNCERTAIN
 
+MOST_SERIES = 8  # that are named for a constant
 SOURCES = {
     "datasheet": "from data sheets",
     "measured": "measured on a machine",
@@ -20,25 +22,56 @@ def constant_anchor(key):
 
 
 def used_in(uses):
-    """Figures; with the series, where not all use it."""
-    return join([join([link(figure.name, figure.name),
-                       f" ({', '.join(series)})" if any(series) and
-                       len(series) < len(figure.series_names()) else None])
-                 for figure, series in uses], ", ")
+    """Figures, and below them the series where not all of a figure use it."""
+    figures = ", ".join(figure.name for figure, _ in uses)
+    some = list(dict.fromkeys(name for figure, series in uses for name in series
+                              if name and len(series) < len(figure.series_names())))
+    more = f", and {len(some) - MOST_SERIES} others" if len(some) > MOST_SERIES else ""
+    return join([figures, element("br") if some else None,
+                 element("span", ", ".join(some[:MOST_SERIES]) + more, class_="detail")
+                 if some else None])
 
 
-def constants_section(figures):
+def uses_by_constant(figures):
+    """(figure, series that use it) by constant_key()."""
     found = {}
     for figure in figures:
         for key, series in figure.constants().items():
             found.setdefault(key, []).append((figure, series))
+    return {key: found[key] for key in sorted(found)}
+
+
+def known_tests(citation, claims):
+    """Ids of test claims that a citation names: "C16", where there are C16a to C16c, or "C16a"."""
+    tests = {name for claim in claims if claim["role"] == "test"
+             for name in (claim["id"], claim["id"].rstrip("abcdefghijklmnopqrstuvwxyz"))}
+    return sorted(tests & set(re.findall(r"\w+", citation)))
+
+
+def informed_choices(figures, claims):
+    """What is assumed with test claims in view, which are then no blind predictions."""
+    items = []
+    for key in uses_by_constant(figures):
+        path, value, source, citation, _ = key
+        named = known_tests(citation, claims) if source in UNCERTAIN else []
+        if named:
+            items.append(element("li", link(constant_anchor(key), f"{path} = {value}"),
+                                 f" ({', '.join(named)}): {citation}"))
+    if not items:
+        return None
+    return details(f"Not all predictions are blind: {plural(len(items), 'unpublished choice')} "
+                   "made with test claims in view", element("ul", *items))
+
+
+def constants_section(figures):
+    found = uses_by_constant(figures)
     if not found:
         return None
     by_source = {}
     for key in found:
         by_source.setdefault(key[2], []).append(key)
     rows = []
-    for key in sorted(found):
+    for key in found:
         path, value, source, citation, interval = key
         rows.append(([code(path), value, interval, source, citation, used_in(found[key])],
                      {"id": constant_anchor(key), "data_kind": source}))

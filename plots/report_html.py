@@ -3,7 +3,7 @@
 import html
 import json
 
-VOID = {"img", "input", "meta", "br"}
+VOID = {"br", "img", "input", "meta"}
 
 
 class Html(str):
@@ -36,6 +36,7 @@ def table(columns, rows, caption=None, **attributes):
     (cells, attributes of the row). Wide tables scroll in a box of their own. A cell knows its
     column, for narrow screens where rows of claims become blocks."""
     right = [column.startswith(" ") for column in columns]
+    is_of_claims = attributes.get("class_") == "claims"
     head = element("tr", *(element("th", column.strip(), scope="col",
                                    class_="number" if is_right else None)
                            for column, is_right in zip(columns, right)))
@@ -43,7 +44,7 @@ def table(columns, rows, caption=None, **attributes):
     for row in rows:
         cells, more = row if isinstance(row, tuple) else (row, {})
         body.append(element("tr", *(element("td", cell, class_="number" if is_right else None,
-                                            data_column=column.strip())
+                                            data_column=column.strip() if is_of_claims else None)
                                     for cell, column, is_right in zip(cells, columns, right)),
                             **more))
     content = [element("thead", head), element("tbody", *body)]

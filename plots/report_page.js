@@ -295,15 +295,10 @@ function setUpBars(place, chart, data, patterns) {
   return redraw;
 }
 
-const PARTS = ["#E69F00", "#56B4E9", "#009E73", "#0072B2", "#CC79A7", "#D55E00", "#F0E442",
-  "#999999"];
-
 // A bar a point, of the shares in "share/..." of its time.
 function setUpStack(place, chart, data, patterns) {
-  const parts = data.metrics.map((metric, i) => ({ ...metric, i }))
-    .filter((metric) => metric.name.startsWith("share/"))
-    .map((metric, i) => ({ ...metric, label: metric.name.slice("share/".length),
-      fill: patterns.fillOf(PARTS[i % PARTS.length], i < PARTS.length ? "" : "/") }));
+  const parts = data.parts.map((part) => ({ ...data.metrics[part.metric], i: part.metric,
+    label: part.label, fill: patterns.fillOf(part.colour, part.hatch) }));
   const labels = Object.fromEntries(data.series.map((one) => [one.name, one.label]));
   const bars = data.points.map(([series, at, problem, values]) => ({ problem, values,
     name: `${labels[series]}, ${at}` }));
@@ -337,10 +332,11 @@ const PASS = "#005a9c";
 const MISS = "#a62000";
 
 function setUpRatios(place, chart, data) {
-  const points = data.points.map(([id, value, role, passes, tolerance, paper, ours, text]) => {
+  const points = data.points.map(([id, value, role, passes, tolerance, paper, ours, text,
+    anchor]) => {
     const colour = passes ? PASS : MISS;
     return {
-      id, value, low: 1 - tolerance, high: 1 + tolerance, href: `#claim-${id}`,
+      id, value, low: 1 - tolerance, high: 1 + tolerance, href: `#${anchor}`,
       fill: role === "test" ? colour : "#ffffff", stroke: colour,
       shape: passes ? "circle" : "diamond",
       head: `${id}: ${passes ? "pass" : "MISS"} (${role})`,
@@ -466,5 +462,8 @@ window.addEventListener("afterprint", () => {
 if (window.matchMedia("(max-width: 75rem)").matches) {
   document.querySelector("#contents details").open = false;
 }
-setUpCharts();
-if (location.hash) reveal();
+// The text can be read before the charts are there.
+setTimeout(() => {
+  setUpCharts();
+  if (location.hash) reveal();
+}, 0);

@@ -30,7 +30,7 @@ def record(config_hash, assumed="36us"):
         "metrics": [{"name": "throughput", "value": 1, "unit": "token/s", "doc": HOSTILE}],
         "notes": [f"a note {HOSTILE}"],
         "config": {"csd": [{"flash": {"t_read": {
-            "value": assumed, "source": "assumed", "citation": f"nobody {HOSTILE}",
+            "value": assumed, "source": "assumed", "citation": f"nobody, knowing X04 {HOSTILE}",
             "interval": ["25us", "60us"]}}}],
             "gpu": [{"peak": {"value": 1.5, "source": "datasheet", "citation": "a sheet"}}],
             "workload": {"batch": 4}},
@@ -113,8 +113,7 @@ def make_results(folder):
         "machine": {"processor": HOSTILE, "cores": 2, "memory_bytes": 2**34, "system": None}})
     for name in ("grid", "odd"):
         write_picture(results / f"{name}.png")
-    row = {"id": "Z01", "role": "test", "source": "x", "unit": "s", "reference": 2.0,
-           "simulated": 2.5, "error": 0.25, "tolerance": 0.1, "pass": False, "why": HOSTILE,
+    row = {**claim("Z01", passes=False),
            "cells": {"reference": "2 s", "simulated": "2.5 s", "error": "+25 %",
                      "tolerance": "10 %", "what": f"why: {HOSTILE}"}}
     role = {"rows": 1, "passing": 0, "median": "25 %", "worst": "25 %"}
@@ -209,7 +208,8 @@ def check_whole_and_equal(folder):
     assert {link[1:] for link in links} <= set(ids), "a link that leads nowhere"
     text = page.text()
     for part in ("/csd/0/flash/t_read", "25us to 60us", "reason of X02", "1.50 to 3.50",
-                 "yes in 7 of 8", "OOM VRAM", "no number", "65.2", "1 assumed", "1.5 s", "r9"):
+                 "yes in 7 of 8", "OOM VRAM", "no number", "(X04): nobody", "65.2", "1 assumed",
+                 "1 unpublished choice made with test claims in view", "1.5 s", "r9"):
         assert part in text, f"the page lacks {part!r}"
     assert text.count("MISS") >= 4
 
@@ -259,7 +259,7 @@ def check_chart_data(folder):
     assert grid["points"][1][2] == "OOM VRAM" and grid["points"][1][3] == [None, 3e9]
     assert grid["points"][3] == ["my_system", "64", "", [65.25, None], 60, 70], grid["points"][3]
     colours = [series["colour"] for series in grid["series"]]
-    assert colours[0] == "#E69F00" and colours[1] not in ("#ffffff", colours[0]), colours
+    assert colours[0] == "#e69f00" and colours[1] not in ("#ffffff", colours[0]), colours
     ratios = {point[0]: point[1] for point in charts["claims"]["points"]}
     assert ratios == {"X01": 1.25, "X02": 1.25, "X04": 1.25, "Y01": 1.25, "Z01": 1.25}, ratios
     assert charts["validation"]["points"][0][:5] == ["paper", "Z01", "test", 2.0, 2.5]

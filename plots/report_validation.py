@@ -1,6 +1,6 @@
 """The validation in the report: suites, what is required of them, and all rows."""
 
-from report_claims import in_order, verdict
+from report_claims import in_order, row_anchor, verdict
 from report_html import code, details, element, filter_controls, join, link, table
 
 def suite_rows(suite):
@@ -10,11 +10,12 @@ def suite_rows(suite):
         cells = row["cells"]
         rows.append(([code(row["id"]), cells["reference"], cells["simulated"], cells["error"],
                       cells["tolerance"], row["role"], verdict(row["pass"]), cells["what"]],
-                     {"class_": None if row["pass"] else "missed",
+                     {"id": row_anchor(suite, row), "class_": None if row["pass"] else "missed",
                       "data_kind": "pass" if row["pass"] else "miss"}))
     name = f"rows-{suite['name']}"
     return join([filter_controls(name, ["pass", "miss"]),
-                 table(columns, rows, caption=f"Rows of {suite['name']}", id=name)])
+                 table(columns, rows, caption=f"Rows of {suite['name']}", id=name,
+                       class_="rows")])
 
 
 def requirement_rows(suites):
@@ -50,12 +51,13 @@ def validation_section(validation):
         element("p", "All references that the models are compared with. Test rows have never "
                      "entered a calibration; errors are of the test rows with a number."),
         table(["suite", "what", " test rows", " pass", " median error", " worst", " fit rows",
-               " pass"], overview, caption="Suites"),
+               " pass"], overview, caption="Suites", class_="suites"),
         element("figure", element("div", class_="chart", data_chart="validation",
                                   aria_label="Chart of all rows: simulated against reference"),
                 element("figcaption", "Simulated against reference. Filled: test, hollow: fit; "
                         "lines: equal, and 10 % off."), class_="needs-script"),
         table(["suite", "test rows", " median error", " at most", " worst", " at most", "verdict",
-               "why not"], required, caption="Required of the test rows as a whole")
+               "why not"], required, caption="Required of the test rows as a whole",
+              class_="required")
         if required else None,
         *blocks, id="validation")

@@ -1,7 +1,6 @@
 #include "sim/app/validation/report_page.hpp"
 
-#include <optional>
-
+#include "sim/app/figure_claims.hpp"
 #include "sim/app/validation/report_cells.hpp"
 
 namespace nearkv {
@@ -9,11 +8,6 @@ namespace nearkv {
 using nlohmann::json;
 
 namespace {
-
-template <class T>
-json or_null(const std::optional<T>& value) {
-  return value ? json(*value) : json();
-}
 
 json statistics_as_json(const RowStatistics& statistics) {
   return {{"rows", statistics.rows},
@@ -24,22 +18,13 @@ json statistics_as_json(const RowStatistics& statistics) {
 
 json row_as_json(const Row& row, const RowResult& result) {
   const RowCells cells = cells_of(row, result);
-  return {{"id", row.id},
-          {"role", name_of(row.role)},
-          {"source", row.source},
-          {"unit", row.unit},
-          {"reference", or_null(row.reference)},
-          {"simulated", result.simulated ? json(result.simulated->value) : json()},
-          {"error", or_null(result.error)},
-          {"tolerance", row.holds ? json() : json(result.tolerance)},
-          {"pass", result.passes},
-          {"why", row.why},
-          {"cells",
-           {{"reference", cells.reference},
-            {"simulated", cells.simulated},
-            {"error", cells.error},
-            {"tolerance", cells.tolerance},
-            {"what", cells.what}}}};
+  json document = claim_as_json({row, result});
+  document["cells"] = {{"reference", cells.reference},
+                       {"simulated", cells.simulated},
+                       {"error", cells.error},
+                       {"tolerance", cells.tolerance},
+                       {"what", cells.what}};
+  return document;
 }
 
 json requirements_as_json(const SuiteReport& report) {

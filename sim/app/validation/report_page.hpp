@@ -10,7 +10,7 @@
 namespace nearkv {
 
 /// {"suites": [{"name", "title", "source", "statistics", "requirements", "rows", "not_covered"}]}.
-/// Rows have numbers for charts and "cells": what a table says of them, as in REPORT.md.
+/// A row is as claim_as_json() has it, with "cells": what a table says of it, as in REPORT.md.
 [[nodiscard]] nlohmann::json report_for_page(const std::vector<SuiteReport>& reports);
 
 }  // namespace nearkv
