@@ -72,7 +72,7 @@ def in_order(claims):
 
 def claims_table(claims, caption, anchors=False):
     has_samples = any(claim.get("samples") for claim in claims)
-    columns = ["claim", "what", " paper", " ours", " difference", " tolerance", "role", "verdict"]
+    columns = ["claim", "*what", " paper", " ours", " difference", " tolerance", "role", "verdict"]
     if has_samples:
         columns.insert(4, " 90 % of samples")
     rows = []
@@ -84,7 +84,7 @@ def claims_table(claims, caption, anchors=False):
             cells.insert(4, samples_text(claim))
         rows.append((cells, {"id": f"claim-{claim['id']}" if anchors else None,
                              "class_": "missed" if is_missed(claim) else None}))
-    return table(columns, rows, caption=caption, class_="claims")
+    return table(columns, rows, caption=caption, class_="blocks")
 
 
 def counts(claims, role):
@@ -117,9 +117,9 @@ def summary_row(claim):
 
 
 def summary_table(claims, caption):
-    return table(["claim", "what", " paper", " ours", " difference", "role", "verdict"],
+    return table(["claim", "*what", " paper", " ours", " difference", "role", "verdict"],
                  [(summary_row(claim), {"class_": "missed" if is_missed(claim) else None})
-                  for claim in claims], caption=caption, class_="claims")
+                  for claim in claims], caption=caption, class_="blocks")
 
 
 def tile(passing, number, what):

@@ -6,7 +6,7 @@ import re
 from report_html import code, details, element, filter_controls, join, link, plural, table
 from report_results import UNCERTAIN
 
-MOST_SERIES = 8  # that are named for a constant
+MOST_SERIES = 5  # that are named for a constant
 SOURCES = {
     "datasheet": "from data sheets",
     "measured": "measured on a machine",
@@ -84,8 +84,9 @@ def constants_section(figures):
                      "that has different values in different systems has a row for each."),
         element("ul", *summary, class_="sources"),
         filter_controls("constants-table", [source for source in SOURCES if source in by_source]),
-        table(["constant", "value", "90 % interval", "source", "citation", "used in"], rows,
-              caption=plural(len(found), "constant"), id="constants-table", class_="constants"),
+        table(["constant", " value", " 90 % interval", "source", "*citation", "*used in"], rows,
+              caption=plural(len(found), "constant"), id="constants-table",
+              class_="blocks constants"),
         id="constants")
 
 

@@ -2,8 +2,9 @@
 
 import html
 import json
+import re
 
-VOID = {"br", "img", "input", "meta"}
+VOID = {"br", "img", "input", "meta", "wbr"}
 
 
 class Html(str):
@@ -31,22 +32,25 @@ def element(name, /, *content, **attributes):
     return Html(f"<{tag}>{join(content)}</{name}>")
 
 
+COLUMN_KINDS = {" ": "number", "*": "words"}
+
+
 def table(columns, rows, caption=None, **attributes):
-    """`columns` are texts, those that begin with a space stand right; `rows` are lists of cells or
-    (cells, attributes of the row). Wide tables scroll in a box of their own. A cell knows its
-    column, for narrow screens where rows of claims become blocks."""
-    right = [column.startswith(" ") for column in columns]
-    is_of_claims = attributes.get("class_") == "claims"
-    head = element("tr", *(element("th", column.strip(), scope="col",
-                                   class_="number" if is_right else None)
-                           for column, is_right in zip(columns, right)))
+    """`columns` are texts: " name" has numbers, which stand right, "*name" sentences, which take
+    room. `rows` are lists of cells or (cells, attributes of the row). Wide tables scroll in a box
+    of their own; on narrow screens the rows of one with the class "blocks" become blocks, in which
+    each cell says what it is."""
+    kinds = [COLUMN_KINDS.get(column[0]) for column in columns]
+    names = [column[1:] if kind else column for column, kind in zip(columns, kinds)]
+    is_blocks = "blocks" in attributes.get("class_", "")
+    head = element("tr", *(element("th", name, scope="col", class_=kind)
+                           for name, kind in zip(names, kinds)))
     body = []
     for row in rows:
         cells, more = row if isinstance(row, tuple) else (row, {})
-        body.append(element("tr", *(element("td", cell, class_="number" if is_right else None,
-                                            data_column=column.strip() if is_of_claims else None)
-                                    for cell, column, is_right in zip(cells, columns, right)),
-                            **more))
+        body.append(element("tr", *(element("td", cell, class_=kind,
+                                            data_column=name if is_blocks else None)
+                                    for cell, name, kind in zip(cells, names, kinds)), **more))
     content = [element("thead", head), element("tbody", *body)]
     if caption:
         content.insert(0, element("caption", caption))
@@ -76,7 +80,9 @@ def as_script_data(name, value):
 
 
 def code(text):
-    return element("code", text)
+    """Code that may be broken behind a slash or an underscore."""
+    return element("code", *(join([part, element("wbr")]) if part[-1:] in "/_" else part
+                             for part in re.findall(r"[^/_]*[/_]|[^/_]+", text)))
 
 
 def link(target, text, **attributes):
@@ -100,6 +106,8 @@ def significant(value, digits=3):
 
 def percent(value, sign=False):
     """A share in percent, with a sign where it is a difference."""
+    if abs(value) < 5e-6:
+        return "0 %"
     digits = 1 if abs(value) >= 0.001 else 3
     return f"{value * 100:{'+' if sign else ''}.{digits}f} %"
 

@@ -4,7 +4,8 @@ from report_claims import in_order, row_anchor, verdict
 from report_html import code, details, element, filter_controls, join, link, table
 
 def suite_rows(suite):
-    columns = ["row", " reference", " simulated", " error", " tolerance", "role", "verdict", "what"]
+    columns = ["row", " reference", " simulated", " error", " tolerance", "role", "verdict",
+               "*what"]
     rows = []
     for row in in_order(suite["rows"]):
         cells = row["cells"]
@@ -15,7 +16,7 @@ def suite_rows(suite):
     name = f"rows-{suite['name']}"
     return join([filter_controls(name, ["pass", "miss"]),
                  table(columns, rows, caption=f"Rows of {suite['name']}", id=name,
-                       class_="rows")])
+                       class_="blocks")])
 
 
 def requirement_rows(suites):
@@ -50,14 +51,13 @@ def validation_section(validation):
         element("h2", "Validation"),
         element("p", "All references that the models are compared with. Test rows have never "
                      "entered a calibration; errors are of the test rows with a number."),
-        table(["suite", "what", " test rows", " pass", " median error", " worst", " fit rows",
-               " pass"], overview, caption="Suites", class_="suites"),
+        table(["suite", "*what", " test rows", " pass", " median error", " worst", " fit rows",
+               " pass"], overview, caption="Suites"),
         element("figure", element("div", class_="chart", data_chart="validation",
                                   aria_label="Chart of all rows: simulated against reference"),
                 element("figcaption", "Simulated against reference. Filled: test, hollow: fit; "
                         "lines: equal, and 10 % off."), class_="needs-script"),
         table(["suite", "test rows", " median error", " at most", " worst", " at most", "verdict",
-               "why not"], required, caption="Required of the test rows as a whole",
-              class_="required")
+               "*why not"], required, caption="Required of the test rows as a whole")
         if required else None,
         *blocks, id="validation")
