@@ -139,4 +139,5 @@ def main():
     style.save(draw(read(perplexity), read(tensors)), stem)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -317,10 +317,9 @@ def grid_data(figure):
     parts = [name for name in names if name.startswith("share/")]
     return {
         "kind": "stack" if parts else "bars",
-        "parts": [{"metric": names.index(name), "label": name.removeprefix("share/"),
-                   "colour": rows_look.COLOURS[i % len(rows_look.COLOURS)],
-                   "hatch": "" if i < len(rows_look.COLOURS) else "/"}
-                  for i, name in enumerate(parts)],
+        "parts": [{"metric": names.index(name), "label": label, "colour": colour}
+                  for name in parts
+                  for label, colour in [style.part_look(name.removeprefix("share/"))]],
         "axis": {"name": own_axis["name"], "unit": own_axis.get("unit", "1"),
                  "values": figure.axis_values()},
         "series": [{"name": name, "label": label, "colour": colour, "hatch": hatch[:1]}

@@ -52,6 +52,26 @@ def grid_table(figure):
         caption=with_unit(metric, "" if unit == "1" else f"[{unit}]"))
 
 
+def derived_table(figure, names):
+    """What a figure derives from each point: its quantities, or the shares of its time."""
+    own, axis = figure.table, figure.axis()
+    looks = charts.looks(figure.series_names())
+    titles = [with_unit(name.split("/", 1)[1], "" if own.units[name] == "1" else
+                        f"[{own.units[name]}]") for name in names]
+    rows = [[looks[row["series"]][0], row[axis["name"]],
+             *(charts.overflow_text(row) or significant(own.number(row, name)) for name in names)]
+            for row in own.rows]
+    return table(["series", f" {axis['name']}", *(f" {title}" for title in titles)], rows,
+                 caption="What the figure shows")
+
+
+def data_table(figure):
+    if not figure.is_grid():
+        return plain_table(figure)
+    derived = [name for name in figure.table.names if name.startswith(("quantity/", "share/"))]
+    return derived_table(figure, derived) if derived else grid_table(figure)
+
+
 def plain_table(figure):
     """Any table, as it is."""
     own = figure.table
@@ -96,7 +116,6 @@ def figure_section(figure, command):
     is_grid = figure.is_grid()
     chart = element("div", class_="chart", data_chart=figure.name,
                     aria_label=f"Chart of {figure.name}: {figure.title}") if is_grid else None
-    data = [grid_table(figure) if is_grid else plain_table(figure)]
     files = f"{figure.folder.name}/{figure.stem}.csv has all columns"
     return element(
         "section",
@@ -108,6 +127,6 @@ def figure_section(figure, command):
         if figure.claims else None,
         rests_on(figure),
         notes_of(figure),
-        details("Data", *data, element("p", f"{files}. Make it again: ", code(command)),
+        details("Data", data_table(figure), element("p", f"{files}. Make it again: ", code(command)),
                 open=not (chart or figure.picture())),
         id=figure.name, class_="figure")

@@ -296,9 +296,9 @@ function setUpBars(place, chart, data, patterns) {
 }
 
 // A bar a point, of the shares in "share/..." of its time.
-function setUpStack(place, chart, data, patterns) {
+function setUpStack(place, chart, data) {
   const parts = data.parts.map((part) => ({ ...data.metrics[part.metric], i: part.metric,
-    label: part.label, fill: patterns.fillOf(part.colour, part.hatch) }));
+    label: part.label, fill: part.colour }));
   const labels = Object.fromEntries(data.series.map((one) => [one.name, one.label]));
   const bars = data.points.map(([series, at, problem, values]) => ({ problem, values,
     name: `${labels[series]}, ${at}` }));

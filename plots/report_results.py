@@ -178,6 +178,11 @@ class Figure:
         for series, record in self.series_of_records():
             for path, constant in constants_of(record["config"]):
                 found.setdefault(constant_key(path, constant), set()).add(series)
+        # Those of the figure itself; what its points have is in the records, resolved.
+        own = {key: value for key, value in self.config.items()
+               if key not in ("point", "points", "series")}
+        for path, constant in constants_of(own, f"/figures/{self.name}"):
+            found.setdefault(constant_key(path, constant), {""})
         return {key: self.in_order(found[key]) for key in sorted(found)}
 
     def metric_docs(self):

@@ -6,6 +6,7 @@ equal bytes with the same matplotlib: no dates, no user settings, one bundled fo
 
 import csv
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ except ModuleNotFoundError:
     sys.exit(EXIT_PACKAGE_MISSING)
 
 matplotlib.use("Agg")
+import matplotlib.colors  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
 
 COLUMN_WIDTH = 3.5  # inches: one column of a two-column page
@@ -63,9 +65,69 @@ def apply():
     )
 
 
-def look_of(system):
-    """(label, colour, hatch) of a system; an unknown one is drawn in plain white."""
-    return SYSTEMS.get(system, (system, "#ffffff", ""))
+# What a series is besides its system: (ending of its name, addition to the label, lightness). A
+# system keeps its hue; another number of drives, tier or setting is a shade of it.
+VARIANTS = (
+    ("_2", ", 2 drives", 0.62),
+    ("_vram", ", KV in VRAM", 1.75),
+    ("_host", ", KV in host memory", 1.4),
+    ("_ssd", ", KV on SSD", 1.0),
+    ("_retry", ", read retry", 0.62),
+)
+
+# Models and parts of a time are no systems: other hues, of Paul Tol's muted scheme.
+MODELS = {
+    "opt_13b": ("OPT-13B", "#332288", ""),
+    "llama_2_13b": ("Llama-2-13B", "#44AA99", "////"),
+    "opt_30b": ("OPT-30B", "#DDCC77", "...."),
+}
+PARTS = {
+    "kv_access": ("KV access", "#CC6677"),
+    "weights": ("weights (GEMMs)", "#332288"),
+    "weight_wait": ("weights on their way", "#6655AA"),
+    "weight_copy": ("weights on their way", "#6655AA"),
+    "gpu_attention": ("attention, GPU", "#88CCEE"),
+    "gpu_other": ("other GPU work", "#999999"),
+    "gpu_compute": ("GPU", "#332288"),
+    "csd_attention": ("engine, firmware", "#44AA99"),
+    "submission": ("submission", "#DDCC77"),
+    "upload": ("q, k, v to CSD", "#117733"),
+    "download": ("output to GPU", "#999933"),
+    "activations": ("activations", "#AA4499"),
+    "cpu_attention": ("attention, CPU", "#882255"),
+    "rest": ("below 0.5 % each", "#DDDDDD"),
+}
+
+
+def shade(colour, lightness):
+    """A colour nearer to black (below 1) or to white (above 1; 2 is white)."""
+    red, green, blue = matplotlib.colors.to_rgb(colour)
+    if lightness <= 1:
+        return tuple(part * lightness for part in (red, green, blue))
+    return tuple(part + (1 - part) * (lightness - 1) for part in (red, green, blue))
+
+
+def look_of(series):
+    """(label, colour, hatch) of a system, of a variant of one, or of a model; an unknown one is
+    drawn in plain white."""
+    if series in SYSTEMS:
+        return SYSTEMS[series]
+    if series in MODELS:
+        return MODELS[series]
+    for ending, addition, lightness in VARIANTS:
+        if series.endswith(ending) and series.removesuffix(ending) in SYSTEMS:
+            label, colour, hatch = SYSTEMS[series.removesuffix(ending)]
+            return label + addition, shade(colour, lightness), hatch
+    return series, "#ffffff", ""
+
+
+def part_look(part):
+    """(label, colour) of a part of a time; an unknown one by its name, in grey."""
+    return PARTS.get(part, (part.replace("_", " "), "#777777"))
+
+
+def with_unit(label, unit):
+    return label if unit in ("", "1") else f"{label} ({unit})"
 
 
 def read_table(path):
@@ -83,6 +145,25 @@ def read_table(path):
 def number(text):
     """A cell as a number; None where it is empty."""
     return float(text) if text else None
+
+
+def bounds(row, metric):
+    """(lowest, highest) of a row's metric: of samples of the constants, else what sampling decode
+    steps may have cost; None where the table has neither."""
+    for low, high in (("p5", "p95"), ("lowest", "highest")):
+        ends = [number(row.get(f"{metric}_{end}", "")) for end in (low, high)]
+        if None not in ends:
+            return tuple(ends)
+    return None
+
+
+def read_claims(path):
+    """The claims beside a table, by id; none where there is no such file."""
+    file = Path(path).with_suffix(".claims.json")
+    if not file.exists():
+        return {}
+    document = json.loads(file.read_text(encoding="utf-8"))
+    return {claim["id"]: claim for claim in document["claims"]}
 
 
 def write_atomically(path, data):

@@ -240,6 +240,19 @@ void Machine::add_gpu_gauges(int index) {
     }
     return busy;
   }));
+  const auto add_kinds = [&](const char* name, const char* doc, std::vector<OperatorKind> kinds) {
+    gauges_.add(
+        busy_gauge(fmt::format("gpu/{}/{}", index, name), doc, 1, [gpu, kinds = std::move(kinds)] {
+          SimDuration busy{};
+          for (const OperatorKind kind : kinds) {
+            busy += gpu->counters().busy[static_cast<std::size_t>(kind)];
+          }
+          return busy;
+        }));
+  };
+  add_kinds("gemm", "GPU busy with GEMMs: they read the weights", {OperatorKind::gemm});
+  add_kinds("attention", "GPU busy with attention, its softmax, masks and copies",
+            {OperatorKind::attention, OperatorKind::softmax, OperatorKind::strided});
   gauges_.add(bytes_gauge(fmt::format("gpu/{}/memory", index),
                           "bytes that operators moved from and to VRAM",
                           [gpu] { return gpu->counters().bytes; }));

@@ -34,19 +34,45 @@ std::string csv_cell(std::string_view text) {
   return quoted + "\"";
 }
 
-std::string records_as_csv(const std::vector<std::string>& key_columns,
-                           const std::vector<CsvRow>& rows, const std::string& sampled) {
+namespace {
+
+std::vector<Metric> metrics_of(const CsvRow& row) {
+  std::vector<Metric> metrics = row.derived;
+  metrics.insert(metrics.end(), row.record->metrics().begin(), row.record->metrics().end());
+  return metrics;
+}
+
+/// The metrics that rows have, each once, derived ones first.
+std::vector<Metric> metric_columns(const std::vector<CsvRow>& rows) {
   std::vector<Metric> columns;
   std::map<std::string, std::string> units;
-  for (const CsvRow& row : rows) {
-    for (const Metric& metric : row.record->metrics()) {
-      const auto [known, is_new] = units.emplace(metric.name, metric.unit);
-      check(known->second == metric.unit, "one metric in two units");
-      if (is_new) {
-        columns.push_back(metric);
-      }
+  const auto add = [&](const Metric& metric) {
+    const auto [known, is_new] = units.emplace(metric.name, metric.unit);
+    check(known->second == metric.unit, "one metric in two units");
+    if (is_new) {
+      columns.push_back(metric);
     }
+  };
+  for (const CsvRow& row : rows) {
+    std::for_each(row.derived.begin(), row.derived.end(), add);
   }
+  for (const CsvRow& row : rows) {
+    std::for_each(row.record->metrics().begin(), row.record->metrics().end(), add);
+  }
+  return columns;
+}
+
+std::string unit_of(const std::vector<Metric>& columns, const std::string& name) {
+  const auto found = std::find_if(columns.begin(), columns.end(),
+                                  [&name](const Metric& column) { return column.name == name; });
+  return found == columns.end() ? "" : found->unit;
+}
+
+}  // namespace
+
+std::string records_as_csv(const std::vector<std::string>& key_columns,
+                           const std::vector<CsvRow>& rows, const std::string& sampled) {
+  const std::vector<Metric> columns = metric_columns(rows);
   std::vector<std::string> header = key_columns;
   header.insert(header.end(), {"status", "memory", "fidelity", "config_hash",
                                csv_column("throughput_lowest", "token/s"),
@@ -54,8 +80,8 @@ std::string records_as_csv(const std::vector<std::string>& key_columns,
   const bool has_samples = std::any_of(
       rows.begin(), rows.end(), [](const CsvRow& row) { return !row.record->samples().is_null(); });
   if (has_samples) {
-    header.push_back(csv_column(sampled + "_p5", units[sampled]));
-    header.push_back(csv_column(sampled + "_p95", units[sampled]));
+    header.push_back(csv_column(sampled + "_p5", unit_of(columns, sampled)));
+    header.push_back(csv_column(sampled + "_p95", unit_of(columns, sampled)));
   }
   for (const Metric& column : columns) {
     header.push_back(csv_column(column.name, column.unit));
@@ -76,9 +102,13 @@ std::string records_as_csv(const std::vector<std::string>& key_columns,
       cells.push_back(interval ? csv_number(interval->lowest) : "");
       cells.push_back(interval ? csv_number(interval->highest) : "");
     }
+    std::map<std::string, double> values;
+    for (const Metric& metric : metrics_of(row)) {
+      values[metric.name] = metric.value;
+    }
     for (const Metric& column : columns) {
-      const std::optional<double> value = record.metric(column.name);
-      cells.push_back(value ? csv_number(*value) : "");
+      const auto value = values.find(column.name);
+      cells.push_back(value == values.end() ? "" : csv_number(value->second));
     }
     text += csv_line(cells);
   }

@@ -13,13 +13,14 @@ namespace nearkv {
 struct CsvRow {
   std::vector<std::string> keys;  // one for each key column
   const RecordView* record = nullptr;
+  std::vector<Metric> derived{};  // numbers made of the record's, named as none of its metrics
 };
 
 /// Key columns; status, memory (what overflowed), fidelity, config_hash; the bounds of the
-/// throughput; then every metric that a record has, in the order of first appearance. A metric
-/// that a record lacks is an empty cell. A column is called "name [unit]", or "name" for a plain
-/// number. Where records have samples of their constants, NAME_p5 and NAME_p95 of the metric
-/// `sampled` follow the throughput's bounds: 90 % of the samples are between them.
+/// throughput; then derived numbers and every metric that a record has, in the order of first
+/// appearance. A metric that a record lacks is an empty cell. A column is called "name [unit]", or
+/// "name" for a plain number. Where records have samples of their constants, NAME_p5 and NAME_p95
+/// of the metric `sampled` follow the throughput's bounds: 90 % of the samples are between them.
 [[nodiscard]] std::string records_as_csv(const std::vector<std::string>& key_columns,
                                          const std::vector<CsvRow>& rows,
                                          const std::string& sampled = "");

@@ -148,7 +148,7 @@ std::string describe_metrics() {
 std::string describe_figures() {
   TextTable table({{"figure", Align::left}, {"title", Align::left}});
   for (const std::string& name : known_figures()) {
-    table.row({name, load_figure(figure_file(name)).title});
+    table.row({name, load_heading(figure_file(name)).title});
   }
   return table.text();
 }

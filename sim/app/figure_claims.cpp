@@ -46,10 +46,11 @@ std::string paper_text(const Row& row) {
 
 }  // namespace
 
-std::vector<Row> claims_about(const Suite& paper, const std::string& figure) {
+std::vector<Row> claims_about(const Suite& paper, const std::string& figure,
+                              const std::string& run) {
   const auto is_of_figure = [&](const PointName& point) {
-    const SuiteRun& run = paper.runs.at(point.run);
-    return run.figure && run.figure->name == figure && run.set.empty();
+    const SuiteRun& asked = paper.runs.at(point.run);
+    return asked.figure ? asked.figure->name == figure && asked.set.empty() : point.run == run;
   };
   std::vector<Row> claims;
   for (const Row& row : paper.rows) {
@@ -62,24 +63,22 @@ std::vector<Row> claims_about(const Suite& paper, const std::string& figure) {
 }
 
 std::vector<FigureClaim> evaluate_claims(const Suite& paper, const std::vector<Row>& claims,
-                                         const FigureResults& results) {
+                                         const RecordOf& record_of) {
   std::vector<FigureClaim> evaluated;
   for (const Row& row : claims) {
-    evaluated.push_back({row, evaluate(paper, row, [&results](const PointName& point) {
-                           return results.find(point.series, point.at);
-                         })});
+    evaluated.push_back({row, evaluate(paper, row, record_of)});
   }
   return evaluated;
 }
 
-void add_samples(std::vector<FigureClaim>& claims, const Suite& paper, const FigureResults& results,
-                 const std::vector<SampledOutcome>& points) {
+void add_samples(std::vector<FigureClaim>& claims, const Suite& paper,
+                 const PositionOf& position_of, const std::vector<SampledOutcome>& points) {
   const std::size_t samples = points.empty() ? 0 : points.front().samples.size();
   for (FigureClaim& claim : claims) {
     std::vector<double> values;
     for (std::size_t i = 0; i < samples; ++i) {
       const auto record_of = [&](const PointName& name) -> const RecordView* {
-        const std::optional<std::size_t> position = results.position(name.series, name.at);
+        const std::optional<std::size_t> position = position_of(name);
         if (!position || !points[*position].samples[i].record) {
           return nullptr;
         }

@@ -1,13 +1,14 @@
 // What the paper claims about a figure (validation/claims.json), beside the figure's records.
 #pragma once
 
+#include <cstddef>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
-#include "sim/app/figure_results.hpp"
 #include "sim/app/uncertainty/sampled_runs.hpp"
 #include "sim/app/validation/suite.hpp"
 
@@ -27,18 +28,23 @@ struct FigureClaim {
   std::optional<ClaimSamples> samples{};
 };
 
-/// The claims that can be told from a figure alone, in the suite's order.
-[[nodiscard]] std::vector<Row> claims_about(const Suite& paper, const std::string& figure);
+/// The claims that can be told from a figure alone, in the suite's order: from its points, or from
+/// `run`, the suite's run that a figure without an axis shows (may be empty).
+[[nodiscard]] std::vector<Row> claims_about(const Suite& paper, const std::string& figure,
+                                            const std::string& run = "");
 
 /// Throws ConfigError for a metric that no record has.
 [[nodiscard]] std::vector<FigureClaim> evaluate_claims(const Suite& paper,
                                                        const std::vector<Row>& claims,
-                                                       const FigureResults& results);
+                                                       const RecordOf& record_of);
 
-/// Adds what samples say. `points` are those of `results`, in their order; sample i of all points
-/// has the same constants. Does nothing without samples.
-void add_samples(std::vector<FigureClaim>& claims, const Suite& paper, const FigureResults& results,
-                 const std::vector<SampledOutcome>& points);
+/// The place of a point among a figure's; nothing when it is none of them.
+using PositionOf = std::function<std::optional<std::size_t>(const PointName&)>;
+
+/// Adds what samples say: sample i of all points has the same constants. Does nothing without
+/// samples.
+void add_samples(std::vector<FigureClaim>& claims, const Suite& paper,
+                 const PositionOf& position_of, const std::vector<SampledOutcome>& points);
 
 [[nodiscard]] nlohmann::json claim_as_json(const FigureClaim& claim);
 

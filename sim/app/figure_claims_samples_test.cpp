@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include "sim/app/figure_claims.hpp"
+#include "sim/app/figure_results.hpp"
 #include "sim/app/test_records.hpp"
 
 namespace nearkv {
@@ -11,9 +12,12 @@ namespace {
 struct SampledFigure {
   FigureResults results{{"fast", "slow"},
                         {"4"},
-                        true,
                         {record_with({{"throughput", 12}}), record_with({{"throughput", 4}})}};
   std::vector<SampledOutcome> points = std::vector<SampledOutcome>(2);
+
+  [[nodiscard]] PositionOf position_of() const {
+    return [this](const PointName& point) { return results.position(point.series, point.at); };
+  }
 
   void add(std::optional<double> fast, std::optional<double> slow) {
     const auto result = [](std::optional<double> throughput) {
@@ -55,7 +59,7 @@ TEST_CASE("claims: a ratio is taken in each sample, so that what both share canc
   std::vector<FigureClaim> claims{
       claim_of("fig.fast[4].throughput / fig.slow[4].throughput", false),
       claim_of("fig.fast[4].throughput > 11", true)};
-  add_samples(claims, Suite{}, figure.results, figure.points);
+  add_samples(claims, Suite{}, figure.position_of(), figure.points);
   REQUIRE(claims[0].samples.has_value());
   CHECK(claims[0].samples->told == 5);
   CHECK(claims[0].samples->interval->highest == 3);
@@ -74,7 +78,7 @@ TEST_CASE("claims: without samples nothing is added") {
   SampledFigure figure;
   std::vector<FigureClaim> claims{
       claim_of("fig.fast[4].throughput / fig.slow[4].throughput", false)};
-  add_samples(claims, Suite{}, figure.results, figure.points);
+  add_samples(claims, Suite{}, figure.position_of(), figure.points);
   CHECK_FALSE(claims[0].samples.has_value());
   CHECK(claims_table(claims).find("samples") == std::string::npos);
 }

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "sim/app/figure_config.hpp"
+#include "sim/app/figure_results.hpp"
 #include "sim/app/test_records.hpp"
 #include "sim/core/check.hpp"
 
@@ -12,11 +13,14 @@ using nlohmann::json;
 
 namespace {
 
+RecordOf records_of(const FigureResults& results) {
+  return [&results](const PointName& point) { return results.find(point.series, point.at); };
+}
+
 /// fast: 10, 12, 11; slow: 5, 2, out of VRAM; at 4, 8, 16.
 FigureResults three_by_two() {
   return {{"fast", "slow"},
           {"4", "8", "16"},
-          true,
           {record_with({{"throughput", 10}}), record_with({{"throughput", 12}}),
            record_with({{"throughput", 11}}), record_with({{"throughput", 5}}),
            record_with({{"throughput", 2}}), record_out_of("VRAM")}};
@@ -53,6 +57,7 @@ TEST_CASE("figure claims: those of the paper that a figure alone can tell") {
   REQUIRE(claims.size() >= 9);
   CHECK(claims[0].id == "C01");
   CHECK(claims_about(paper, "no_figure").empty());
+  CHECK(claims_about(paper, "no_figure", "accuracy").at(0).id == "C29a");
 }
 
 TEST_CASE("figure claims: the table has those of role test first") {
@@ -61,7 +66,8 @@ TEST_CASE("figure claims: the table has those of role test first") {
       row_of("C1", RowRole::test, "fig.fast[4].throughput / fig.slow[8].throughput"),
       row_of("C2", RowRole::test, "fig.fast[4].throughput > fig.slow[4].throughput"),
       row_of("C3", RowRole::test, "runs(fig.slow)")};
-  const std::vector<FigureClaim> claims = evaluate_claims({}, rows, three_by_two());
+  const FigureResults results = three_by_two();
+  const std::vector<FigureClaim> claims = evaluate_claims({}, rows, records_of(results));
   CHECK(claims_table(claims) ==
         "claim  paper  ours  difference  role  what\n"
         "-----  -----  ----  ----------  ----  "
@@ -75,11 +81,12 @@ TEST_CASE("figure claims: the table has those of role test first") {
 }
 
 TEST_CASE("figure claims: JSON of numbers and of truths") {
+  const FigureResults results = three_by_two();
   const std::vector<FigureClaim> claims = evaluate_claims(
       {},
       {row_of("C1", RowRole::test, "fig.fast[4].throughput / fig.slow[8].throughput"),
        row_of("C2", RowRole::fit, "fig.fast[4].throughput > fig.slow[4].throughput")},
-      three_by_two());
+      records_of(results));
   CHECK(claim_as_json(claims[0]) ==
         json{{"id", "C1"},
              {"text", "text of C1"},
@@ -95,12 +102,12 @@ TEST_CASE("figure claims: JSON of numbers and of truths") {
 }
 
 TEST_CASE("figure claims: a quick figure leaves claims open that need the other points") {
-  const FigureResults quick({"fast"}, {"4"}, false, {record_with({{"throughput", 10}})});
+  const FigureResults quick({"fast"}, {"4"}, {record_with({{"throughput", 10}})});
   const std::vector<FigureClaim> claims =
       evaluate_claims({},
                       {row_of("C1", RowRole::test, "best(fig.fast.throughput)"),
                        row_of("C2", RowRole::test, "fig.fast[8].throughput > 1")},
-                      quick);
+                      records_of(quick));
   CHECK(claims[0].result.detail == "needs fast on the whole axis, not --quick");
   CHECK_FALSE(claims[1].result.holds.has_value());
   CHECK(claim_as_json(claims[1]).at("holds").is_null());

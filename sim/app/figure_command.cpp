@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,16 +17,18 @@
 
 #include "build_info.hpp"
 #include "sim/app/commands.hpp"
-#include "sim/app/csv.hpp"
 #include "sim/app/exit_status.hpp"
-#include "sim/app/figure_config.hpp"
 #include "sim/app/figure_files.hpp"
 #include "sim/app/figure_text.hpp"
+#include "sim/app/figures/figure.hpp"
+#include "sim/app/figures/figure_folder.hpp"
 #include "sim/app/machine.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/table.hpp"
 #include "sim/app/uncertainty/sampled_runs.hpp"
+#include "sim/app/validation/run_set.hpp"
 #include "sim/core/check.hpp"
+#include "sim/core/record.hpp"
 
 namespace nearkv {
 
@@ -36,172 +39,240 @@ namespace {
 
 /// A figure that is checked and can run.
 struct PreparedFigure {
-  FigureConfig config;
+  std::unique_ptr<Figure> figure;
   std::vector<PreparedPoint> points;
-  std::vector<Row> claims;
+  std::string stem;  // of its files
 };
 
 /// A figure that ran.
 struct FinishedFigure {
-  std::string stem;  // of its files
-  FigureResults results;
+  FigureContent content;
   std::vector<FigureClaim> claims;
-  std::vector<SampledOutcome> outcomes;
 };
 
 // -- JSON -------------------------------------------------------------------------------------
 
-json claims_document(const FigureConfig& figure, const FinishedFigure& finished) {
+json claims_document(const PreparedFigure& prepared, const FinishedFigure& finished, bool quick) {
   json claims = json::array();
   for (const FigureClaim& claim : finished.claims) {
     claims.push_back(claim_as_json(claim));
   }
-  return {{"figure", figure.name},
-          {"title", figure.title},
-          {"source", figure.source},
-          {"quick", !finished.results.is_whole()},
+  const FigureHeading& heading = prepared.figure->heading();
+  return {{"figure", heading.name},
+          {"title", heading.title},
+          {"source", heading.source},
+          {"quick", !prepared.figure->is_whole(quick)},
           {"program", {{"name", "nearkv"}, {"version", build_info::kVersion}}},
           {"claims", claims}};
 }
 
-json figure_document(const FigureConfig& figure, const FinishedFigure& finished) {
-  json document = claims_document(figure, finished);
-  json points = json::array();
-  for (std::size_t s = 0; s < finished.results.series().size(); ++s) {
-    for (std::size_t i = 0; i < finished.results.axis().size(); ++i) {
-      const RecordView& record = finished.results.at(s, i);
-      json metrics = json::object();
-      for (const Metric& metric : record.metrics()) {
-        metrics[metric.name] = {{"value", metric.value}, {"unit", metric.unit}};
-        if (const auto interval = record.interval(metric.name)) {
-          metrics[metric.name]["interval"] = {interval->lowest, interval->highest};
-        }
-      }
-      points.push_back({{"series", finished.results.series()[s]},
-                        {figure.axis.name, finished.results.axis()[i]},
-                        {"status", record.status()},
-                        {"status_detail", record.status_detail()},
-                        {"config_hash", record.json().at("config_hash")},
-                        {"metrics", metrics}});
-    }
-  }
-  document["points"] = points;
-  return document;
-}
-
 // -- Files ------------------------------------------------------------------------------------
 
-std::string figure_csv(const FigureConfig& figure, const FigureResults& results) {
-  std::vector<CsvRow> rows;
-  for (std::size_t s = 0; s < results.series().size(); ++s) {
-    for (std::size_t i = 0; i < results.axis().size(); ++i) {
-      rows.push_back({{results.series()[s], results.axis()[i]}, &results.at(s, i)});
+std::vector<std::string> pictures_of(const PreparedFigure& figure) {
+  return {figure.stem + ".pdf", figure.stem + ".png"};
+}
+
+/// All files that a figure may have, relative to the folder.
+std::vector<std::string> files_of(const PreparedFigure& figure, bool has_samples) {
+  std::vector<std::string> files = pictures_of(figure);
+  for (const char* ending : {".csv", ".claims.json", ".wall.json"}) {
+    files.push_back(figure.stem + ending);
+  }
+  for (const PreparedPoint& point : figure.points) {
+    files.push_back(fmt::format("{}/{}.record.json", figure.stem, point.name));
+    if (has_samples) {
+      files.push_back(fmt::format("{}/{}.samples.csv", figure.stem, point.name));
     }
   }
-  return records_as_csv({"series", fmt::format("{} [{}]", figure.axis.name, figure.axis.unit)},
-                        rows, figure.metric);
+  return files;
 }
 
 /// Writes all files but the pictures and returns the names to tell the user.
-std::vector<std::string> write_files(const fs::path& folder, const PreparedFigure& figure,
-                                     const FinishedFigure& finished) {
+std::vector<std::string> write_files(FigureFolder& folder, const PreparedFigure& prepared,
+                                     const FinishedFigure& finished,
+                                     const std::vector<SampledOutcome>& outcomes, bool quick) {
   const SignalsPutOff whole_files;
+  const bool has_samples = !outcomes.empty() && !outcomes.front().table.empty();
+  folder.begin(prepared.stem, files_of(prepared, has_samples), pictures_of(prepared));
   json uses = json::array();
-  const fs::path records = folder / finished.stem;
-  for (std::size_t i = 0; i < figure.points.size(); ++i) {
-    const std::string& name = figure.points[i].name;
-    const SampledOutcome& outcome = finished.outcomes[i];
+  const fs::path records = folder.path() / prepared.stem;
+  for (std::size_t i = 0; i < prepared.points.size(); ++i) {
+    const std::string& name = prepared.points[i].name;
+    const SampledOutcome& outcome = outcomes[i];
     write_file_atomically(records / (name + ".record.json"), outcome.nominal.record_text);
     if (!outcome.table.empty()) {
       write_file_atomically(records / (name + ".samples.csv"), outcome.table);
     }
     uses.push_back({{"name", name}, {"use", use_as_json(outcome.nominal.use)}});
   }
-  const std::string stem = (folder / finished.stem).string();
+  const std::string stem = records.string();
   write_file_atomically(
       stem + ".wall.json",
       json_text({{"points", uses}, {"build", build_as_json()}, {"machine", machine_as_json()}}));
-  write_file_atomically(stem + ".csv", figure_csv(figure.config, finished.results));
-  write_file_atomically(stem + ".claims.json", json_text(claims_document(figure.config, finished)));
-  return {stem + ".csv", stem + ".claims.json",
-          fmt::format("{} records in {}", figure.points.size(), records.string())};
+  write_file_atomically(stem + ".csv", finished.content.csv);
+  write_file_atomically(stem + ".claims.json",
+                        json_text(claims_document(prepared, finished, quick)));
+  std::vector<std::string> written{stem + ".csv", stem + ".claims.json"};
+  if (!prepared.points.empty()) {
+    written.push_back(fmt::format("{} record{} in {}", prepared.points.size(),
+                                  prepared.points.size() > 1 ? "s" : "", records.string()));
+  }
+  return written;
 }
 
 // -- Running ----------------------------------------------------------------------------------
 
 PreparedFigure prepare_figure(const std::string& name, bool quick, const Suite& paper) {
-  PreparedFigure figure{.config = load_figure(figure_file(name)), .points = {}, .claims = {}};
-  figure.points = figure_points(figure.config, quick);
-  figure.claims = claims_about(paper, name);
-  return figure;
+  PreparedFigure prepared{make_figure(name, paper), {}, figure_stem(name, quick)};
+  prepared.points = prepared.figure->points(quick);
+  return prepared;
 }
 
-FinishedFigure finish(const PreparedFigure& prepared, bool quick, const Suite& paper,
-                      std::vector<SampledOutcome> outcomes) {
-  const FigureConfig& figure = prepared.config;
-  std::vector<std::string> series;
-  for (const FigureSeries& one : figure.series) {
-    series.push_back(one.name);
+/// Points that figures share run once.
+class PointsOfFigures {
+ public:
+  explicit PointsOfFigures(const std::vector<PreparedFigure>& figures) {
+    std::map<std::pair<std::string, std::string>, std::size_t> known;
+    for (const PreparedFigure& figure : figures) {
+      for (const PreparedPoint& point : figure.points) {
+        const auto [place, is_new] =
+            known.emplace(std::pair{point.name, key_of(point)}, points_.size());
+        if (is_new) {
+          points_.push_back(point);
+        }
+        places_.push_back(place->second);
+      }
+    }
   }
+
+  void run(const FigureOptions& options, const std::string& label) {
+    outcomes_ =
+        run_sampled(points_, options.samples, {options.jobs, label, Progress::style_for(stderr)});
+  }
+  [[nodiscard]] std::size_t size() const { return points_.size(); }
+  [[nodiscard]] const std::vector<SampledOutcome>& outcomes() const { return outcomes_; }
+  /// Those of the next figure, in the order of the constructor's.
+  [[nodiscard]] std::vector<SampledOutcome> take(std::size_t count) {
+    std::vector<SampledOutcome> taken;
+    for (std::size_t i = 0; i < count; ++i) {
+      taken.push_back(outcomes_.at(places_.at(next_++)));
+    }
+    return taken;
+  }
+
+ private:
+  std::vector<PreparedPoint> points_;
+  std::vector<std::size_t> places_;  // by point of the figures
+  std::vector<SampledOutcome> outcomes_;
+  std::size_t next_ = 0;
+};
+
+FinishedFigure finish(const PreparedFigure& prepared, bool quick, const Suite& paper,
+                      const std::vector<SampledOutcome>& outcomes) {
   std::vector<RecordView> records;
   for (const SampledOutcome& outcome : outcomes) {
     records.emplace_back(json::parse(outcome.nominal.record_text));
   }
-  const std::vector<std::string> axis = axis_values(figure, quick).texts();
-  const bool is_whole = axis.size() == figure.axis.values.values.size();
-  FigureResults results(std::move(series), axis, is_whole, std::move(records));
-  std::vector<FigureClaim> claims = evaluate_claims(paper, prepared.claims, results);
-  add_samples(claims, paper, results, outcomes);
-  return {figure_stem(figure.name, quick), std::move(results), std::move(claims),
-          std::move(outcomes)};
+  const auto position_of = [&](const PointName& point) {
+    return prepared.figure->position(point, quick);
+  };
+  const auto record_of = [&](const PointName& point) {
+    const std::optional<std::size_t> place = position_of(point);
+    return place ? &records[*place] : nullptr;
+  };
+  FinishedFigure finished;
+  finished.claims = evaluate_claims(paper, prepared.figure->claims(), record_of);
+  add_samples(finished.claims, paper, position_of, outcomes);
+  finished.content = prepared.figure->content(std::move(records), quick);
+  return finished;
 }
 
-int draw(const FigureConfig& figure, const fs::path& stem, std::vector<std::string>& written) {
-  const PlotResult drawn = draw_figure(figure.name, stem.string() + ".csv", stem);
-  for (const fs::path& file : drawn.files) {
-    written.push_back(file.string());
+/// What is told of a figure when all are drawn.
+struct ToldFigure {
+  const PreparedFigure* prepared;
+  FinishedFigure finished;
+  std::vector<std::string> written;
+};
+
+/// How many of a figure's points failed is told; 0 for a figure that can be finished.
+std::size_t count_failures(const PreparedFigure& figure,
+                           const std::vector<SampledOutcome>& outcomes) {
+  const auto failed = static_cast<std::size_t>(
+      std::count_if(outcomes.begin(), outcomes.end(),
+                    [](const SampledOutcome& o) { return !o.nominal.has_record(); }));
+  if (failed > 0) {
+    fmt::print(stderr, "{}: {} of {} points failed; nothing was written\n",
+               figure.figure->heading().name, failed, figure.points.size());
   }
-  if (!drawn.warning.empty()) {
-    fmt::print(stderr, "warning: {}\n", drawn.warning);
-  }
-  if (!drawn.problem.empty()) {
-    fmt::print(stderr, "{}\n", drawn.problem);
-    return kExitInternalError;
-  }
-  return kExitOk;
+  return failed;
 }
 
-/// Runs one figure; `documents` gets its JSON.
-int run_one(const PreparedFigure& figure, const Suite& paper, const FigureOptions& options,
-            json& documents) {
+/// Pictures of figures whose CSVs are written; returns the exit status.
+int draw(std::vector<ToldFigure>& figures, const fs::path& folder, int jobs) {
+  std::vector<PlotJob> plots;
+  for (const ToldFigure& told : figures) {
+    const fs::path stem = folder / told.prepared->stem;
+    plots.push_back({told.prepared->figure->heading().name, stem.string() + ".csv", stem});
+  }
+  const std::vector<PlotResult> drawn = draw_figures(plots, jobs);
+  int status = kExitOk;
+  std::string warning;  // the same for all
+  for (std::size_t i = 0; i < figures.size(); ++i) {
+    for (const fs::path& file : drawn[i].files) {
+      figures[i].written.push_back(file.string());
+    }
+    warning = drawn[i].warning.empty() ? warning : drawn[i].warning;
+    if (!drawn[i].problem.empty()) {
+      fmt::print(stderr, "{}\n", drawn[i].problem);
+      status = kExitInternalError;
+    }
+  }
+  if (!warning.empty()) {
+    fmt::print(stderr, "warning: {}\n", warning);
+  }
+  return status;
+}
+
+void tell(const ToldFigure& told) {
+  fmt::print("{}", figure_text(told.prepared->figure->heading(), told.finished.content.tables,
+                               told.finished.claims, told.finished.content.notes));
+  fmt::print("\nwrote {}\n", fmt::join(told.written, "\n      "));
+}
+
+/// Runs some figures together; `documents` gets their JSON.
+int run_together(const std::vector<PreparedFigure>& figures, const Suite& paper,
+                 const FigureOptions& options, json& documents) {
   const auto started = std::chrono::steady_clock::now();
-  std::vector<SampledOutcome> outcomes =
-      run_sampled(figure.points, options.samples,
-                  {options.jobs, figure.config.name, Progress::style_for(stderr)});
-  if (const int status = report_problems(nominal_outcomes(outcomes)); status != kExitOk) {
-    const auto failed =
-        std::count_if(outcomes.begin(), outcomes.end(),
-                      [](const SampledOutcome& o) { return !o.nominal.has_record(); });
-    fmt::print(stderr, "{}: {} of {} points failed; nothing was written\n", figure.config.name,
-               failed, figure.points.size());
-    return status;
+  const std::string label =
+      figures.size() == 1 ? figures.front().figure->heading().name : "figures";
+  PointsOfFigures points(figures);
+  points.run(options, label);
+  int status = report_problems(nominal_outcomes(points.outcomes()));
+  FigureFolder folder(options.out);
+  std::vector<ToldFigure> told;
+  for (const PreparedFigure& figure : figures) {
+    const std::vector<SampledOutcome> outcomes = points.take(figure.points.size());
+    if (count_failures(figure, outcomes) > 0) {
+      continue;
+    }
+    ToldFigure one{&figure, finish(figure, options.quick, paper, outcomes), {}};
+    one.written = write_files(folder, figure, one.finished, outcomes, options.quick);
+    told.push_back(std::move(one));
   }
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
-  const FinishedFigure finished = finish(figure, options.quick, paper, std::move(outcomes));
-  if (options.print == FigurePrint::text) {
-    fmt::print("{}", figure_text(figure.config, finished.results, finished.claims));
-    std::fflush(stdout);
+  status = std::max(status, draw(told, options.out, options.jobs));
+  for (const ToldFigure& one : told) {
+    if (options.print == FigurePrint::json) {
+      documents.push_back(claims_document(*one.prepared, one.finished, options.quick));
+      documents.back().update(one.finished.content.data);
+    } else if (options.print == FigurePrint::text) {
+      fmt::print("{}", &one == &told.front() ? "" : "\n\n");
+      tell(one);
+    }
   }
-  std::vector<std::string> written = write_files(options.out, figure, finished);
-  const int status = draw(figure.config, fs::path(options.out) / finished.stem, written);
-  if (options.print == FigurePrint::json) {
-    documents.push_back(figure_document(figure.config, finished));
-  } else if (options.print == FigurePrint::text) {
-    fmt::print("\nwrote {}\n", fmt::join(written, "\n      "));
-  }
+  std::fflush(stdout);
   if (options.print != FigurePrint::json) {
-    fmt::print(stderr, "{}: {} points in {:.1f} s\n", figure.config.name, figure.points.size(),
-               elapsed.count());
+    fmt::print(stderr, "{}: {} points in {:.1f} s\n", label, points.size(), elapsed.count());
   }
   return status;
 }
@@ -210,7 +281,7 @@ int list(bool as_json) {
   json documents = json::array();
   TextTable table({{"figure", TextTable::Align::left}, {"title", TextTable::Align::left}});
   for (const std::string& name : known_figures()) {
-    const FigureConfig figure = load_figure(figure_file(name));
+    const FigureHeading figure = load_heading(figure_file(name));
     table.row({name, figure.title});
     documents.push_back({{"figure", name}, {"title", figure.title}, {"source", figure.source}});
   }
@@ -221,34 +292,39 @@ int list(bool as_json) {
 }  // namespace
 
 int run_figures(const FigureOptions& options) {
-  if (options.name == "list") {
-    return list(options.print == FigurePrint::json);
-  }
-  const bool is_all = options.name == "all";
   const Suite paper = load_suite(suite_file("paper"));
-  std::vector<PreparedFigure> figures;
-  for (const std::string& name :
-       is_all ? known_figures() : std::vector<std::string>{options.name}) {
-    figures.push_back(prepare_figure(name, options.quick, paper));
+  // Of figures with samples no more than one is in memory.
+  std::vector<std::vector<PreparedFigure>> groups;
+  for (const std::string& name : options.names) {
+    if (groups.empty() || options.samples.count > 0) {
+      groups.emplace_back();
+    }
+    groups.back().push_back(prepare_figure(name, options.quick, paper));
   }
   check_output_folder(options.out);
+  const FigureFolder folder(options.out);
+  for (const std::vector<PreparedFigure>& group : groups) {
+    for (const PreparedFigure& figure : group) {
+      folder.check_are_ours(files_of(figure, options.samples.count > 0));
+    }
+  }
   json documents = json::array();
   int status = kExitOk;
-  for (std::size_t i = 0; i < figures.size(); ++i) {
-    if (i > 0 && options.print == FigurePrint::text) {
-      fmt::print("\n\n");
-    }
-    status = std::max(status, run_one(figures[i], paper, options, documents));
+  for (const std::vector<PreparedFigure>& group : groups) {
+    status = std::max(status, run_together(group, paper, options, documents));
   }
-  if (options.print == FigurePrint::json && (is_all || !documents.empty())) {
-    fmt::print("{}", json_text(is_all ? documents : documents.front()));
+  const bool is_one = options.names.size() == 1;
+  if (options.print == FigurePrint::json && !(is_one && documents.empty())) {
+    fmt::print("{}", json_text(is_one ? documents.front() : documents));
   }
   return status;
 }
 
 void add_figure_command(CLI::App& command, int& exit_status) {
   auto options = std::make_shared<FigureOptions>();
-  command.add_option("NAME", options->name, "A figure, or \"all\", or \"list\" for their names")
+  auto name = std::make_shared<std::string>();
+  auto as_json = std::make_shared<bool>(false);
+  command.add_option("NAME", *name, "A figure, or \"all\", or \"list\" for their names")
       ->required();
   command.add_flag("--quick", options->quick,
                    "Only some values of the axis, in files of their own");
@@ -257,9 +333,14 @@ void add_figure_command(CLI::App& command, int& exit_status) {
       ->capture_default_str();
   add_sample_options(command, options->samples);
   command.add_option("--out", options->out, "Folder for what is written")->capture_default_str();
-  auto as_json = std::make_shared<bool>(false);
   command.add_flag("--json", *as_json, "Print points and claims as JSON");
-  command.callback([options, as_json, &exit_status] {
+  command.callback([options, name, as_json, &exit_status] {
+    if (*name == "list") {
+      exit_status = list(*as_json);
+      return;
+    }
+    options->names =
+        *name == "all" ? known_figures() : std::vector{figure_file(*name).stem().string()};
     options->print = *as_json ? FigurePrint::json : FigurePrint::text;
     exit_status = run_figures(*options);
   });

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "sim/app/process_pool.hpp"
 #include "sim/app/uncertainty/sample_options.hpp"
@@ -13,7 +14,7 @@ namespace nearkv {
 enum class FigurePrint { text, json, nothing };
 
 struct FigureOptions {
-  std::string name;  // or "all", or "list"
+  std::vector<std::string> names;
   std::string out = "results";
   int jobs = available_cores();
   bool quick = false;
@@ -21,7 +22,7 @@ struct FigureOptions {
   SampleOptions samples;
 };
 
-/// Runs figures and writes their files; the exit status. Throws ConfigError.
+/// Runs figures together and writes their files; the exit status. Throws ConfigError.
 [[nodiscard]] int run_figures(const FigureOptions& options);
 
 }  // namespace nearkv

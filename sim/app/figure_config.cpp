@@ -90,10 +90,31 @@ void FigureSeries::fields(FieldVisitor& v) {
            });
 }
 
-void FigureConfig::fields(FieldVisitor& v) {
+void FigureHeading::fields(FieldVisitor& v) {
   v.parameter("title", title, "what the figure shows, in one line");
   v.parameter("source", source, "where the paper shows it");
-  v.parameter("metric", metric, "the metric that its table shows");
+}
+
+void FigureQuantity::fields(FieldVisitor& v) {
+  v.parameter("label", label, "what it is called");
+  v.parameter("metric", metric, "the metric that it is taken from");
+  v.one_of("of", of, {"run", "layer", "decode_time"},
+           "run: the metric as it is; layer: divided by the model's layers; decode_time: times the "
+           "decode time, of which the metric is a share");
+}
+
+void FigureConfig::fields(FieldVisitor& v) {
+  FigureHeading::fields(v);
+  auto chosen = static_cast<std::size_t>(kind);
+  const FieldInfo info{"kind", "what the figure shows of its records"};
+  v.variant(info, {kGridKinds.begin(), kGridKinds.end()}, chosen,
+            [this](std::size_t which, FieldVisitor& inner) {
+              if (static_cast<GridKind>(which) == GridKind::quantities) {
+                inner.list_of("quantities", quantities, "the numbers of each point", at_least(1));
+              }
+            });
+  kind = static_cast<GridKind>(chosen);
+  v.parameter("metric", metric, "the metric whose intervals it shows; of a grid, its table's");
   v.group("axis", axis, "what changes along a series");
   v.list_of("series", series, "one design point each, run at every axis value");
   v.require(!series.empty(), "series", "is empty; must have at least one series");
@@ -117,22 +138,36 @@ fs::path figure_file(const std::string& name) {
   const std::vector<std::string> known = known_figures();
   if (std::find(known.begin(), known.end(), name) == known.end()) {
     const std::string nearest = nearest_name(name, known);
-    const std::string there_are =
+    throw ConfigError(fmt::format(
+        "{}: unknown figure; {}{}", name,
+        nearest.empty() ? "" : fmt::format("did you mean \"{}\"? ", nearest),
         known.empty()
             ? fmt::format("there are none in {}", (shipped_configs() / "figures").string())
-            : fmt::format("there are: {}, or all, or list", fmt::join(known, ", "));
-    throw ConfigError(
-        fmt::format("{}: unknown figure; {}", name,
-                    nearest.empty() ? there_are : fmt::format("did you mean \"{}\"?", nearest)));
+            : fmt::format("there are: {}, or all, or list", fmt::join(known, ", "))));
   }
   return shipped_configs() / "figures" / (name + ".json");
+}
+
+json load_figure_document(const fs::path& file) { return load_config(file, translate_huggingface); }
+
+FigureHeading load_heading(const fs::path& file) {
+  const json document = load_figure_document(file);
+  FigureHeading heading{.file = file, .name = file.stem().string(), .title = {}, .source = {}};
+  for (auto [key, text] : {std::pair{"title", &heading.title}, {"source", &heading.source}}) {
+    if (!document.is_object() || !document.contains(key) || !document.at(key).is_string()) {
+      throw ConfigError(
+          fmt::format("{}: /{}: missing; a figure has a text there", file.string(), key));
+    }
+    *text = document.at(key).get<std::string>();
+  }
+  return heading;
 }
 
 FigureConfig load_figure(const fs::path& file) {
   FigureConfig figure;
   figure.file = file;
   figure.name = file.stem().string();
-  const json document = load_config(file, translate_huggingface);
+  const json document = load_figure_document(file);
   try {
     read_fields(with_axis_values_as_text(document),
                 [&figure](FieldVisitor& v) { figure.fields(v); });

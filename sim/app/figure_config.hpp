@@ -2,20 +2,28 @@
 // configs/figures/NAME.json:
 //
 //   {
-//     "title": "...", "source": "...", "metric": "throughput",
+//     "kind": "grid", "title": "...", "source": "...", "metric": "throughput",
 //     "axis": {"path": "/workload/batch", "name": "batch", "unit": "sequences",
 //              "values": [4, 8, 16], "quick": [4, 16]},
 //     "series": [{"name": "flexgen", "point": {"extends": "nearkv:design_points/flexgen.json"}}]
 //   }
 //
 // A series runs its design point once for each value, set at the axis's path as by --set. "point"
-// may change what it extends. How it looks (labels, colours) is the plot script's, and what the
-// paper claims about it is in validation/claims.json.
+// may change what it extends. The kind says what the figure shows of its records:
+//   grid        one metric, series by axis value
+//   quantities  several numbers a point:
+//               "quantities": [{"label": "decode read, a layer", "of": "layer",
+//                               "metric": "decode_traffic/csd/0/flash/read"}]
+//   shares      where the decode time of each point went (sim/app/figures/time_shares.hpp)
+// How it looks (labels, colours) is the plot script's, and what the paper claims about it is in
+// validation/claims.json. Other kinds have no axis: sim/app/figures/figure.hpp.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -42,12 +50,34 @@ struct FigureSeries {
   void fields(FieldVisitor& v);
 };
 
-struct FigureConfig {
+/// What all kinds of figures have.
+struct FigureHeading {
   std::filesystem::path file;
   std::string name;  // the file's, without its ending
   std::string title;
   std::string source;
+
+  void fields(FieldVisitor& v);
+};
+
+enum class GridKind { grid, quantities, shares };
+inline constexpr std::array<std::string_view, 3> kGridKinds{"grid", "quantities", "shares"};
+
+/// A number of a point: a metric; a metric of all layers, for one layer; or the time that a busy
+/// share of the decode time is.
+enum class QuantityOf { run, layer, decode_time };
+struct FigureQuantity {
+  std::string label;
   std::string metric;
+  QuantityOf of = QuantityOf::run;
+
+  void fields(FieldVisitor& v);
+};
+
+struct FigureConfig : FigureHeading {
+  GridKind kind = GridKind::grid;
+  std::string metric;  // whose intervals are shown; of a grid, what its table shows
+  std::vector<FigureQuantity> quantities;
   FigureAxis axis;
   std::vector<FigureSeries> series;
   std::vector<nlohmann::json> points;  // resolved, one a series
@@ -59,7 +89,14 @@ struct FigureConfig {
 [[nodiscard]] std::vector<std::string> known_figures();
 [[nodiscard]] std::filesystem::path figure_file(const std::string& name);
 
-/// Reads and checks a figure. Throws ConfigError whose lines start with the file.
+/// A figure's document, resolved. Throws ConfigError.
+[[nodiscard]] nlohmann::json load_figure_document(const std::filesystem::path& file);
+
+/// Title and source of a figure of any kind. Throws ConfigError.
+[[nodiscard]] FigureHeading load_heading(const std::filesystem::path& file);
+
+/// Reads and checks a figure that is a grid of points. Throws ConfigError whose lines start with
+/// the file.
 [[nodiscard]] FigureConfig load_figure(const std::filesystem::path& file);
 
 /// The axis values of a full or a quick figure.

@@ -2,11 +2,13 @@
 
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
 
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include "sim/app/figures/figure.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -45,15 +47,21 @@ std::string problem_after(const std::string& patch) {
 }  // namespace
 
 TEST_CASE("every shipped figure is complete and its points are valid") {
+  const Suite paper = load_suite(suite_file("paper"));
   const std::vector<std::string> names = known_figures();
   CHECK(std::find(names.begin(), names.end(), "fig14") != names.end());
   for (const std::string& name : names) {
     INFO(name);
-    const FigureConfig figure = load_figure(figure_file(name));
-    CHECK(figure.name == name);
-    CHECK(figure_points(figure, false).size() ==
-          figure.series.size() * figure.axis.values.values.size());
-    CHECK(figure_points(figure, true).size() <= figure_points(figure, false).size());
+    CHECK(load_heading(figure_file(name)).name == name);
+    const std::unique_ptr<Figure> figure = make_figure(name, paper);
+    CHECK(figure->heading().name == name);
+    CHECK(figure->points(true).size() <= figure->points(false).size());
+    CHECK(figure->is_whole(false));
+    for (const Row& claim : figure->claims()) {
+      for (const PointName& point : claim.simulated.points()) {
+        CHECK(figure->position(point, false).value_or(9999) < figure->points(false).size());
+      }
+    }
   }
 }
 
@@ -72,7 +80,8 @@ TEST_CASE("an unchanged figure is taken") { CHECK(problem_after("{}").empty()); 
 
 TEST_CASE("an unknown figure is refused with the nearest") {
   CHECK_THROWS_WITH_AS(static_cast<void>(figure_file("fig144")),
-                       doctest::Contains("fig144: unknown figure; did you mean \"fig14\"?"),
+                       doctest::Contains("fig144: unknown figure; did you mean \"fig14\"? there "
+                                         "are: endurance, fig04, "),
                        ConfigError);
 }
 
@@ -90,6 +99,11 @@ TEST_CASE("mistakes in a figure are refused with their path") {
   CHECK(problem_after(R"({"titel": "x"})") == "/titel: unknown key; did you mean \"title\"?");
   CHECK(problem_after(R"({"series": []})") == "/series: is empty; must have at least one series");
   CHECK(problem_after(R"({"metric": null})").starts_with("/metric: missing"));
+  CHECK(problem_after(R"({"kind": "gird"})").starts_with("/kind: "));
+  CHECK(problem_after(R"({"kind": "quantities", "quantities": []})").starts_with("/quantities: "));
+  CHECK(problem_after(R"({"kind": "quantities", "quantities": [
+      {"label": "x", "metric": "throughput", "of": "token"}]})")
+            .starts_with("/quantities/0/of: "));
 }
 
 }  // namespace nearkv

@@ -8,11 +8,8 @@
 namespace nearkv {
 
 FigureResults::FigureResults(std::vector<std::string> series, std::vector<std::string> axis,
-                             bool is_whole, std::vector<RecordView> records)
-    : series_(std::move(series)),
-      axis_(std::move(axis)),
-      is_whole_(is_whole),
-      records_(std::move(records)) {
+                             std::vector<RecordView> records)
+    : series_(std::move(series)), axis_(std::move(axis)), records_(std::move(records)) {
   check(records_.size() == series_.size() * axis_.size(), "a figure lacks records");
 }
 

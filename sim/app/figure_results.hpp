@@ -13,13 +13,12 @@ namespace nearkv {
 /// The records of a figure by series and axis value.
 class FigureResults {
  public:
-  /// Records in the order of figure_points(); `is_whole` is false for a quick figure.
-  FigureResults(std::vector<std::string> series, std::vector<std::string> axis, bool is_whole,
+  /// Records in the order of figure_points().
+  FigureResults(std::vector<std::string> series, std::vector<std::string> axis,
                 std::vector<RecordView> records);
 
   [[nodiscard]] const std::vector<std::string>& series() const { return series_; }
   [[nodiscard]] const std::vector<std::string>& axis() const { return axis_; }
-  [[nodiscard]] bool is_whole() const { return is_whole_; }
   /// Series by series along the axis.
   [[nodiscard]] const std::vector<RecordView>& records() const { return records_; }
   [[nodiscard]] const RecordView& at(std::size_t series, std::size_t position) const;
@@ -34,7 +33,6 @@ class FigureResults {
  private:
   std::vector<std::string> series_;
   std::vector<std::string> axis_;
-  bool is_whole_;
   std::vector<RecordView> records_;
 };
 

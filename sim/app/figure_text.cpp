@@ -8,7 +8,10 @@
 
 #include <fmt/format.h>
 
+#include "sim/app/figures/time_shares.hpp"
+#include "sim/app/point.hpp"
 #include "sim/app/table.hpp"
+#include "sim/core/check.hpp"
 
 namespace nearkv {
 
@@ -113,7 +116,8 @@ std::string samples_text(const FigureResults& results) {
       count, varied.size(), held.size(), failures);
 }
 
-std::string results_table(const FigureConfig& figure, const FigureResults& results) {
+/// One metric: series by axis value.
+std::string metric_table(const FigureConfig& figure, const FigureResults& results) {
   std::vector<TextTable::Column> columns{{figure.axis.name, TextTable::Align::left}};
   for (const std::string& at : results.axis()) {
     columns.push_back({at, TextTable::Align::right});
@@ -130,13 +134,116 @@ std::string results_table(const FigureConfig& figure, const FigureResults& resul
       table.row(std::move(intervals));
     }
   }
-  return fmt::format("{} [{}] against {} [{}]\n\n{}{}", figure.metric,
+  return fmt::format("{} [{}] against {} [{}]\n\n{}", figure.metric,
                      results.unit_of(figure.metric).value_or("?"), figure.axis.name,
-                     figure.axis.unit, table.text(),
-                     legend(results, figure.metric) + samples_text(results));
+                     figure.axis.unit, table.text());
 }
 
-/// What a reader must know, once each with the series that say it.
+/// Names of derived metrics without what they begin with, in the order of first appearance.
+std::vector<std::string> derived_names(const FigureConfig& figure, const FigureResults& results) {
+  std::vector<std::string> names;
+  for (const RecordView& record : results.records()) {
+    for (const Metric& metric : derived_metrics(figure, record)) {
+      const std::string name = metric.name.substr(metric.name.find('/') + 1);
+      if (std::find(names.begin(), names.end(), name) == names.end()) {
+        names.push_back(name);
+      }
+    }
+  }
+  return names;
+}
+
+/// Texts of a table, line by line; the first line is its header, the first column names lines.
+using Cells = std::vector<std::vector<std::string>>;
+
+std::string text_of(const Cells& cells) {
+  std::vector<TextTable::Column> columns;
+  for (const std::string& header : cells.front()) {
+    columns.push_back({header, columns.empty() ? TextTable::Align::left : TextTable::Align::right});
+  }
+  TextTable table(columns);
+  std::for_each(cells.begin() + 1, cells.end(), [&table](const auto& row) { table.row(row); });
+  return table.text(0, std::string::npos);
+}
+
+Cells transposed(const Cells& cells) {
+  Cells turned(cells.front().size());
+  for (const std::vector<std::string>& row : cells) {
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      turned[i].push_back(row[i]);
+    }
+  }
+  return turned;
+}
+
+/// Several numbers a point: a line each, or a column each where that is too wide.
+std::string derived_table(const FigureConfig& figure, const FigureResults& results) {
+  const std::vector<std::string> names = derived_names(figure, results);
+  Cells cells{{""}};
+  cells.front().insert(cells.front().end(), names.begin(), names.end());
+  for (std::size_t s = 0; s < results.series().size(); ++s) {
+    for (std::size_t i = 0; i < results.axis().size(); ++i) {
+      const RecordView& record = results.at(s, i);
+      std::vector<std::string> row{fmt::format("{} {}", results.series()[s], results.axis()[i])};
+      row.resize(cells.front().size());
+      for (const Metric& metric : derived_metrics(figure, record)) {
+        const std::string name = metric.name.substr(metric.name.find('/') + 1);
+        const auto column = std::find(names.begin(), names.end(), name) - names.begin();
+        row[static_cast<std::size_t>(column) + 1] =
+            figure.kind == GridKind::shares ? format_percent(metric.value)
+                                            : format_metric(metric.value, metric.unit, kDigits);
+      }
+      if (!record.is_ok() && row.size() > 1) {
+        row[1] = cell_of(record, figure.metric);
+      }
+      cells.push_back(std::move(row));
+    }
+  }
+  const std::string plain = text_of(cells);
+  return fmt::format("{} against {} [{}]\n\n{}",
+                     figure.kind == GridKind::shares ? "shares of the decode time" : "numbers",
+                     figure.axis.name, figure.axis.unit,
+                     plain.find('\n') <= kTerminalColumns ? plain : text_of(transposed(cells)));
+}
+
+double layers_of(const RecordView& record) {
+  return plain_value(record.config().at("model").at("layers")).get<double>();
+}
+
+}  // namespace
+
+std::vector<Metric> derived_metrics(const FigureConfig& figure, const RecordView& record) {
+  if (!record.is_ok() || figure.kind == GridKind::grid) {
+    return {};
+  }
+  if (figure.kind == GridKind::shares) {
+    return time_shares(record);
+  }
+  std::vector<Metric> derived;
+  for (const FigureQuantity& quantity : figure.quantities) {
+    for (const Metric& metric : record.metrics()) {
+      if (metric.name != quantity.metric) {
+        continue;
+      }
+      Metric made{"quantity/" + quantity.label, metric.value, metric.unit, metric.doc};
+      if (quantity.of == QuantityOf::layer) {
+        made.value /= layers_of(record);
+      } else if (quantity.of == QuantityOf::decode_time) {
+        made.value *= record.metric("decode_time").value_or(0);
+        made.unit = "s";
+      }
+      derived.push_back(std::move(made));
+    }
+  }
+  return derived;
+}
+
+std::string results_table(const FigureConfig& figure, const FigureResults& results) {
+  const bool is_grid = figure.kind == GridKind::grid;
+  return (is_grid ? metric_table(figure, results) : derived_table(figure, results)) +
+         legend(results, figure.metric) + samples_text(results);
+}
+
 std::string notes_text(const FigureResults& results) {
   std::vector<std::pair<std::string, std::vector<std::string>>> notes;
   for (std::size_t s = 0; s < results.series().size(); ++s) {
@@ -157,21 +264,19 @@ std::string notes_text(const FigureResults& results) {
   for (const auto& [note, series] : notes) {
     table.row({fmt::format("{}:", fmt::join(series, ", ")), note});
   }
-  return notes.empty() ? "" : "\nnotes\n\n" + table.text();
+  return table.is_empty() ? "" : table.text();
 }
 
-}  // namespace
-
-std::string figure_text(const FigureConfig& figure, const FigureResults& results,
-                        const std::vector<FigureClaim>& claims) {
-  std::string text = fmt::format("{}: {}\n{}\n\n{}", figure.name, figure.title, figure.source,
-                                 results_table(figure, results));
+std::string figure_text(const FigureHeading& heading, const std::string& tables,
+                        const std::vector<FigureClaim>& claims, const std::string& notes) {
+  std::string text =
+      fmt::format("{}: {}\n{}\n\n{}", heading.name, heading.title, heading.source, tables);
   if (!claims.empty()) {
     text += fmt::format(
         "\nclaims of the paper (fit: may have been used to calibrate; test: never)\n\n{}",
         claims_table(claims));
   }
-  return text + notes_text(results);
+  return text + (notes.empty() ? "" : "\nnotes\n\n" + notes);
 }
 
 }  // namespace nearkv

@@ -16,11 +16,11 @@ TEST_CASE("a figure's text marks what does not fit and what is rough") {
   figure.axis.unit = "sequences";
   // 10, from 100/11 to 100/9: up to 11 % off.
   const FigureResults results(
-      {"fast", "slow"}, {"4", "8"}, true,
+      {"fast", "slow"}, {"4", "8"},
       {record_with({{"throughput", 10}, {"decode_time", 9}, {"decode_time_bound", 1}}),
        record_with({{"throughput", 12.345}, {"decode_time", 99}, {"decode_time_bound", 1}}),
        infeasible_record(), record_out_of("host DRAM and swap")});
-  CHECK(figure_text(figure, results, {}) ==
+  CHECK(figure_text(figure, results_table(figure, results), {}, notes_text(results)) ==
         "fig: a title\n"
         "a paper\n"
         "\n"
@@ -56,10 +56,10 @@ TEST_CASE("a figure's text has the intervals of samples below each series") {
   figure.axis.name = "batch";
   figure.axis.unit = "sequences";
   const FigureResults results(
-      {"fast"}, {"4", "8"}, true,
+      {"fast"}, {"4", "8"},
       {sampled(record_with({{"throughput", 10}}), {{"throughput", {8.5, 11.25}}}, 3),
        sampled(record_out_of("VRAM"), {{"throughput", {1, 2}}}, 19)});
-  CHECK(figure_text(figure, results, {}) ==
+  CHECK(figure_text(figure, results_table(figure, results), {}, notes_text(results)) ==
         "fig: a title\n"
         "a paper\n"
         "\n"

@@ -1,5 +1,6 @@
 #include "sim/app/plot_script.hpp"
 
+#include <cstddef>
 #include <string_view>
 #include <utility>
 
@@ -32,50 +33,86 @@ std::string last_line(const std::string& lines) {
   return start == std::string::npos ? text : text.substr(start + 1);
 }
 
+fs::path script_of(const std::string& name) {
+  return shipped_configs().parent_path() / "plots" / (name + ".py");
+}
+
+std::vector<std::string> command_of(const std::string& name,
+                                    const std::vector<std::string>& arguments) {
+  std::vector<std::string> command{std::string(kPython), "-B", script_of(name).string()};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return command;
+}
+
+/// Empty when Python is there.
+std::string warning_of_missing_python() {
+  return fs::exists(kPython) ? ""
+                             : fmt::format(
+                                   "{} is missing; install the Debian packages python3 "
+                                   "and python3-matplotlib",
+                                   kPython);
+}
+
+PlotResult result_of(const std::string& name, const ChildResult& child) {
+  const bool has_finished = child.end == ChildEnd::finished;
+  PlotResult result;
+  if (has_finished && child.exit_status == kExitOk) {
+    result.said = without_line_feed(child.diagnostics);
+  } else if (has_finished && child.exit_status == kExitPackageMissing) {
+    result.warning = last_line(child.diagnostics);
+  } else {
+    result.problem = fmt::format(
+        "{}: {}: {}", script_of(name).string(),
+        has_finished ? fmt::format("failed with status {}", child.exit_status) : child.output,
+        child.diagnostics.empty() ? "it said nothing" : last_line(child.diagnostics));
+  }
+  return result;
+}
+
 }  // namespace
 
 PlotResult run_plot_script(const std::string& name, const std::vector<std::string>& arguments) {
-  const fs::path script = shipped_configs().parent_path() / "plots" / (name + ".py");
-  if (!fs::exists(kPython)) {
-    return {.files = {},
-            .warning = fmt::format("{} is missing; install the Debian packages python3 and "
-                                   "python3-matplotlib",
-                                   kPython),
-            .problem = {}};
+  if (std::string warning = warning_of_missing_python(); !warning.empty()) {
+    return {.files = {}, .warning = std::move(warning), .problem = {}};
   }
-  std::vector<std::string> command{std::string(kPython), "-B", script.string()};
-  command.insert(command.end(), arguments.begin(), arguments.end());
-  const ChildResult result = run_program(command);
-  const bool has_ended = result.end == ChildEnd::finished;
-  if (has_ended && result.exit_status == kExitBadData) {
-    throw ConfigError(last_line(result.diagnostics));
+  const ChildResult child = run_program(command_of(name, arguments));
+  if (child.end == ChildEnd::finished && child.exit_status == kExitBadData) {
+    throw ConfigError(last_line(child.diagnostics));
   }
-  if (has_ended && result.exit_status == kExitPackageMissing) {
-    return {.files = {}, .warning = last_line(result.diagnostics), .problem = {}};
-  }
-  if (!has_ended || result.exit_status != kExitOk) {
-    return {
-        .files = {},
-        .warning = {},
-        .problem = fmt::format(
-            "{}: {}: {}", script.string(),
-            has_ended ? fmt::format("failed with status {}", result.exit_status) : result.output,
-            result.diagnostics.empty() ? "it said nothing" : last_line(result.diagnostics))};
-  }
-  return {.files = {}, .warning = {}, .problem = {}, .said = without_line_feed(result.diagnostics)};
+  return result_of(name, child);
 }
 
-PlotResult draw_figure(const std::string& name, const fs::path& csv, const fs::path& stem) {
-  if (!fs::exists(shipped_configs().parent_path() / "plots" / (name + ".py"))) {
-    return {};
+std::vector<PlotResult> draw_figures(const std::vector<PlotJob>& figures, int jobs) {
+  const std::string no_python = warning_of_missing_python();
+  std::vector<PlotResult> results(figures.size());
+  std::vector<std::vector<std::string>> commands;
+  std::vector<std::size_t> drawn;
+  for (std::size_t i = 0; i < figures.size(); ++i) {
+    if (!fs::exists(script_of(figures[i].name))) {
+      continue;
+    }
+    if (!no_python.empty()) {
+      results[i].warning = "no picture: " + no_python;
+      continue;
+    }
+    commands.push_back(
+        command_of(figures[i].name, {figures[i].csv.string(), figures[i].stem.string()}));
+    drawn.push_back(i);
   }
-  PlotResult drawn = run_plot_script(name, {csv.string(), stem.string()});
-  if (!drawn.warning.empty()) {
-    drawn.warning = "no picture: " + drawn.warning;
-  } else if (drawn.problem.empty()) {
-    drawn.files = {stem.string() + ".pdf", stem.string() + ".png"};
+  const std::vector<ChildResult> children = run_programs(commands, jobs);
+  for (std::size_t c = 0; c < drawn.size(); ++c) {
+    const PlotJob& figure = figures[drawn[c]];
+    PlotResult& result = results[drawn[c]];
+    result = result_of(figure.name, children[c]);
+    if (!result.warning.empty()) {
+      result.warning = "no picture: " + result.warning;
+    } else if (result.problem.empty()) {
+      result.files = {figure.stem.string() + ".pdf", figure.stem.string() + ".png"};
+    }
   }
-  return drawn;
+  return results;
 }
+
+PlotResult draw_figure(const PlotJob& figure) { return draw_figures({figure}, 1).front(); }
 
 }  // namespace nearkv

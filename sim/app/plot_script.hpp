@@ -15,14 +15,21 @@ struct PlotResult {
   std::string said{};   // by a script that did not fail
 };
 
-/// Runs plots/`name`.py; `files` stays empty. Throws ConfigError for what the script says of files
+/// Runs plots/NAME.py; `files` stays empty. Throws ConfigError for what the script says of files
 /// that are not as they should be, and Interrupted.
 [[nodiscard]] PlotResult run_plot_script(const std::string& name,
                                          const std::vector<std::string>& arguments);
 
-/// Draws `csv` as `stem`.pdf and `stem`.png. Without a script of this name nothing is drawn.
-/// Throws as run_plot_script() does.
-[[nodiscard]] PlotResult draw_figure(const std::string& name, const std::filesystem::path& csv,
-                                     const std::filesystem::path& stem);
+/// A picture to draw: STEM.pdf and STEM.png from a CSV, by plots/NAME.py.
+struct PlotJob {
+  std::string name;
+  std::filesystem::path csv;
+  std::filesystem::path stem;
+};
+
+/// Draws all, `jobs` at a time. Where there is no script of a name nothing is drawn. Throws
+/// Interrupted.
+[[nodiscard]] std::vector<PlotResult> draw_figures(const std::vector<PlotJob>& figures, int jobs);
+[[nodiscard]] PlotResult draw_figure(const PlotJob& figure);
 
 }  // namespace nearkv

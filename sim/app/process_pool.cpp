@@ -325,12 +325,13 @@ void run_in_processes(std::size_t count, const PoolOptions& options,
   }
 }
 
-ChildResult run_program(const std::vector<std::string>& arguments) {
-  ChildResult result;
+std::vector<ChildResult> run_programs(const std::vector<std::vector<std::string>>& programs,
+                                      int jobs) {
+  std::vector<ChildResult> results(programs.size());
   run_in_processes(
-      1, {},
-      [&arguments](std::size_t /*task*/) -> std::string {
-        std::vector<std::string> copies = arguments;
+      programs.size(), {jobs, {}},
+      [&programs](std::size_t task) -> std::string {
+        std::vector<std::string> copies = programs[task];
         std::vector<char*> pointers;
         for (std::string& argument : copies) {
           pointers.push_back(argument.data());
@@ -338,14 +339,20 @@ ChildResult run_program(const std::vector<std::string>& arguments) {
         pointers.push_back(nullptr);
         execv(pointers.front(), pointers.data());
         throw std::runtime_error(
-            fmt::format("{}: cannot be started: {}", arguments.front(), std::strerror(errno)));
+            fmt::format("{}: cannot be started: {}", copies.front(), std::strerror(errno)));
       },
-      [&result](std::size_t /*task*/, ChildResult ended) { result = std::move(ended); });
-  // A program that ran sent no frame.
-  if (result.end == ChildEnd::crashed && result.exit_status >= 0) {
-    result.end = ChildEnd::finished;
-  }
-  return result;
+      [&results](std::size_t task, ChildResult ended) {
+        // A program that ran sent no frame.
+        if (ended.end == ChildEnd::crashed && ended.exit_status >= 0) {
+          ended.end = ChildEnd::finished;
+        }
+        results[task] = std::move(ended);
+      });
+  return results;
+}
+
+ChildResult run_program(const std::vector<std::string>& arguments) {
+  return run_programs({arguments}, 1).front();
 }
 
 int available_cores() {

@@ -69,6 +69,9 @@ class SignalsPutOff {
 /// Runs a program in a child. Its exit status is the result: `end` is crashed when a signal ended
 /// it, internal_error when it could not be started, and finished otherwise.
 [[nodiscard]] ChildResult run_program(const std::vector<std::string>& arguments);
+/// The same for several, `jobs` at a time.
+[[nodiscard]] std::vector<ChildResult> run_programs(
+    const std::vector<std::vector<std::string>>& programs, int jobs);
 
 /// More than this is a slip of the finger.
 inline constexpr int kMostJobs = 4096;

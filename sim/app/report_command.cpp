@@ -20,6 +20,8 @@
 #include "sim/app/figure_command.hpp"
 #include "sim/app/figure_config.hpp"
 #include "sim/app/figure_files.hpp"
+#include "sim/app/figures/figure.hpp"
+#include "sim/app/figures/figure_folder.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/point.hpp"
 #include "sim/app/validation/report_page.hpp"
@@ -60,40 +62,39 @@ void check_output_file(const fs::path& file) {
   check_output_folder(folder);
 }
 
-std::vector<FigureConfig> load_figures(const ReportOptions& options) {
-  std::vector<FigureConfig> figures;
+using Figures = std::vector<std::unique_ptr<Figure>>;
+
+Figures load_figures(const ReportOptions& options) {
+  const Suite paper = load_suite(suite_file("paper"));
+  Figures figures;
   for (const std::string& name : options.names.empty() ? known_figures() : options.names) {
-    figures.push_back(load_figure(figure_file(name)));
+    figures.push_back(make_figure(figure_file(name).stem().string(), paper));
   }
   return figures;
 }
 
 /// Runs the figures that are not in the results folder, or not as the configs are now.
-int make_missing_figures(const std::vector<FigureConfig>& figures, const ReportOptions& options) {
+int make_missing_figures(const Figures& figures, const ReportOptions& options) {
   std::vector<std::string> missing;
-  for (const FigureConfig& figure : figures) {
-    const FigureFiles found = options.again
-                                  ? FigureFiles::missing
-                                  : look_for_files(options.results, figure.name, options.quick,
-                                                   figure_points(figure, options.quick));
+  for (const auto& figure : figures) {
+    const std::string& name = figure->heading().name;
+    const FigureFiles found = options.again ? FigureFiles::missing
+                                            : look_for_files(options.results, name, options.quick,
+                                                             figure->points(options.quick));
     if (found == FigureFiles::outdated) {
-      fmt::print(stderr, "{}: configs have changed since it was made; it is made again\n",
-                 figure.name);
+      fmt::print(stderr, "{}: configs have changed since it was made; it is made again\n", name);
     }
     if (found != FigureFiles::current) {
-      missing.push_back(figure.name);
+      missing.push_back(name);
     }
   }
-  int status = kExitOk;
-  for (const std::string& name : missing) {
-    status = std::max(status, run_figures({.name = name,
-                                           .out = options.results,
-                                           .jobs = options.jobs,
-                                           .quick = options.quick,
-                                           .print = FigurePrint::nothing,
-                                           .samples = {}}));
-  }
-  return status;
+  return missing.empty() ? kExitOk
+                         : run_figures({.names = missing,
+                                        .out = options.results,
+                                        .jobs = options.jobs,
+                                        .quick = options.quick,
+                                        .print = FigurePrint::nothing,
+                                        .samples = {}});
 }
 
 struct Validation {
@@ -112,13 +113,13 @@ Validation validate_for_page(const ReportOptions& options) {
 }
 
 /// What plots/report.py reads.
-json page_data(const ReportOptions& options, const std::vector<FigureConfig>& figures,
-               const json& validation) {
+json page_data(const ReportOptions& options, const Figures& figures, const json& validation) {
   json listed = json::array();
-  for (const FigureConfig& figure : figures) {
-    listed.push_back({{"name", figure.name},
-                      {"stem", figure_stem(figure.name, options.quick)},
-                      {"config", figure.file.string()}});
+  for (const auto& figure : figures) {
+    const FigureHeading& heading = figure->heading();
+    listed.push_back({{"name", heading.name},
+                      {"stem", figure_stem(heading.name, options.quick)},
+                      {"config", heading.file.string()}});
   }
   return {{"version", build_info::kVersion},
           {"build", build_as_json()},
@@ -156,7 +157,8 @@ int write_page(const ReportOptions& options, const json& data) {
 int make_report(const ReportOptions& options) {
   check_output_file(options.out);
   check_output_folder(options.results, "--results");
-  const std::vector<FigureConfig> figures = load_figures(options);
+  const FigureFolder ours(options.results, "--results");  // else there is nothing to read or add
+  const Figures figures = load_figures(options);
   if (!options.cache.empty()) {
     check_output_folder(options.cache, "--cache");
   }

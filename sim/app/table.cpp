@@ -147,7 +147,7 @@ std::string format_metric(double value, std::string_view unit, int digits) {
     return value == std::round(value) ? format_significant(value, 1)
                                       : format_significant(value, digits);
   }
-  if (unit == "B" || unit == "B/s") {
+  if (unit == "B" || unit == "B/s" || unit == "FLOP" || unit == "FLOP/s") {
     return with_prefix(value, unit, kDecimalPrefixes, digits);
   }
   if (unit == "s" && value != 0) {

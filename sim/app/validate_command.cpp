@@ -75,7 +75,7 @@ std::vector<std::string> write_report(const fs::path& file,
   const fs::path rows =
       fs::temp_directory_path() / fmt::format("nearkv_validation_{}.json", getpid());
   write_file_atomically(rows, json_text(report_as_json(reports)));
-  const PlotResult drawn = draw_figure("validation", rows, file.parent_path() / file.stem());
+  const PlotResult drawn = draw_figure({"validation", rows, file.parent_path() / file.stem()});
   std::error_code ignored;
   fs::remove(rows, ignored);
   for (const std::string& problem : {drawn.warning, drawn.problem}) {

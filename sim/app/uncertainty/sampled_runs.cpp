@@ -25,6 +25,9 @@ struct SampledPoint {
 };
 
 SampledPoint sample_point(const PreparedPoint& point, const SampleOptions& options) {
+  if (point.run != nullptr) {
+    return {};  // no design point: nothing in it varies
+  }
   DesignPoint read;
   SampledPoint sampled{
       uncertain_constants(read_fields(point.config, [&](FieldVisitor& v) { read.fields(v); })), {}};
@@ -151,7 +154,7 @@ SampledOutcome gather(const SampledPoint& point, const SampleOptions& options,
     }
     gathered.samples.push_back(result_of(outcomes[i]));
   }
-  if (gathered.nominal.has_record() && options.count > 0) {
+  if (gathered.nominal.has_record() && !gathered.samples.empty()) {
     json record = json::parse(gathered.nominal.record_text);
     record["samples"] = samples_as_json(point, gathered.samples, options);
     gathered.nominal.record_text = json_text(record);
