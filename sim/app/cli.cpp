@@ -126,6 +126,8 @@ const std::vector<Command>& commands() {
        add_model_command},
       {"schema", "Print the JSON schema of a design point", add_schema_command},
       {"validate", "Compare the models with reference figures", add_validate_command},
+      {"report", "Write one page with all figures, claims, constants and the validation",
+       add_report_command},
       {"fit", "Fit constants to rows of validation suites", add_fit_command},
       {"version", "Print the version and what it was built with", add_version_command},
   };

@@ -22,6 +22,7 @@ void add_model_command(CLI::App& command, int& exit_status);
 void add_schema_command(CLI::App& command, int& exit_status);
 void add_fit_command(CLI::App& command, int& exit_status);
 void add_validate_command(CLI::App& command, int& exit_status);
+void add_report_command(CLI::App& command, int& exit_status);
 void add_version_command(CLI::App& command, int& exit_status);
 
 struct Command {

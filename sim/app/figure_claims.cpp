@@ -102,11 +102,15 @@ json claim_as_json(const FigureClaim& claim) {
   const auto or_null = [](const auto& value) { return value ? json(*value) : json(); };
   const Row& row = claim.row;
   const RowResult& result = claim.result;
-  json document{
-      {"id", row.id}, {"text", row.text}, {"role", name_of(row.role)}, {"detail", result.detail}};
+  json document{{"id", row.id},         {"text", row.text},        {"role", name_of(row.role)},
+                {"source", row.source}, {"detail", result.detail}, {"pass", result.passes},
+                {"why", row.why}};
   if (row.holds) {
+    document["paper_holds"] = *row.holds;
     document["holds"] = or_null(result.holds);
   } else {
+    document["unit"] = row.unit;
+    document["tolerance"] = result.simulated ? result.tolerance : row.tolerance;
     const std::optional<Bounded>& ours = result.simulated;
     document["paper"] = or_null(row.reference);
     document["ours"] = ours ? json(ours->value) : json();

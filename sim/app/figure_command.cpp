@@ -1,5 +1,7 @@
 // nearkv figure NAME: runs a figure's design points, prints its table and its claims, writes
 // records, CSV and claims, and has the picture drawn.
+#include "sim/app/figure_command.hpp"
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -16,12 +18,13 @@
 #include "build_info.hpp"
 #include "sim/app/commands.hpp"
 #include "sim/app/exit_status.hpp"
+#include "sim/app/figure_files.hpp"
 #include "sim/app/figure_text.hpp"
 #include "sim/app/figures/figure.hpp"
 #include "sim/app/figures/figure_folder.hpp"
+#include "sim/app/machine.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/table.hpp"
-#include "sim/app/uncertainty/sample_options.hpp"
 #include "sim/app/uncertainty/sampled_runs.hpp"
 #include "sim/app/validation/run_set.hpp"
 #include "sim/core/check.hpp"
@@ -34,17 +37,7 @@ using nlohmann::json;
 
 namespace {
 
-struct FigureOptions {
-  std::string name;
-  std::string out = "results";
-  int jobs = available_cores();
-  bool quick = false;
-  bool as_json = false;
-  SampleOptions samples;
-};
-
-/// A figure that is checked and can run. A quick one has files of its own: it must not replace the
-/// whole one.
+/// A figure that is checked and can run.
 struct PreparedFigure {
   std::unique_ptr<Figure> figure;
   std::vector<PreparedPoint> points;
@@ -113,8 +106,9 @@ std::vector<std::string> write_files(FigureFolder& folder, const PreparedFigure&
     uses.push_back({{"name", name}, {"use", use_as_json(outcome.nominal.use)}});
   }
   const std::string stem = records.string();
-  write_file_atomically(stem + ".wall.json",
-                        json_text({{"points", uses}, {"build", build_as_json()}}));
+  write_file_atomically(
+      stem + ".wall.json",
+      json_text({{"points", uses}, {"build", build_as_json()}, {"machine", machine_as_json()}}));
   write_file_atomically(stem + ".csv", finished.content.csv);
   write_file_atomically(stem + ".claims.json",
                         json_text(claims_document(prepared, finished, quick)));
@@ -129,7 +123,7 @@ std::vector<std::string> write_files(FigureFolder& folder, const PreparedFigure&
 // -- Running ----------------------------------------------------------------------------------
 
 PreparedFigure prepare_figure(const std::string& name, bool quick, const Suite& paper) {
-  PreparedFigure prepared{make_figure(name, paper), {}, name + (quick ? "_quick" : "")};
+  PreparedFigure prepared{make_figure(name, paper), {}, figure_stem(name, quick)};
   prepared.points = prepared.figure->points(quick);
   return prepared;
 }
@@ -268,16 +262,16 @@ int run_together(const std::vector<PreparedFigure>& figures, const Suite& paper,
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
   status = std::max(status, draw(told, options.out, options.jobs));
   for (const ToldFigure& one : told) {
-    if (options.as_json) {
+    if (options.print == FigurePrint::json) {
       documents.push_back(claims_document(*one.prepared, one.finished, options.quick));
       documents.back().update(one.finished.content.data);
-    } else {
+    } else if (options.print == FigurePrint::text) {
       fmt::print("{}", &one == &told.front() ? "" : "\n\n");
       tell(one);
     }
   }
   std::fflush(stdout);
-  if (!options.as_json) {
+  if (options.print != FigurePrint::json) {
     fmt::print(stderr, "{}: {} points in {:.1f} s\n", label, points.size(), elapsed.count());
   }
   return status;
@@ -295,17 +289,13 @@ int list(bool as_json) {
   return kExitOk;
 }
 
+}  // namespace
+
 int run_figures(const FigureOptions& options) {
-  if (options.name == "list") {
-    return list(options.as_json);
-  }
-  const bool is_all = options.name == "all";
-  const std::vector<std::string> names =
-      is_all ? known_figures() : std::vector{figure_file(options.name).stem().string()};
   const Suite paper = load_suite(suite_file("paper"));
   // Of figures with samples no more than one is in memory.
   std::vector<std::vector<PreparedFigure>> groups;
-  for (const std::string& name : names) {
+  for (const std::string& name : options.names) {
     if (groups.empty() || options.samples.count > 0) {
       groups.emplace_back();
     }
@@ -323,17 +313,18 @@ int run_figures(const FigureOptions& options) {
   for (const std::vector<PreparedFigure>& group : groups) {
     status = std::max(status, run_together(group, paper, options, documents));
   }
-  if (options.as_json && (is_all || !documents.empty())) {
-    fmt::print("{}", json_text(is_all ? documents : documents.front()));
+  const bool is_one = options.names.size() == 1;
+  if (options.print == FigurePrint::json && !(is_one && documents.empty())) {
+    fmt::print("{}", json_text(is_one ? documents.front() : documents));
   }
   return status;
 }
 
-}  // namespace
-
 void add_figure_command(CLI::App& command, int& exit_status) {
   auto options = std::make_shared<FigureOptions>();
-  command.add_option("NAME", options->name, "A figure, or \"all\", or \"list\" for their names")
+  auto name = std::make_shared<std::string>();
+  auto as_json = std::make_shared<bool>(false);
+  command.add_option("NAME", *name, "A figure, or \"all\", or \"list\" for their names")
       ->required();
   command.add_flag("--quick", options->quick,
                    "Only some values of the axis, in files of their own");
@@ -342,8 +333,17 @@ void add_figure_command(CLI::App& command, int& exit_status) {
       ->capture_default_str();
   add_sample_options(command, options->samples);
   command.add_option("--out", options->out, "Folder for what is written")->capture_default_str();
-  command.add_flag("--json", options->as_json, "Print points and claims as JSON");
-  command.callback([options, &exit_status] { exit_status = run_figures(*options); });
+  command.add_flag("--json", *as_json, "Print points and claims as JSON");
+  command.callback([options, name, as_json, &exit_status] {
+    if (*name == "list") {
+      exit_status = list(*as_json);
+      return;
+    }
+    options->names =
+        *name == "all" ? known_figures() : std::vector{figure_file(*name).stem().string()};
+    options->print = *as_json ? FigurePrint::json : FigurePrint::text;
+    exit_status = run_figures(*options);
+  });
 }
 
 }  // namespace nearkv

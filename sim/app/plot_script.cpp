@@ -8,6 +8,7 @@
 
 #include "sim/app/exit_status.hpp"
 #include "sim/app/process_pool.hpp"
+#include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
 namespace nearkv {
@@ -18,60 +19,96 @@ namespace {
 
 // Debian's own Python: its packages are the ones that the entry script installs.
 constexpr std::string_view kPython = "/usr/bin/python3";
+constexpr int kExitBadData = 65;         // EX_DATAERR; plots/report.py ends with it
 constexpr int kExitPackageMissing = 69;  // EX_UNAVAILABLE; plots/style.py ends with it
 
-PlotResult warning_of(std::string warning) {
-  return {.files = {}, .warning = std::move(warning), .problem = {}};
+std::string without_line_feed(std::string text) {
+  text.erase(text.find_last_not_of('\n') + 1);
+  return text;
 }
 
-std::string last_line(std::string text) {
-  text.erase(text.find_last_not_of('\n') + 1);
+std::string last_line(const std::string& lines) {
+  const std::string text = without_line_feed(lines);
   const std::size_t start = text.rfind('\n');
   return start == std::string::npos ? text : text.substr(start + 1);
 }
 
-PlotResult result_of(const std::string& script, const fs::path& stem, const ChildResult& child) {
+fs::path script_of(const std::string& name) {
+  return shipped_configs().parent_path() / "plots" / (name + ".py");
+}
+
+std::vector<std::string> command_of(const std::string& name,
+                                    const std::vector<std::string>& arguments) {
+  std::vector<std::string> command{std::string(kPython), "-B", script_of(name).string()};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return command;
+}
+
+/// Empty when Python is there.
+std::string warning_of_missing_python() {
+  return fs::exists(kPython) ? ""
+                             : fmt::format(
+                                   "{} is missing; install the Debian packages python3 "
+                                   "and python3-matplotlib",
+                                   kPython);
+}
+
+PlotResult result_of(const std::string& name, const ChildResult& child) {
   const bool has_finished = child.end == ChildEnd::finished;
+  PlotResult result;
   if (has_finished && child.exit_status == kExitOk) {
-    return {
-        .files = {stem.string() + ".pdf", stem.string() + ".png"}, .warning = {}, .problem = {}};
+    result.said = without_line_feed(child.diagnostics);
+  } else if (has_finished && child.exit_status == kExitPackageMissing) {
+    result.warning = last_line(child.diagnostics);
+  } else {
+    result.problem = fmt::format(
+        "{}: {}: {}", script_of(name).string(),
+        has_finished ? fmt::format("failed with status {}", child.exit_status) : child.output,
+        child.diagnostics.empty() ? "it said nothing" : last_line(child.diagnostics));
   }
-  if (has_finished && child.exit_status == kExitPackageMissing) {
-    return warning_of(fmt::format("no picture: {}", last_line(child.diagnostics)));
-  }
-  return {.files = {},
-          .warning = {},
-          .problem = fmt::format(
-              "{}: {}: {}", script,
-              has_finished ? fmt::format("failed with status {}", child.exit_status) : child.output,
-              child.diagnostics.empty() ? "it said nothing" : last_line(child.diagnostics))};
+  return result;
 }
 
 }  // namespace
 
+PlotResult run_plot_script(const std::string& name, const std::vector<std::string>& arguments) {
+  if (std::string warning = warning_of_missing_python(); !warning.empty()) {
+    return {.files = {}, .warning = std::move(warning), .problem = {}};
+  }
+  const ChildResult child = run_program(command_of(name, arguments));
+  if (child.end == ChildEnd::finished && child.exit_status == kExitBadData) {
+    throw ConfigError(last_line(child.diagnostics));
+  }
+  return result_of(name, child);
+}
+
 std::vector<PlotResult> draw_figures(const std::vector<PlotJob>& figures, int jobs) {
+  const std::string no_python = warning_of_missing_python();
   std::vector<PlotResult> results(figures.size());
   std::vector<std::vector<std::string>> commands;
   std::vector<std::size_t> drawn;
   for (std::size_t i = 0; i < figures.size(); ++i) {
-    const fs::path script = shipped_configs().parent_path() / "plots" / (figures[i].name + ".py");
-    if (!fs::exists(script)) {
+    if (!fs::exists(script_of(figures[i].name))) {
       continue;
     }
-    if (!fs::exists(kPython)) {
-      results[i] =
-          warning_of(fmt::format("no picture: {} is missing; install the Debian packages "
-                                 "python3 and python3-matplotlib",
-                                 kPython));
+    if (!no_python.empty()) {
+      results[i].warning = "no picture: " + no_python;
       continue;
     }
-    commands.push_back({std::string(kPython), "-B", script.string(), figures[i].csv.string(),
-                        figures[i].stem.string()});
+    commands.push_back(
+        command_of(figures[i].name, {figures[i].csv.string(), figures[i].stem.string()}));
     drawn.push_back(i);
   }
   const std::vector<ChildResult> children = run_programs(commands, jobs);
   for (std::size_t c = 0; c < drawn.size(); ++c) {
-    results[drawn[c]] = result_of(commands[c][2], figures[drawn[c]].stem, children[c]);
+    const PlotJob& figure = figures[drawn[c]];
+    PlotResult& result = results[drawn[c]];
+    result = result_of(figure.name, children[c]);
+    if (!result.warning.empty()) {
+      result.warning = "no picture: " + result.warning;
+    } else if (result.problem.empty()) {
+      result.files = {figure.stem.string() + ".pdf", figure.stem.string() + ".png"};
+    }
   }
   return results;
 }

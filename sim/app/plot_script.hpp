@@ -12,7 +12,13 @@ struct PlotResult {
   std::vector<std::filesystem::path> files;  // drawn
   std::string warning;  // what is missing on this machine and which package has it, else empty
   std::string problem;  // how the script failed, else empty
+  std::string said{};   // by a script that did not fail
 };
+
+/// Runs plots/NAME.py; `files` stays empty. Throws ConfigError for what the script says of files
+/// that are not as they should be, and Interrupted.
+[[nodiscard]] PlotResult run_plot_script(const std::string& name,
+                                         const std::vector<std::string>& arguments);
 
 /// A picture to draw: STEM.pdf and STEM.png from a CSV, by plots/NAME.py.
 struct PlotJob {

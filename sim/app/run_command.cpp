@@ -12,6 +12,7 @@
 
 #include "sim/app/commands.hpp"
 #include "sim/app/exit_status.hpp"
+#include "sim/app/machine.hpp"
 #include "sim/app/point.hpp"
 #include "sim/app/summary.hpp"
 #include "sim/app/uncertainty/sample_options.hpp"
@@ -81,10 +82,11 @@ std::vector<std::string> write_files(const fs::path& folder, const PreparedPoint
   if (!sampled.table.empty()) {
     write("samples", ".samples.csv", sampled.table);
   }
-  write_file_atomically(
-      folder / (point.name + ".wall.json"),
-      json_text(
-          {{"name", point.name}, {"use", use_as_json(outcome.use)}, {"build", build_as_json()}}));
+  write_file_atomically(folder / (point.name + ".wall.json"),
+                        json_text({{"name", point.name},
+                                   {"use", use_as_json(outcome.use)},
+                                   {"build", build_as_json()},
+                                   {"machine", machine_as_json()}}));
   return written;
 }
 

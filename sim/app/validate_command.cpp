@@ -1,7 +1,6 @@
 // nearkv validate: suites of reference figures against the models.
 #include <cstdio>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -21,13 +20,13 @@
 #include "sim/app/validation/report.hpp"
 #include "sim/app/validation/run_set.hpp"
 #include "sim/app/validation/suite.hpp"
+#include "sim/app/validation/suite_runs.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
 namespace nearkv {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 namespace {
 
@@ -57,40 +56,6 @@ std::vector<Suite> load_suites(const Options& options) {
         load_suite(is_file(options) ? path_of(name) : suite_file(name), {.table = options.points}));
   }
   return suites;
-}
-
-/// The points of all suites, and where those of each one begin.
-struct PointsOfSuites {
-  std::vector<PreparedPoint> points;
-  std::vector<std::map<PointName, std::size_t>> positions;
-};
-
-PointsOfSuites points_of_suites(const std::vector<Suite>& suites) {
-  PointsOfSuites all;
-  for (const Suite& suite : suites) {
-    std::map<PointName, std::size_t>& positions = all.positions.emplace_back();
-    for (const PointName& name : points_of(suite.rows)) {
-      positions[name] = all.points.size();
-      all.points.push_back(prepare(suite, name));
-    }
-  }
-  return all;
-}
-
-std::vector<SuiteReport> reports_on(std::vector<Suite> suites, const PointsOfSuites& all,
-                                    const std::vector<PointOutcome>& outcomes) {
-  std::vector<RecordView> records;
-  for (const PointOutcome& outcome : outcomes) {
-    records.emplace_back(json::parse(outcome.record_text));
-  }
-  std::vector<SuiteReport> reports;
-  for (std::size_t i = 0; i < suites.size(); ++i) {
-    const auto& positions = all.positions[i];
-    reports.push_back(report_on(std::move(suites[i]), [&](const PointName& name) {
-      return &records.at(positions.at(name));
-    }));
-  }
-  return reports;
 }
 
 /// Where the report goes; empty for none.
@@ -150,7 +115,6 @@ int validate(const Options& options) {
     throw ConfigError("--points: needs --suite, which says how the file is read");
   }
   std::vector<Suite> suites = load_suites(options);
-  const PointsOfSuites all = points_of_suites(suites);
   const fs::path report = report_file(options);
   if (!report.empty()) {
     check_output_folder(report.has_parent_path() ? report.parent_path() : ".", "--report");
@@ -159,12 +123,11 @@ int validate(const Options& options) {
   if (!cache.empty()) {
     check_output_folder(cache, "--cache");
   }
-  const RunSet set =
-      run_set(all.points, {options.jobs, "validate", Progress::style_for(stderr), cache});
-  if (const int status = report_problems(set.outcomes); status != kExitOk) {
+  const auto [status, reports] =
+      run_suites(std::move(suites), {options.jobs, "validate", Progress::style_for(stderr), cache});
+  if (status != kExitOk) {
     return status;
   }
-  const std::vector<SuiteReport> reports = reports_on(std::move(suites), all, set.outcomes);
   fmt::print("{}", options.as_json ? json_text(report_as_json(reports)) : report_text(reports));
   if (!report.empty()) {
     const std::vector<std::string> written = write_report(report, reports);

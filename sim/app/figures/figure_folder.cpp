@@ -76,7 +76,10 @@ std::string problem_of(const json& list) {
 
 }  // namespace
 
-FigureFolder::FigureFolder(fs::path folder) : path_(std::move(folder)) { read(); }
+FigureFolder::FigureFolder(fs::path folder, std::string_view option)
+    : path_(std::move(folder)), option_(option) {
+  read();
+}
 
 void FigureFolder::read() {
   files_.clear();
@@ -86,8 +89,8 @@ void FigureFolder::read() {
   }
   const json list = load_json(file);
   if (const std::string problem = problem_of(list); !problem.empty()) {
-    throw ConfigError(fmt::format("{}: {}; remove the folder, or name another one with --out",
-                                  file.string(), problem));
+    throw ConfigError(fmt::format("{}: {}; remove the folder, or name another one with {}",
+                                  file.string(), problem, option_));
   }
   files_ = list.at("figures").get<std::map<std::string, std::set<std::string>>>();
 }
@@ -107,8 +110,8 @@ void FigureFolder::check_are_ours(const std::vector<std::string>& files) const {
         foreign.size() > 1 ? fmt::format(" (and {} others)", foreign.size() - 1) : "";
     throw ConfigError(fmt::format(
         "{}{}: is there, but {} does not list it as a figure's; it is not overwritten: move it "
-        "away, or name another folder with --out",
-        foreign.front(), others, (path_ / kFigureList).string()));
+        "away, or name another folder with {}",
+        foreign.front(), others, (path_ / kFigureList).string(), option_));
   }
 }
 

@@ -11,6 +11,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace nearkv {
@@ -19,8 +20,9 @@ inline constexpr std::string_view kFigureList = "nearkv-figures.json";
 
 class FigureFolder {
  public:
-  /// Creates nothing. Throws ConfigError for a list that is none, or of another version.
-  explicit FigureFolder(std::filesystem::path folder);
+  /// Creates nothing. Throws ConfigError for a list that is none, or of another version; `option`
+  /// is what names the folder.
+  explicit FigureFolder(std::filesystem::path folder, std::string_view option = "--out");
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
@@ -36,6 +38,7 @@ class FigureFolder {
   void read();
 
   std::filesystem::path path_;
+  std::string option_;
   std::map<std::string, std::set<std::string>> files_;  // by figure
 };
 
