@@ -15,6 +15,7 @@ COLUMN_SERIES = 4  # more bars and labels than these need the width of the page
 COLUMN_BARS = 24  # likewise
 LEGEND_LINE = 7  # labels of the legend in one line of the page's width
 NARROW_LETTERS = 48  # likewise in a column's width
+LABEL_WIDTH = 0.1  # of the distance between two groups, below which bars are narrower than a label
 VISIBLE = 1.01  # an interval whose ends differ by less would only thicken the bar's edge
 OVERFLOW_COLOUR = "#b00000"
 
@@ -42,7 +43,8 @@ def error_bar(row, metric, height):
     return min(low, height), max(high, height)
 
 
-def draw_series(axes, rows, series, metric, offset, width, bottom):
+def draw_series(axes, rows, series, metric, offset, width, overflows):
+    """Adds (x, memory) of what did not run to `overflows`."""
     label, colour, hatch = style.look_of(series)
     look = {"color": colour, "hatch": hatch, "edgecolor": "black", "linewidth": 0.4}
     legend = label
@@ -50,7 +52,7 @@ def draw_series(axes, rows, series, metric, offset, width, bottom):
         x = row["position"] + offset
         height = style.number(row.get(metric, ""))
         if height is None:
-            mark_overflow(axes, x, row["memory"] or row["status"], bottom)
+            overflows.append((x, (row["memory"] or row["status"]).split(" ")[0]))
             continue
         low, high = error_bar(row, metric, height)
         axes.bar(x, height, width, label=legend, **look)
@@ -62,12 +64,24 @@ def draw_series(axes, rows, series, metric, offset, width, bottom):
         axes.bar(0, 0, 0, label=legend, **look)
 
 
-def mark_overflow(axes, x, memory, bottom):
-    axes.plot(x, bottom, marker="x", color=OVERFLOW_COLOUR, markersize=3.5, markeredgewidth=0.9,
-              clip_on=False, zorder=5)
-    label = f"OOM {memory.split(' ')[0]}"
-    axes.annotate(label, (x, bottom), xytext=(0, 4), textcoords="offset points",
-                  rotation=90, ha="center", va="bottom", fontsize=6, color=OVERFLOW_COLOUR)
+def overflow_labels(overflows, width):
+    """(x, memory) of the labels: one for neighbours whose bars are too narrow for one each."""
+    groups = []
+    for x, memory in sorted(overflows):
+        is_next = groups and groups[-1][1] == memory and x - groups[-1][0][-1] < 1.5 * width
+        if is_next and width < LABEL_WIDTH:
+            groups[-1][0].append(x)
+        else:
+            groups.append(([x], memory))
+    return [(sum(places) / len(places), memory) for places, memory in groups]
+
+
+def mark_overflows(axes, overflows, width, bottom):
+    axes.plot([x for x, _ in overflows], [bottom] * len(overflows), marker="x", linestyle="none",
+              color=OVERFLOW_COLOUR, markersize=3.5, markeredgewidth=0.9, clip_on=False, zorder=5)
+    for x, memory in overflow_labels(overflows, width):
+        axes.annotate(f"OOM {memory}", (x, bottom), xytext=(0, 4), textcoords="offset points",
+                      rotation=90, ha="center", va="bottom", fontsize=6, color=OVERFLOW_COLOUR)
 
 
 def plain_number(value, _position):
@@ -96,10 +110,12 @@ def draw(rows, units, metric="throughput", axis="batch", axis_label="batch size"
     axes.set_yscale("log")
     bottom, top = limits(rows, metric)
     width = GROUP_WIDTH / len(names)
+    overflows = []
     for i, series in enumerate(names):
         offset = (i - (len(names) - 1) / 2) * width
         own = [row for row in rows if row["series"] == series]
-        draw_series(axes, own, series, metric, offset, width, bottom)
+        draw_series(axes, own, series, metric, offset, width, overflows)
+    mark_overflows(axes, overflows, width, bottom)
     shape_axes(axes, values, (bottom, top))
     axes.set_xlabel(style.with_unit(axis_label, units[axis]))
     axes.set_ylabel(style.with_unit(metric.replace("_", " "), units.get(metric, "token/s")))

@@ -40,7 +40,7 @@ def draw(rows, quantities, axis, labels):
     if decades and max(decades) > LOG_FROM * min(decades):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
-    axes.set_xlabel(x_label, labelpad=11)
+    axes.set_xlabel(x_label, labelpad=13)
     axes.set_ylabel(y_label)
     axes.grid(axis="y")
     axes.legend(loc="lower center", bbox_to_anchor=(0.46, 1.0), ncol=min(len(quantities), 3),

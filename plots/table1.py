@@ -14,7 +14,8 @@ def draw(rows, _units):
         lines.append([row["unit"], row["quantity"], tables.quantity(paper, row["measure"]),
                       tables.quantity(ours, row["measure"]),
                       tables.difference(ours, paper) if row["relative_difference"] else "*"])
-    return tables.draw(["unit", "", "paper", "ours", "difference"], lines, {0, 1})
+    return tables.draw(["unit", "", "paper", "ours", "difference"], lines, {0, 1},
+                       footnote="* not of the same amount, or not modelled")
 
 
 def main():

@@ -40,7 +40,8 @@ def draw(rows, _units):
                 if row["paper_share"]:
                     axes.plot(100 * float(row["paper_share"]), y, marker="D", color="black",
                               markersize=3.2, markerfacecolor="white", markeredgewidth=0.8)
-        axes.text(0, d - 0.5, design.replace("_", " "), ha="left", va="center", fontsize=7, fontweight="bold")
+        axes.text(0, d - 0.5, design.replace("_", " "), ha="left", va="center", fontsize=7,
+                  fontweight="bold")
     axes.axvline(100, color="black", linewidth=0.8, linestyle="--")
     axes.set_xlim(0, widest * 1.15)
     axes.set_ylim(len(designs) - 0.5, -0.65)

@@ -42,7 +42,7 @@ def widths_of(figure, lines, bold_rows):
     return widths
 
 
-def draw(header, rows, left_columns, ruled=()):
+def draw(header, rows, left_columns, ruled=(), footnote=""):
     """`rows` of texts; columns in `left_columns` stand left; a rule above each row of `ruled`."""
     lines = [header, *rows]
     figure = plt.figure(figsize=(style.COLUMN_WIDTH, LINE * (len(lines) + 0.6)))
@@ -53,6 +53,7 @@ def draw(header, rows, left_columns, ruled=()):
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
     axes.set_ylim(-0.05, height + 0.05)
+    axes.text(0, -0.04, footnote, fontsize=SIZE - 1, ha="left", va="top")
     axes.axis("off")
     for i, cells in enumerate(lines):
         y = height - LINE * (i + 0.5)

@@ -95,7 +95,8 @@ def check_tables(folder):
     assert near(units["filter", "rate"]["ours"], 1.85e9, 1e-3), units
     assert units["softmax", "rate"]["ours"] == "", "the model has no such rate"
 
-    fpga = {(row["design"], row["unit"], row["resource"]): row for row in table_of(folder, "table2")}
+    fpga = {(row["design"], row["unit"], row["resource"]): row
+            for row in table_of(folder, "table2")}
     for resource in ("lut", "dsp"):
         whole = fpga["engine_of_the_paper", "all", resource]
         assert near(whole["share"], float(whole["paper_share"]), 0.001), whole

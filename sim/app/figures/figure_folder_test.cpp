@@ -89,7 +89,7 @@ TEST_CASE("figure folder: lists of others and of other versions are refused") {
             .starts_with("/figures: must have a list of files"));
   CHECK(problem_after(R"({"figures": {"fig14": ["/etc/passwd"]}})")
             .starts_with("/figures: must have a list of files"));
-  folder.write(std::string(kFigureList), "[]");
+  folder.write(std::string(kFigureList), "{}");
   CHECK(folder.problem().find("is no list of figures") != std::string::npos);
 }
 

@@ -26,7 +26,7 @@ TEST_CASE("figure table: text leaves out what no row has, and shows gaps") {
 TEST_CASE("figure table: CSV has all columns, with empty cells") {
   CHECK(small_table().csv() ==
         "unit,rate [B/s],paper,note\n"
-        "filter,1.85e+09,,\n"
+        "filter,1850000000,,\n"
         "\"a, b\",,,none\n");
 }
 
