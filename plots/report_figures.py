@@ -127,6 +127,6 @@ def figure_section(figure, command):
         if figure.claims else None,
         rests_on(figure),
         notes_of(figure),
-        details("Data", data_table(figure), element("p", f"{files}. Make it again: ", code(command)),
-                open=not (chart or figure.picture())),
+        details("Data", data_table(figure),
+                element("p", f"{files}. Make it again: ", code(command)), open=not is_grid),
         id=figure.name, class_="figure")
