@@ -277,7 +277,7 @@ int run_together(const std::vector<PreparedFigure>& figures, const Suite& paper,
     }
   }
   std::fflush(stdout);
-  if (!options.as_json) {
+  if (!options.as_json && points.size() > 0) {
     fmt::print(stderr, "{}: {} points in {:.1f} s\n", label, points.size(), elapsed.count());
   }
   return status;
