@@ -54,9 +54,20 @@ def draw_bar(axes, row, parts, x):
             axes.text(x, bottom + share / 2, f"{share:.0f}", ha="center", va="center", fontsize=6,
                       color="white" if is_dark(colour) else "black")
         bottom += share
+    draw_interval(axes, row, x)
     if bottom == 0.0:
         axes.text(x, 2, f"OOM {row['memory'].split(' ')[0]}", rotation=90, ha="center",
                   va="bottom", fontsize=6, color="#b00000")
+
+
+def draw_interval(axes, row, x):
+    """90 % of the samples of the uncertain constants, where the figure was made with --samples."""
+    ends = style.bounds(row, "kv_access_share")
+    share = style.number(row.get("kv_access_share", ""))
+    if ends and share is not None:
+        low, high = min(ends[0], share), max(ends[1], share)
+        axes.errorbar(x, 100 * share, [[100 * (share - low)], [100 * (high - share)]], fmt="none",
+                      ecolor="black", elinewidth=0.7, capsize=1.8, capthick=0.7)
 
 
 def draw_paper(axes, x, share):

@@ -271,7 +271,7 @@ int run_together(const std::vector<PreparedFigure>& figures, const Suite& paper,
     }
   }
   std::fflush(stdout);
-  if (options.print != FigurePrint::json) {
+  if (options.print != FigurePrint::json && !points.empty()) {
     fmt::print(stderr, "{}: {} points in {:.1f} s\n", label, points.size(), elapsed.count());
   }
   return status;

@@ -70,6 +70,15 @@ std::string legend(const FigureResults& results, const std::string& metric) {
   return text;
 }
 
+/// What 90 % of the samples gave; empty without samples.
+std::string interval_cell(const RecordView& record, const std::string& metric) {
+  const std::optional<Range> interval = record.interval(metric);
+  return interval && record.is_ok()
+             ? fmt::format("{}-{}", format_significant(interval->lowest, kDigits),
+                           format_significant(interval->highest, kDigits))
+             : "";
+}
+
 /// A row below that of a series: what 90 % of the samples gave. Empty without samples.
 std::vector<std::string> interval_cells(const FigureConfig& figure, const FigureResults& results,
                                         std::size_t series) {
@@ -78,11 +87,7 @@ std::vector<std::string> interval_cells(const FigureConfig& figure, const Figure
   for (std::size_t i = 0; i < results.axis().size(); ++i) {
     const RecordView& record = results.at(series, i);
     has_samples = has_samples || !record.samples().is_null();
-    const std::optional<Range> interval = record.interval(figure.metric);
-    cells.push_back(interval && record.is_ok()
-                        ? fmt::format("{}-{}", format_significant(interval->lowest, kDigits),
-                                      format_significant(interval->highest, kDigits))
-                        : "");
+    cells.push_back(interval_cell(record, figure.metric));
   }
   return has_samples ? cells : std::vector<std::string>{};
 }
@@ -179,8 +184,14 @@ Cells transposed(const Cells& cells) {
 /// Several numbers a point: a line each, or a column each where that is too wide.
 std::string derived_table(const FigureConfig& figure, const FigureResults& results) {
   const std::vector<std::string> names = derived_names(figure, results);
+  const bool has_samples =
+      std::any_of(results.records().begin(), results.records().end(),
+                  [](const RecordView& record) { return !record.samples().is_null(); });
   Cells cells{{""}};
   cells.front().insert(cells.front().end(), names.begin(), names.end());
+  if (has_samples) {
+    cells.front().push_back(figure.metric + ", 90 %");
+  }
   for (std::size_t s = 0; s < results.series().size(); ++s) {
     for (std::size_t i = 0; i < results.axis().size(); ++i) {
       const RecordView& record = results.at(s, i);
@@ -192,6 +203,9 @@ std::string derived_table(const FigureConfig& figure, const FigureResults& resul
         row[static_cast<std::size_t>(column) + 1] =
             figure.kind == GridKind::shares ? format_percent(metric.value)
                                             : format_metric(metric.value, metric.unit, kDigits);
+      }
+      if (has_samples) {
+        row.back() = interval_cell(record, figure.metric);
       }
       if (!record.is_ok() && row.size() > 1) {
         row[1] = cell_of(record, figure.metric);

@@ -75,4 +75,27 @@ TEST_CASE("a figure's text has the intervals of samples below each series") {
         "fast at 8: out of memory (VRAM) in 19 samples\n");
 }
 
+TEST_CASE("a figure of several quantities has a line a point, or a column where that is too wide") {
+  FigureConfig figure;
+  figure.kind = GridKind::quantities;
+  figure.metric = "throughput";
+  figure.axis.name = "batch";
+  figure.axis.unit = "sequences";
+  figure.quantities = {{"speed", "throughput", QuantityOf::run},
+                       {"busy", "share", QuantityOf::decode_time}};
+  const FigureResults results(
+      {"fast"}, {"4", "8"},
+      {record_with({{"throughput", 10}, {"share", 0.5}, {"decode_time", 3}}),
+       record_out_of("VRAM")});
+  CHECK(results_table(figure, results) ==
+        "numbers against batch [sequences]\n\n"
+        "           speed    busy\n"
+        "------  --------  ------\n"
+        "fast 4      10.0  1.50 s\n"
+        "fast 8  OOM VRAM        \n");
+  figure.quantities[0].label = std::string(90, 'x');
+  CHECK(results_table(figure, results).find("busy") != std::string::npos);
+  CHECK(results_table(figure, results).find("  1.50 s") != std::string::npos);
+}
+
 }  // namespace nearkv

@@ -38,8 +38,8 @@ struct FigureContent {
 
 class Figure {
  public:
-  Figure(FigureHeading heading, std::vector<Row> claims)
-      : heading_(std::move(heading)), claims_(std::move(claims)) {}
+  Figure(const FigureHeading& heading, std::vector<Row> claims)
+      : heading_(heading), claims_(std::move(claims)) {}
   Figure(const Figure&) = delete;
   Figure& operator=(const Figure&) = delete;
   virtual ~Figure() = default;

@@ -13,7 +13,7 @@ namespace nearkv {
 
 using nlohmann::json;
 
-TableFigure::TableFigure(FigureHeading heading, const Suite& paper, const std::string& run,
+TableFigure::TableFigure(const FigureHeading& heading, const Suite& paper, const std::string& run,
                          std::vector<NamedPoint> points)
     : Figure(heading, run.empty() ? std::vector<Row>{} : claims_about(paper, heading.name, run)),
       own_points_(std::move(points)) {

@@ -21,7 +21,7 @@ class TableFigure : public Figure {
  public:
   /// `run` is the suite's run whose claims the figure shows; empty when there are none. Throws
   /// ConfigError for points that are not valid.
-  TableFigure(FigureHeading heading, const Suite& paper, const std::string& run,
+  TableFigure(const FigureHeading& heading, const Suite& paper, const std::string& run,
               std::vector<NamedPoint> points);
 
   [[nodiscard]] std::vector<PreparedPoint> points(bool quick) const final;
