@@ -18,6 +18,7 @@
 #include "sim/app/exit_status.hpp"
 #include "sim/app/figure_config.hpp"
 #include "sim/app/figure_text.hpp"
+#include "sim/app/gantt_figure.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/table.hpp"
 #include "sim/app/uncertainty/sample_options.hpp"
@@ -217,6 +218,9 @@ int list(bool as_json) {
     table.row({name, figure.title});
     documents.push_back({{"figure", name}, {"title", figure.title}, {"source", figure.source}});
   }
+  const GanttSummary gantt = gantt_summary();
+  table.row({std::string(kGanttFigure), gantt.title});
+  documents.push_back({{"figure", kGanttFigure}, {"title", gantt.title}, {"source", gantt.source}});
   fmt::print("{}", as_json ? json_text(documents) : table.text());
   return kExitOk;
 }
@@ -224,6 +228,10 @@ int list(bool as_json) {
 int run_figures(const FigureOptions& options) {
   if (options.name == "list") {
     return list(options.as_json);
+  }
+  if (options.name == kGanttFigure) {
+    check_output_folder(options.out);
+    return run_gantt_figure(options.out, options.as_json);
   }
   const bool is_all = options.name == "all";
   const Suite paper = load_suite(suite_file("paper"));
@@ -240,6 +248,10 @@ int run_figures(const FigureOptions& options) {
       fmt::print("\n\n");
     }
     status = std::max(status, run_one(figures[i], paper, options, documents));
+  }
+  if (is_all) {
+    fmt::print(options.as_json ? stderr : stdout, "\n\n");
+    status = std::max(status, run_gantt_figure(options.out, options.as_json));
   }
   if (options.as_json && (is_all || !documents.empty())) {
     fmt::print("{}", json_text(is_all ? documents : documents.front()));
