@@ -13,15 +13,19 @@ constexpr std::uint8_t kKeyGate = 1;    // not a constant: names a gate
 constexpr std::uint8_t kValueGate = 2;  // not a constant: likewise
 constexpr std::uint32_t kPieceBits = 2;
 constexpr std::uint32_t kPieceMask = (1U << kPieceBits) - 1;
+/// Tells the heads' steps from the drive's own events, in what the activity log is told.
+constexpr std::uint64_t kTimerKey = std::uint64_t{1} << 63;  // not a constant: a free bit
 
 std::int64_t ps(SimTime time) { return time.time_since_epoch().count(); }
 SimTime time_at(std::int64_t since_start) { return SimTime{SimDuration{since_start}}; }
 
 }  // namespace
 
-AttentionPipeline::AttentionPipeline(const CsdConfig& config, CsdFlash& flash)
+AttentionPipeline::AttentionPipeline(const CsdConfig& config, CsdFlash& flash,
+                                     const Telling& telling)
     : engine_(config.engine),
       flash_(flash),
+      telling_(telling),
       heads_of_kernel_(static_cast<std::size_t>(config.engine.attention_kernels)),
       kernels_(heads_of_kernel_.size(), FifoServers(config.engine.gemv_units_per_kernel)),
       consumed_(heads_of_kernel_.size()) {
@@ -61,8 +65,10 @@ void AttentionPipeline::admit(SimTime now) {
     const HeadReads& reads = reads_of(head);
     head.is_filtered = reads.has_first_step();
     if (reads.has_first_step()) {
-      const SimTime ranked = argtopk_.issue(now, argtopk_time(reads.query_elements)).done;
-      set_timer(ranked, HeadStep::query_ranked, slot);
+      const Grant ranked = argtopk_.issue(now, argtopk_time(reads.query_elements));
+      set_timer(ranked.done, HeadStep::query_ranked, slot,
+                {{"argtopk", "channels of a query", ranked.start, Activity::waiting},
+                 {"argtopk", "channels of a query", ranked.done}});
     } else {
       begin_attention(slot, now);
     }
@@ -73,7 +79,8 @@ void AttentionPipeline::admit(SimTime now) {
 void AttentionPipeline::set_pieces(Head& head, Piece piece, std::size_t pages, Flops flops) {
   const auto p = static_cast<std::size_t>(piece);
   const auto pieces = static_cast<std::int64_t>(std::max<std::size_t>(pages, 1));
-  head.to_consume[p] = static_cast<int>(pieces);
+  head.to_consume[p] = head.pieces[p] = static_cast<int>(pieces);
+  head.begun[p] = kNever;
   head.has_pages[p] = pages > 0;
   head.time[p] = time_for(Flops{ceil_div(flops.count(), pieces)}, engine_.gemv_rate);
 }
@@ -112,7 +119,10 @@ void AttentionPipeline::begin_attention(std::uint32_t slot, SimTime now) {
 void AttentionPipeline::ask(std::uint32_t slot, Piece piece, std::size_t first, std::size_t last) {
   static constexpr KvStream kStreams[kPieces] = {KvStream::key_channels, KvStream::key_tokens,
                                                  KvStream::value_tokens};
-  const Head& head = heads_[slot];
+  Head& head = heads_[slot];
+  if (log() != nullptr) {
+    head.asked[static_cast<std::size_t>(piece)] = telling_.drive->current();
+  }
   const HeadReads& reads = reads_of(head);
   const std::vector<int>& pages = piece == Piece::channel_page ? reads.channel_pages
                                   : piece == Piece::key_page   ? reads.key_pages
@@ -178,6 +188,7 @@ void AttentionPipeline::page_done(std::uint64_t tag, SimTime at) {
 
 void AttentionPipeline::arrive(std::uint32_t slot, Piece piece, SimTime now) {
   Head& head = heads_[slot];
+  head.arrived[static_cast<std::size_t>(piece)] = now;
   if (piece == Piece::value_page && !head.is_through) {
     ++head.values_waiting;
   } else {
@@ -186,10 +197,12 @@ void AttentionPipeline::arrive(std::uint32_t slot, Piece piece, SimTime now) {
 }
 
 void AttentionPipeline::work_on(std::uint32_t slot, Piece piece, SimTime now) {
-  const Head& head = heads_[slot];
+  Head& head = heads_[slot];
   const auto kernel = static_cast<std::size_t>(head.kernel);
-  const SimDuration time = head.time[static_cast<std::size_t>(piece)];
+  const auto p = static_cast<std::size_t>(piece);
+  const SimDuration time = head.time[p];
   const SimTime done = kernels_[kernel].issue(now, time).done;
+  head.begun[p] = std::min(head.begun[p], done - time);
   // Until the unit begins with this piece it is busy with others.
   work_.computing += std::max(SimDuration{0}, done - std::max(now, computing_until_));
   computing_until_ = std::max(computing_until_, done);
@@ -210,8 +223,10 @@ int AttentionPipeline::consumed(std::uint32_t what, SimTime now) {
   if (--head.to_consume[p] > 0) {
     return 0;
   }
+  tell_consumed(head, piece, now);
   if (piece == Piece::channel_page) {
-    set_timer(now + engine_.softmax_latency, HeadStep::scored, slot);
+    const SimTime scored = now + engine_.softmax_latency;
+    set_timer(scored, HeadStep::scored, slot, {{"softmax", "latency of a softmax", scored}});
   } else if (piece == Piece::key_page) {
     keys_consumed(slot, now);
   } else {
@@ -232,7 +247,35 @@ void AttentionPipeline::keys_consumed(std::uint32_t slot, SimTime now) {
   head.values_asked = all;
   ask_for_values_ahead();
   start_reads(now);
-  set_timer(now + engine_.softmax_latency, HeadStep::softmax_through, slot);
+  const SimTime through = now + engine_.softmax_latency;
+  set_timer(through, HeadStep::softmax_through, slot,
+            {{"softmax", "latency of a softmax", through}});
+}
+
+/// The last piece of a kind: it came from flash, or waited for the head's softmax.
+void AttentionPipeline::tell_consumed(const Head& head, Piece piece, SimTime now) {
+  ActivityLog* const activity = log();
+  if (activity == nullptr) {
+    return;
+  }
+  const auto p = static_cast<std::size_t>(piece);
+  const char* what = piece == Piece::channel_page ? "estimated scores"
+                     : piece == Piece::key_page   ? "q.K"
+                                                  : "s.V";
+  const bool is_behind_softmax = piece == Piece::value_page &&
+                                 head.through != ActivityLog::kNoCause &&
+                                 activity->node(head.through).at >= head.arrived[p];
+  CsdActivity& drive = *telling_.drive;
+  drive.set_current(
+      is_behind_softmax
+          ? drive.after(*activity, head.through, {{"gemv_units", what, now}})
+          : drive.after(*activity, head.asked[p],
+                        {{"flash", "reads", head.arrived[p]}, {"gemv_units", what, now}}));
+  drive.work(*activity, {.part = "gemv_units",
+                         .what = what,
+                         .time = {head.begun[p], now},
+                         .busy = head.time[p] * head.pieces[p],
+                         .arguments = {{"pieces", head.pieces[p]}}});
 }
 
 // -- Heads --------------------------------------------------------------------------------------
@@ -243,20 +286,30 @@ void AttentionPipeline::leave(std::uint32_t slot, SimTime now) {
   admit(now);
 }
 
-void AttentionPipeline::set_timer(SimTime at, HeadStep step, std::uint32_t slot) {
+void AttentionPipeline::set_timer(SimTime at, HeadStep step, std::uint32_t slot,
+                                  std::initializer_list<CsdActivity::Part> parts) {
+  if (log() != nullptr) {
+    telling_.drive->follows(*log(), kTimerKey | sequence_, parts);
+  }
   timers_.push({at, sequence_++, step, slot});
   next_at_ = std::min(next_at_, ps(at));
 }
 
 void AttentionPipeline::step(const Timer& timer) {
   Head& head = heads_[timer.slot];
+  if (log() != nullptr) {
+    telling_.drive->handles(*log(), kTimerKey | timer.sequence, timer.at);
+  }
   switch (timer.step) {
     case HeadStep::query_ranked:
       begin_estimate(timer.slot, timer.at);
       break;
     case HeadStep::scored: {
       const SimDuration time = argtopk_time(reads_of(head).score_elements);
-      set_timer(argtopk_.issue(timer.at, time).done, HeadStep::selected, timer.slot);
+      const Grant selected = argtopk_.issue(timer.at, time);
+      set_timer(selected.done, HeadStep::selected, timer.slot,
+                {{"argtopk", "tokens of a head", selected.start, Activity::waiting},
+                 {"argtopk", "tokens of a head", selected.done}});
       break;
     }
     case HeadStep::selected:
@@ -264,6 +317,7 @@ void AttentionPipeline::step(const Timer& timer) {
       break;
     case HeadStep::softmax_through:
       head.is_through = true;
+      head.through = telling_.drive->current();
       for (; head.values_waiting > 0; --head.values_waiting) {
         work_on(timer.slot, Piece::value_page, timer.at);
       }

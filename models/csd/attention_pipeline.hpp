@@ -28,21 +28,30 @@
 
 #include <cstdint>
 #include <deque>
+#include <initializer_list>
 #include <queue>
 #include <vector>
 
 #include "models/csd/attend_batch.hpp"
+#include "models/csd/csd_activity.hpp"
 #include "models/csd/csd_config.hpp"
 #include "models/csd/csd_flash.hpp"
 #include "models/flash/event_ring.hpp"
+#include "sim/core/activity_log.hpp"
+#include "sim/core/event_loop.hpp"
 #include "sim/core/servers.hpp"
 
 namespace nearkv {
 
 class AttentionPipeline {
  public:
-  /// Both must outlive the pipeline.
-  AttentionPipeline(const CsdConfig& config, CsdFlash& flash);
+  /// Where the activity log is, and what the drive tells it.
+  struct Telling {
+    const EventLoop* loop;
+    CsdActivity* drive;
+  };
+  /// All must outlive the pipeline.
+  AttentionPipeline(const CsdConfig& config, CsdFlash& flash, const Telling& telling);
 
   /// Works on `work` from now on; the one before has left. It must live until the last head has.
   void begin(const AttendWork& work);
@@ -80,6 +89,13 @@ class AttentionPipeline {
     SimDuration time[kPieces]{};
     int values_asked = 0;
     int values_waiting = 0;  // in their slots
+    // For the activity log.
+    CsdActivity::Cause asked[kPieces]{ActivityLog::kNoCause, ActivityLog::kNoCause,
+                                      ActivityLog::kNoCause};
+    SimTime arrived[kPieces]{};  // the last page so far
+    SimTime begun[kPieces]{};    // some GeMV unit has begun with the first piece
+    int pieces[kPieces]{};
+    CsdActivity::Cause through = ActivityLog::kNoCause;
   };
   struct Timer {
     SimTime at;
@@ -105,7 +121,10 @@ class AttentionPipeline {
   void keys_consumed(std::uint32_t slot, SimTime now);
   void leave(std::uint32_t slot, SimTime now);
   void step(const Timer& timer);
-  void set_timer(SimTime at, HeadStep step, std::uint32_t slot);
+  void set_timer(SimTime at, HeadStep step, std::uint32_t slot,
+                 std::initializer_list<CsdActivity::Part> parts);
+  [[nodiscard]] ActivityLog* log() const { return telling_.loop->activity(); }
+  void tell_consumed(const Head& head, Piece piece, SimTime now);
   void update_next();
   [[nodiscard]] SimDuration argtopk_time(std::int64_t elements) const {
     return time_for(Flops{elements}, FlopRate{engine_.argtopk_rate});
@@ -113,6 +132,7 @@ class AttentionPipeline {
 
   const AttentionEngineConfig& engine_;
   CsdFlash& flash_;
+  Telling telling_;
   const AttendWork* attend_ = nullptr;
 
   std::deque<int> ready_;             // pairs whose commands are ready

@@ -52,9 +52,10 @@ Csd::Csd(EventLoop& loop, const CsdConfig& config, std::string name, const Optio
       kernels_(config.engine.attention_kernels),
       flash_capacity_("CSD flash", config.flash.capacity()),
       dram_("CSD DRAM", config.dram.capacity),
-      memory_(options.memory ? options.memory : make_memory()) {
+      memory_(options.memory ? options.memory : make_memory()),
+      activity_(name_) {
   if (config.engine.feed.kind == FeedKind::pages) {
-    pipeline_.emplace(config_, flash_);
+    pipeline_.emplace(config_, flash_, AttentionPipeline::Telling{&loop_, &activity_});
   }
   const KvFtl& ftl = flash_.ftl();
   flash_capacity_.allocate("bad blocks", config.flash.page_size * ftl.pages().bad);
@@ -186,6 +187,12 @@ void Csd::submit_read(SimTime now, const ReadBatch& batch, Completion& done, con
 }
 
 void Csd::submit(Waiting next) {
+  if (ActivityLog* log = loop_.activity()) {
+    activity_.handles_actor(*log, next.submitted);
+    next.arrow = log->begin_arrow(next.submitted);
+    activity_.waiting_commands(*log, next.submitted,
+                               next.read ? next.read->batch.commands() : next.work.batch->pairs());
+  }
   if (running_) {
     waiting_.push(std::move(next));
   } else {
@@ -203,7 +210,13 @@ void Csd::begin(SimTime now, Waiting next) {
                            .done = next.done,
                            .start = start});
   running_->work_at_start = work();
-  if (!reuse_ || !flash_.has_state()) {
+  running_->arrow = running_->command_arrow = next.arrow;
+  const bool is_recorded = loop_.activity() != nullptr;
+  reads_quietly_ = !flash_.is_event_driven() && !is_recorded;
+  if (is_recorded && flash_.is_event_driven() && told_.empty()) {
+    told_ = bus_busy_by_channel();
+  }
+  if (!reuse_ || is_recorded || !flash_.has_state()) {
     running_->disturbed = true;
     simulate();
     return;
@@ -239,7 +252,8 @@ void Csd::simulate() {
     } else {
       pipeline_->begin(run.work);
     }
-    push(fetched(0), EventKind::command_fetched, 0);
+    push(fetched(0), EventKind::command_fetched, 0,
+         {{"nvme", "doorbell and command fetch", fetched(0)}});
     return;
   }
   const int block_count = static_cast<int>(ceil_div(commands(), heads_per_block()));
@@ -247,7 +261,9 @@ void Csd::simulate() {
   if (flash_.is_event_driven()) {
     run.groups.assign(commands(), PageGroup{});
   }
-  push(fetched(end_pair(0) - 1), EventKind::start_block, 0);
+  const SimTime all_fetched = fetched(end_pair(0) - 1);
+  push(all_fetched, EventKind::start_block, 0,
+       {{"nvme", "doorbell and command fetch", all_fetched}});
 }
 
 SimTime Csd::next_event() const {
@@ -322,6 +338,9 @@ void Csd::process(SimTime until) {
 }
 
 void Csd::handle(const Event& event) {
+  if (ActivityLog* log = loop_.activity()) [[unlikely]] {
+    activity_.handles(*log, event.sequence, event.at);
+  }
   switch (event.kind) {
     case EventKind::start_block:
       start_next_block(event.at);
@@ -387,7 +406,8 @@ void Csd::page_done(std::uint64_t tag, SimTime at) {
       Store& store = stores_.at(index);
       if (--store.on_their_way == 0) {
         work_.storing += at - store.submitted;
-        push(at, EventKind::stored, index);
+        activity_.set_current(store.asked);
+        push(at, EventKind::stored, index, {{"flash", "programs", at}});
       }
       break;
     }
@@ -412,8 +432,9 @@ void Csd::page_of_block_done(PageOwner owner, std::uint64_t tag, SimTime at) {
   if (is_of_block) {
     block_may_have_arrived(index, at);
   } else {
-    push(group.arrived,
-         owner == PageOwner::read ? EventKind::pages_read : EventKind::scores_arrived, index);
+    push_arrival(group, group.arrived,
+                 owner == PageOwner::read ? EventKind::pages_read : EventKind::scores_arrived,
+                 index);
   }
 }
 
@@ -421,11 +442,13 @@ void Csd::page_of_block_done(PageOwner owner, std::uint64_t tag, SimTime at) {
 void Csd::accept_commands(SimTime now) {
   Running& run = *running_;
   for (; run.accepted < commands() && fetched(run.accepted) <= now; ++run.accepted) {
-    const SimTime ready = cores_.issue(fetched(run.accepted), command_cost()).done;
-    if (run.read) {
-      push(ready, EventKind::read_ready, run.accepted);
-    } else if (pipeline_) {
-      push(ready, EventKind::command_ready, run.accepted);
+    const Grant core = cores_.issue(fetched(run.accepted), command_cost());
+    const SimTime ready = core.done;
+    tell("controller_cores", run.read ? "read commands" : "attend commands", core);
+    if (run.read || pipeline_) {
+      push(ready, run.read ? EventKind::read_ready : EventKind::command_ready, run.accepted,
+           {{"controller_cores", "commands", core.start, Activity::waiting},
+            {"controller_cores", "commands", ready}});
     } else {
       Block& block = block_of(run.accepted);
       block.commands_ready = std::max(block.commands_ready, ready);
@@ -436,7 +459,8 @@ void Csd::accept_commands(SimTime now) {
 void Csd::fetch_command(int command, SimTime now) {
   accept_commands(now);
   if (command + 1 < commands()) {
-    push(fetched(command + 1), EventKind::command_fetched, command + 1);
+    push(fetched(command + 1), EventKind::command_fetched, command + 1,
+         {{"nvme", "command fetch", fetched(command + 1)}});
   }
 }
 
@@ -454,24 +478,29 @@ void Csd::start_next_block(SimTime now) {
   Block& block = run.blocks[index];
   const SimTime last_fetched = fetched(end_pair(index) - 1);
   if (last_fetched > now) {
-    push(last_fetched, EventKind::start_block, index);
+    push(last_fetched, EventKind::start_block, index, {{"nvme", "command fetch", last_fetched}});
     return;
   }
   accept_commands(now);
   if (block.commands_ready > now) {
-    push(block.commands_ready, EventKind::start_block, index);
+    push(block.commands_ready, EventKind::start_block, index,
+         {{"controller_cores", "commands", block.commands_ready}});
     return;
   }
   run.reading = true;
   ++run.next_block;
   block.reads_start = now;
   block.pages.arrived = now;
+  block.pages.asked = why();
   for (int pair = first_pair(index); pair < end_pair(index); ++pair) {
     const HeadReads& reads = reads_of(pair);
     if (reads.has_first_step()) {
       ++block.heads_to_select;
-      const SimTime ranked = argtopk_.issue(now, argtopk_time(reads.query_elements)).done;
-      push(ranked, EventKind::query_ranked, pair);
+      const Grant ranked = argtopk_.issue(now, argtopk_time(reads.query_elements));
+      tell("argtopk", "channels of a query", ranked);
+      push(ranked.done, EventKind::query_ranked, pair,
+           {{"argtopk", "channels of a query", ranked.start, Activity::waiting},
+            {"argtopk", "channels of a query", ranked.done}});
     } else {
       read_tokens(pair, now, false);
     }
@@ -486,6 +515,7 @@ void Csd::read_tokens(int pair, SimTime now, bool is_filtered) {
   const CsdFlash::Stream keys = stream_of(pair, KvStream::key_tokens);
   const CsdFlash::Stream values = stream_of(pair, KvStream::value_tokens);
   PageGroup& group = block_of(pair).pages;
+  group.asked = why();
   const std::uint64_t tag =
       tag_of(PageOwner::block, pair / heads_per_block()) | (is_filtered ? kFilteredTag : 0);
   if (flash_.has_log() && !flash_.is_event_driven()) [[unlikely]] {
@@ -501,12 +531,28 @@ void Csd::read_tokens(int pair, SimTime now, bool is_filtered) {
   }
 }
 
+/// From an event-driven array, or with a log of what the channels do: apart, so that the loop over
+/// the pages of other runs stays small.
+void Csd::read_page_otherwise(PageGroup& group, std::uint64_t tag, const CsdFlash::Stream& stream,
+                              int page, SimTime now) {
+  if (flash_.is_event_driven()) {
+    flash_.add_read(stream, page, {tag, 0});
+    ++group.on_their_way;
+    return;
+  }
+  const bool is_filtered = (tag & kFilteredTag) != 0;
+  const CsdFlash::Told told = flash_.read_told(now, stream, page, is_filtered, tally_);
+  group.last_channel = told.done > group.arrived ? told.channel : group.last_channel;
+  group.arrived = std::max(group.arrived, told.done);
+}
+
 void Csd::read_first_step(int pair, SimTime now) {
   const std::vector<int>& pages = reads_of(pair).channel_pages;
   const CsdFlash::Stream channels = stream_of(pair, KvStream::key_channels);
   PageGroup alone;
   PageGroup& group = flash_.is_event_driven() ? running_->groups[pair] : alone;
   group.arrived = now;
+  group.asked = why();
   if (flash_.has_log() && !flash_.is_event_driven()) [[unlikely]] {
     flash_.log_reads(channels, pages);
   }
@@ -516,45 +562,59 @@ void Csd::read_first_step(int pair, SimTime now) {
   if (flash_.is_event_driven() && !pages.empty()) {
     flash_.engine().start(now);
   } else {
-    push(group.arrived, EventKind::scores_arrived, pair);
+    push_arrival(group, group.arrived, EventKind::scores_arrived, pair);
   }
 }
 
 void Csd::estimate_scores(int pair, SimTime now) {
   const HeadReads& reads = reads_of(pair);
   const SimDuration busy_before = work_.gemv_busy;
-  const SimTime softmax = compute(now, reads.estimate_flops) + config_.engine.softmax_latency;
+  const Grant kernel = compute(now, reads.estimate_flops, "estimated scores");
+  const SimTime softmax = kernel.done + config_.engine.softmax_latency;
   work_.estimating += work_.gemv_busy - busy_before;
-  push(argtopk_.issue(softmax, argtopk_time(reads.score_elements)).done, EventKind::selected, pair);
+  const Grant selected = argtopk_.issue(softmax, argtopk_time(reads.score_elements));
+  tell("argtopk", "tokens of a head", selected);
+  push(selected.done, EventKind::selected, pair,
+       {{"gemv_units", "estimated scores", kernel.start, Activity::waiting},
+        {"gemv_units", "estimated scores", kernel.done},
+        {"softmax", "latency of a softmax", softmax},
+        {"argtopk", "tokens of a head", selected.start, Activity::waiting},
+        {"argtopk", "tokens of a head", selected.done}});
 }
 
 void Csd::block_may_have_arrived(int index, SimTime now) {
   const Block& block = running_->blocks[index];
   if (block.heads_to_select == 0 && block.pages.on_their_way == 0) {
-    push(std::max(now, block.pages.arrived), EventKind::block_arrived, index);
+    push_arrival(block.pages, std::max(now, block.pages.arrived), EventKind::block_arrived, index);
   }
 }
 
 /// One head on a kernel: all GeMV units of it work on the head.
-SimTime Csd::compute(SimTime now, Flops work) {
+Grant Csd::compute(SimTime now, Flops work, std::string_view what) {
   const int units = config_.engine.gemv_units_per_kernel;
   const SimDuration time = time_for(work, config_.engine.gemv_rate * units);
   work_.gemv_busy += time * units;
-  return kernels_.issue(now, time).done;
+  const Grant kernel = kernels_.issue(now, time);
+  tell("gemv_units", what, kernel);
+  return kernel;
 }
 
 void Csd::compute_block(int index, SimTime now) {
   Running& run = *running_;
   work_.reading += now - run.blocks[index].reads_start;
+  tell_block(index, now);
   run.reading = false;
   if (run.computing++ == 0) {
     run.computing_since = now;
   }
   SimTime last = now;
   for (int pair = first_pair(index); pair < end_pair(index); ++pair) {
-    last = std::max(last, compute(now, reads_of(pair).attention_flops));
+    last = std::max(last, compute(now, reads_of(pair).attention_flops, "attention").done);
   }
-  push(last + config_.engine.softmax_latency, EventKind::computed, index);
+  const SimTime computed = last + config_.engine.softmax_latency;
+  push(computed, EventKind::computed, index,
+       {{"gemv_units", "attention", last}, {"softmax", "latency of a softmax", computed}});
+  tell("attention_kernels", "block of heads", {now, computed});
   start_next_block(now);
 }
 
@@ -578,6 +638,7 @@ void Csd::read_pages(int command, SimTime now) {
   }
   PageGroup& group = run.groups[command];
   group.arrived = now;
+  group.asked = why();
   const auto& [pages, pairs_a_command] = run.read->batch;
   const int end = std::min(pages.pairs, (command + 1) * pairs_a_command);
   for (int pair = command * pairs_a_command; pair < end; ++pair) {
@@ -595,7 +656,7 @@ void Csd::read_pages(int command, SimTime now) {
   if (flash_.is_event_driven()) {
     flash_.engine().start(now);
   } else {
-    push(group.arrived, EventKind::pages_read, command);
+    push_arrival(group, group.arrived, EventKind::pages_read, command);
   }
 }
 
@@ -603,6 +664,8 @@ void Csd::complete_read(SimTime now) {
   accept_commands(now);
   if (running_->heads_done + 1 == commands()) {
     work_.reading += now - running_->reads_start;
+    tell_channels("reads", running_->reads_start, now);
+    tell("reading", "pages", {running_->reads_start, now});
   }
   complete_heads(1, now);
 }
@@ -614,12 +677,19 @@ void Csd::complete_heads(int heads, SimTime now) {
   (run.read ? work_.reads : work_.attends) += heads;
   work_.firmware += config_.controller.completion_cost * heads;
   for (int head = 0; head < heads; ++head) {
-    const SimTime posted = cores_.issue(now, config_.controller.completion_cost).done;
-    run.completions_posted = std::max(run.completions_posted, posted);
+    const Grant core = cores_.issue(now, config_.controller.completion_cost);
+    tell("controller_cores", "completions", core);
+    run.completions_posted = std::max(run.completions_posted, core.done);
+  }
+  if (ActivityLog* log = loop_.activity()) {
+    activity_.waiting_commands(*log, now, -heads);
   }
   run.heads_done += heads;
   if (run.heads_done == commands()) {
-    push(run.completions_posted + config_.nvme.completion, EventKind::batch_done, 0);
+    const SimTime seen = run.completions_posted + config_.nvme.completion;
+    push(seen, EventKind::batch_done, 0,
+         {{"controller_cores", "completions", run.completions_posted},
+          {"nvme", "completion", seen}});
   }
 }
 
@@ -632,7 +702,8 @@ void Csd::finish_batch(SimTime now) {
     memory_->batches[run.key] = {now - run.start, flash_.state_after(now),
                                  work() - run.work_at_start};
   }
-  loop_.finish(*run.done, now);
+  tell_batch(now);
+  loop_.finish(*run.done, now, why());
   completed_something_ = true;
   begin_next(now);
 }
@@ -644,7 +715,7 @@ void Csd::finish_reused(SimTime now) {
   work_ += run.work;
   work_.flash = {};
   ++work_.reused_batches;
-  loop_.finish(*running_->done, now);
+  loop_.finish(*running_->done, now, why());
   completed_something_ = true;
   begin_next(now);
 }
@@ -667,19 +738,27 @@ void Csd::begin_next(SimTime now) {
 
 void Csd::submit_store(SimTime now, const PageBatch& batch, Completion* done,
                        const KvLayer& layer) {
+  const ActivityLog::Cause asked = why();
   disturb(now);
+  if (ActivityLog* log = loop_.activity()) {
+    if (log->has_turn()) {
+      activity_.handles_actor(*log, now);
+    } else {
+      activity_.set_current(asked);  // a store that had to wait for a batch
+    }
+  }
   const std::uint64_t what = batch.hash();
   const int number = next_store_++;
   Store& store = stores_[number];
-  store = {.done = done, .submitted = now};
+  store = {.done = done, .submitted = now, .asked = why()};
   if (flash_.is_event_driven()) {
     program(batch, layer, number, now);
     if (store.on_their_way == 0) {
-      push(now, EventKind::stored, number);
+      push(now, EventKind::stored, number, {{"flash", "programs", now}});
     }
     return;
   }
-  const bool may_reuse = reuse_;
+  const bool may_reuse = reuse_ && loop_.activity() == nullptr;
   const std::uint64_t key =
       may_reuse ? mix_hash(mix_hash(what, flash_.places_key(layer)), flash_.state_after(now).hash())
                 : 0;
@@ -701,7 +780,7 @@ void Csd::submit_store(SimTime now, const PageBatch& batch, Completion* done,
   work_.storing += last - now;
   flash_busy_until_ = std::max(flash_busy_until_, last);
   if (done != nullptr) {
-    push(last, EventKind::stored, number);
+    push(last, EventKind::stored, number, {{"flash/dies", "programs", last}});
   } else {
     stores_.erase(number);
   }
@@ -719,12 +798,16 @@ void Csd::submit_background_store(SimTime now, const PageBatch& batch, Completio
 /// Returns when the last page is programmed; event-driven, `store` counts its pages.
 SimTime Csd::program(const PageBatch& batch, const KvLayer& layer, int store, SimTime now) {
   SimTime last = now;
+  ChannelTally tally;
+  ActivityLog* log = loop_.activity();
   for (int pair = batch.first_pair; pair < batch.first_pair + batch.pairs; ++pair) {
     for (const PageBatch::Span& span : batch.spans) {
       const CsdFlash::Stream stream = flash_.stream(layer, pair, span.stream);
       for (int page = span.first; page < span.last; ++page) {
         if (flash_.is_event_driven()) {
           flash_.add_program(stream, page, tag_of(PageOwner::store, store));
+        } else if (log != nullptr) [[unlikely]] {
+          last = std::max(last, flash_.program_told(now, stream, page, tally));
         } else {
           last = std::max(last, flash_.program(now, stream, page));
         }
@@ -735,16 +818,92 @@ SimTime Csd::program(const PageBatch& batch, const KvLayer& layer, int store, Si
     stores_.at(store).on_their_way = batch.pages();
     flash_.engine().start(now);
   }
+  if (log != nullptr) {
+    activity_.channels(*log, "programs", tally);
+  }
   return last;
 }
 
 void Csd::finish_store(int index, SimTime now) {
   if (Completion* done = stores_.at(index).done; done != nullptr) {
-    loop_.finish(*done, now);
+    loop_.finish(*done, now, why());
     completed_something_ = true;
   }
   stores_.erase(index);
   reclaim_if_idle(now);
+}
+
+// -- What the activity log is told --------------------------------------------------------------
+
+/// Pages that were asked for by what `group` knows have arrived. By recurrence the time is divided
+/// into that in which the last page's channel carried something, and array reads before that.
+void Csd::push_arrival(const PageGroup& group, SimTime at, EventKind kind, int index) {
+  ActivityLog* log = loop_.activity();
+  if (log == nullptr) [[likely]] {
+    push(at, kind, index);
+    return;
+  }
+  if (flash_.is_event_driven()) {
+    activity_.set_current(group.asked);
+    push(at, kind, index, {{"flash", "reads", at}});
+    return;
+  }
+  const SimTime from = log->node(activity_.current()).at;
+  const SimDuration bus = flash_.bus_busy_between(group.last_channel, from, at);
+  push(at, kind, index,
+       {{"flash/dies", "array reads", at - bus}, {"flash/channels", "pages on the bus", at}});
+}
+
+std::vector<SimDuration> Csd::bus_busy_by_channel() {
+  std::vector<SimDuration> busy;
+  for (int i = 0; i < config_.flash.channels; ++i) {
+    busy.push_back(flash_.engine().bus_busy(static_cast<std::size_t>(i)));
+  }
+  return busy;
+}
+
+void Csd::tell_channels(std::string_view what, SimTime begin, SimTime end) {
+  ActivityLog* log = loop_.activity();
+  if (log == nullptr) {
+    return;
+  }
+  if (flash_.is_event_driven()) {
+    const std::vector<SimDuration> busy = bus_busy_by_channel();
+    for (std::size_t i = 0; i < busy.size(); ++i) {
+      if (busy[i] > told_[i]) {
+        activity_.channel(*log, i, what, {begin, end}, busy[i] - told_[i]);
+      }
+    }
+    told_ = busy;
+    return;
+  }
+  activity_.channels(*log, what, tally_, std::exchange(running_->arrow, ActivityLog::kNobody));
+}
+
+/// A block's pages are there.
+void Csd::tell_block(int index, SimTime now) {
+  if (loop_.activity() != nullptr) {
+    const SimTime begin = running_->blocks[index].reads_start;
+    tell("reading", "block of heads", {begin, now});
+    tell_channels("reads", begin, now);
+  }
+}
+
+void Csd::tell_batch(SimTime now) {
+  ActivityLog* log = loop_.activity();
+  if (log == nullptr) {
+    return;
+  }
+  Running& run = *running_;
+  if (pipeline_) {
+    tell_channels("reads", run.start, now);
+  }
+  const std::int32_t layer = run.read ? run.read->layer.layer : run.work.layers.front().layer;
+  activity_.work(*log, {.part = "commands",
+                        .what = run.read ? "read" : "attend",
+                        .time = {run.start, now},
+                        .arguments = {{"commands", commands()}, {"layer", layer, false}},
+                        .arrow = run.command_arrow});
 }
 
 Csd::Work Csd::work() const {

@@ -33,18 +33,22 @@
 // times are drawn at random. Drives of one config may share what they remember.
 #pragma once
 
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <queue>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "models/csd/attend_batch.hpp"
 #include "models/csd/attention_pipeline.hpp"
+#include "models/csd/csd_activity.hpp"
 #include "models/csd/csd_config.hpp"
 #include "models/csd/csd_flash.hpp"
+#include "sim/core/activity_log.hpp"
 #include "sim/core/capacity.hpp"
 #include "sim/core/event_loop.hpp"
 #include "sim/core/metrics.hpp"
@@ -180,6 +184,9 @@ class Csd final : public Component, private PageSink {
   struct PageGroup {
     SimTime arrived{};
     int on_their_way = 0;  // event-driven
+    // For the activity log.
+    std::size_t last_channel = 0;  // by recurrence
+    CsdActivity::Cause asked = ActivityLog::kNoCause;
   };
   struct Block {
     SimTime commands_ready{};  // of those that the cores were given
@@ -214,17 +221,21 @@ class Csd final : public Component, private PageSink {
     bool reused = false;
     bool disturbed = false;  // or began with flash at work that no state describes
     Work work_at_start{};
+    std::int32_t arrow = ActivityLog::kNobody;          // to the first channel that is told
+    std::int32_t command_arrow = ActivityLog::kNobody;  // the same one, to the commands
   };
   struct Waiting {
     SimTime submitted;
     AttendWork work;
     std::optional<PlainRead> read;
     Completion* done;
+    std::int32_t arrow = ActivityLog::kNobody;
   };
   struct Store {
     Completion* done = nullptr;
     SimTime submitted{};
     std::int64_t on_their_way = 0;  // event-driven
+    CsdActivity::Cause asked = ActivityLog::kNoCause;
   };
   /// What a page of the FlashEngine belongs to, in its tag above the channel.
   enum class PageOwner : std::uint8_t { pipeline, first_step, block, read, store, reclaim };
@@ -234,6 +245,26 @@ class Csd final : public Component, private PageSink {
   }
 
   void push(SimTime at, EventKind kind, int index) { events_.push({at, sequence_++, kind, index}); }
+  /// The same; tells the activity log what is waited for until then.
+  void push(SimTime at, EventKind kind, int index, std::initializer_list<CsdActivity::Part> parts) {
+    if (ActivityLog* log = loop_.activity()) [[unlikely]] {
+      activity_.follows(*log, sequence_, parts);
+    }
+    push(at, kind, index);
+  }
+  void push_arrival(const PageGroup& group, SimTime at, EventKind kind, int index);
+  void tell(std::string_view part, std::string_view what, const Grant& granted) {
+    if (ActivityLog* log = loop_.activity()) [[unlikely]] {
+      activity_.service(*log, part, what, granted);
+    }
+  }
+  [[nodiscard]] std::vector<SimDuration> bus_busy_by_channel();
+  void tell_channels(std::string_view what, SimTime begin, SimTime end);
+  void tell_block(int index, SimTime now);
+  void tell_batch(SimTime now);
+  [[nodiscard]] ActivityLog::Cause why() const {
+    return loop_.activity() == nullptr ? ActivityLog::kNoCause : activity_.current();
+  }
   void begin(SimTime now, Waiting next);
   [[nodiscard]] std::uint64_t what_runs() const;
   void simulate();
@@ -272,14 +303,15 @@ class Csd final : public Component, private PageSink {
   void read_page(PageGroup& group, std::uint64_t tag, const CsdFlash::Stream& stream, int page,
                  SimTime now) {
     const bool is_filtered = (tag & kFilteredTag) != 0;
-    if (flash_.is_event_driven()) {
-      flash_.add_read(stream, page, {tag, 0});
-      ++group.on_their_way;
-    } else {
+    if (reads_quietly_) [[likely]] {
       group.arrived = std::max(group.arrived, is_filtered ? flash_.read_filtered(now, stream, page)
                                                           : flash_.read(now, stream, page));
+    } else {
+      read_page_otherwise(group, tag, stream, page, now);
     }
   }
+  void read_page_otherwise(PageGroup& group, std::uint64_t tag, const CsdFlash::Stream& stream,
+                           int page, SimTime now);
   static constexpr int kFilteredBit = 40;  // not a constant: between the index and the channel
   static constexpr std::uint64_t kFilteredTag = std::uint64_t{1} << kFilteredBit;
   /// When the controller has a command of the running batch.
@@ -306,7 +338,7 @@ class Csd final : public Component, private PageSink {
   [[nodiscard]] int end_pair(int block) const {
     return std::min(first_pair(block + 1), commands());
   }
-  SimTime compute(SimTime now, Flops work);
+  Grant compute(SimTime now, Flops work, std::string_view what);
   [[nodiscard]] SimDuration argtopk_time(std::int64_t elements) const {
     return time_for(Flops{elements}, FlopRate{config_.engine.argtopk_rate});
   }
@@ -341,6 +373,10 @@ class Csd final : public Component, private PageSink {
   int erases_on_their_way_ = 0;  // event-driven
   SimTime flash_busy_until_{};   // with stores and erases; by recurrence
   Work work_{};                  // without the flash counters, which flash_ keeps
+  CsdActivity activity_;
+  ChannelTally tally_;               // by recurrence, while a log is kept
+  std::vector<SimDuration> told_{};  // event-driven: bus time by channel that the log knows of
+  bool reads_quietly_ = false;       // by recurrence, and nobody wants to know
 };
 
 struct Csd::Memory {

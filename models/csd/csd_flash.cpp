@@ -55,6 +55,27 @@ void CsdFlash::log_reads(const Stream& stream, const std::vector<int>& pages) {
   }
 }
 
+CsdFlash::Told CsdFlash::read_told(SimTime now, const Stream& stream, int page, bool is_filtered,
+                                   ChannelTally& tally) {
+  const PagePlace place = place_of(stream, page);
+  const Grant read = array_->read(now, place.channel, place.unit);
+  const FlashArrayConfig& array = array_->config();
+  const auto channel = static_cast<std::size_t>(place.channel);
+  tally.add_bus(channel, read.done - array.transfer, read.done + array.t_command);
+  tally.add_array(channel, read.start, read.start + array.t_read);
+  return {is_filtered ? through_filter(now, place.channel, read.done) : read.done, channel};
+}
+
+SimTime CsdFlash::program_told(SimTime now, const Stream& stream, int page, ChannelTally& tally) {
+  const PagePlace place = place_of(stream, page);
+  const Grant program = array_->program(now, place.channel, place.unit);
+  const FlashArrayConfig& array = array_->config();
+  const auto channel = static_cast<std::size_t>(place.channel);
+  tally.add_bus(channel, program.start, program.done - array.t_program);
+  tally.add_array(channel, program.done - array.t_program, program.done);
+  return program.done;
+}
+
 SimTime CsdFlash::erase(SimTime now, PhysicalPage block) {
   const PagePlace place = placement_.place_of_plane(plane_of(block));
   return array_->erase(now, place.channel, place.unit).done;

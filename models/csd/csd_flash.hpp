@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "models/csd/attend_batch.hpp"
+#include "models/csd/csd_activity.hpp"
 #include "models/csd/csd_config.hpp"
 #include "models/flash/bus_schedule.hpp"
 #include "models/flash/flash_array.hpp"
@@ -67,18 +68,25 @@ class CsdFlash {
   /// A page that passes the filter of its channel; it arrives when the filter has seen all of it.
   SimTime read_filtered(SimTime now, const Stream& stream, int page) {
     const PagePlace place = place_of(stream, page);
-    const SimTime read = array_->read(now, place.channel, place.unit).done;
-    if (filter_time_ <= array_->bus_time_per_page()) {
-      return read + filter_time_;  // pages leave the bus so far apart that none waits
-    }
-    filter_gaps_[place.channel].forget(now);
-    return filter_gaps_[place.channel].reserve(read, filter_time_);
+    return through_filter(now, place.channel, array_->read(now, place.channel, place.unit).done);
   }
   SimTime program(SimTime now, const Stream& stream, int page) {
     const PagePlace place = place_of(stream, page);
     return array_->program(now, place.channel, place.unit).done;
   }
   SimTime erase(SimTime now, PhysicalPage block);
+  /// The same, and tells what the channel does.
+  struct Told {
+    SimTime done;
+    std::size_t channel;
+  };
+  Told read_told(SimTime now, const Stream& stream, int page, bool is_filtered,
+                 ChannelTally& tally);
+  SimTime program_told(SimTime now, const Stream& stream, int page, ChannelTally& tally);
+  /// Time between two times in which a channel's bus is taken.
+  [[nodiscard]] SimDuration bus_busy_between(std::size_t channel, SimTime from, SimTime to) const {
+    return array_->bus_busy_between(static_cast<int>(channel), from, to);
+  }
 
   // -- Event-driven: added commands start with engine().start().
   [[nodiscard]] FlashEngine& engine() { return *engine_; }
@@ -138,6 +146,13 @@ class CsdFlash {
   void add(const Counters& work) { reused_ += work; }
 
  private:
+  SimTime through_filter(SimTime now, int channel, SimTime read) {
+    if (filter_time_ <= array_->bus_time_per_page()) {
+      return read + filter_time_;  // pages leave the bus so far apart that none waits
+    }
+    filter_gaps_[channel].forget(now);
+    return filter_gaps_[channel].reserve(read, filter_time_);
+  }
   [[nodiscard]] int plane_of(PhysicalPage page) const { return ftl_.flash().plane_of(page); }
   [[nodiscard]] PagePlace place_of(const Stream& stream, int page) const {
     return stream.table == nullptr ? placement_.place(stream.base, page)

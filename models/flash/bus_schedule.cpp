@@ -50,6 +50,16 @@ std::vector<SimDuration> BusSchedule::busy_after(SimTime now) const {
   return busy;
 }
 
+SimDuration BusSchedule::busy_between(SimTime from, SimTime to) const {
+  SimDuration busy{};
+  for (std::size_t i = head_; i < busy_.size(); ++i) {
+    const SimTime start = std::max(busy_[i].first, from);
+    const SimTime end = std::min(busy_[i].second, to);
+    busy += std::max(end - start, SimDuration{0});
+  }
+  return busy;
+}
+
 void BusSchedule::restore(const std::vector<SimDuration>& busy, SimTime now) {
   busy_.clear();
   head_ = 0;

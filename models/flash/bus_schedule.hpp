@@ -60,6 +60,9 @@ class BusSchedule {
   /// Busy intervals that end after `now`, relative to it: start and end in turn, ascending.
   [[nodiscard]] std::vector<SimDuration> busy_after(SimTime now) const;
   void restore(const std::vector<SimDuration>& busy, SimTime now);
+  /// Time between two times, not forgotten ones, in which the bus is taken; in fifo order gaps
+  /// count as well.
+  [[nodiscard]] SimDuration busy_between(SimTime from, SimTime to) const;
 
  private:
   using Interval = std::pair<SimTime, SimTime>;

@@ -88,6 +88,11 @@ class FlashArray {
 
   /// Bus time of one page that is read: data, spare area and command cycles.
   [[nodiscard]] SimDuration bus_time_per_page() const { return t_command_ + transfer_; }
+  [[nodiscard]] const FlashArrayConfig& config() const { return config_; }
+  /// BusSchedule::busy_between() of a channel.
+  [[nodiscard]] SimDuration bus_busy_between(int channel, SimTime from, SimTime to) const {
+    return buses_[channel].busy_between(from, to);
+  }
   /// Of all commands so far, summed over the channels; reused work (add()) is not in it.
   [[nodiscard]] SimDuration bus_time() const { return bus_time_; }
 

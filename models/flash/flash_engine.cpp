@@ -232,6 +232,7 @@ void FlashEngine::start_by_recurrence(std::size_t c, std::int64_t now) {
     }
     ++counters_.commands;
     counters_.bus_busy += SimDuration{slot};
+    channel.bus_busy += slot;
     counters_.array_busy += SimDuration{node.array};
     channel.array_ends.push(done, index);
   }
@@ -359,6 +360,7 @@ void FlashEngine::grant(std::size_t c, std::int64_t now) {
     channel.bus_end = now + node.transfer;
     channel.bus_taken = true;
     counters_.bus_busy += SimDuration{node.transfer};
+    channel.bus_busy += node.transfer;
     return;
   }
   channel.bus_taken = !is_out_of_order_ && pick_command(c, now);
@@ -384,6 +386,7 @@ void FlashEngine::send_page_behind_command(std::size_t c) {
   channel.page_from = channel.bus_end;
   channel.bus_end += nodes_[page].transfer;
   counters_.bus_busy += SimDuration{nodes_[page].transfer};
+  channel.bus_busy += nodes_[page].transfer;
 }
 
 void FlashEngine::take_page_back(Channel& channel) {
@@ -393,6 +396,7 @@ void FlashEngine::take_page_back(Channel& channel) {
   }
   nodes_[page].next = std::exchange(channel.ready_pages.head, page);
   counters_.bus_busy -= SimDuration{nodes_[page].transfer};
+  channel.bus_busy -= nodes_[page].transfer;
   channel.bus_end = std::exchange(channel.page_from, kNoPage);
 }
 
@@ -469,6 +473,7 @@ void FlashEngine::begin_command(std::size_t c, Index u, PageOp op, std::int64_t 
   channel.command_unit = u;
   channel.bus_end = now + bus;
   counters_.bus_busy += SimDuration{bus};
+  channel.bus_busy += bus;
   counters_.array_busy += SimDuration{array};
   ++counters_.commands;
   if (read_priority_ && op != PageOp::read) {

@@ -115,6 +115,10 @@ class FlashEngine {
     SimDuration bus_stalled{};  // likewise: idle, and every page that is ready waits for a gate
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
+  /// The part of counters().bus_busy that one channel has.
+  [[nodiscard]] SimDuration bus_busy(std::size_t channel) const {
+    return SimDuration{channels_[channel].bus_busy};
+  }
   [[nodiscard]] const FlashConfig& config() const { return config_; }
   /// Pages, commands and mean channel utilisation over `elapsed`.
   void report(Metrics& metrics, const std::string& prefix, SimDuration elapsed) const;
@@ -144,6 +148,7 @@ class FlashEngine {
   };
   struct Channel {
     std::int64_t bus_end = kIdle;
+    std::int64_t bus_busy = 0;
     std::int64_t bus_since = 0;        // number of the event that began it
     Index command_unit = 0;            // whose command is on the bus, or was the last
     Index on_bus = kNone;              // the page that leaves; kNone for a command

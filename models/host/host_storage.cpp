@@ -4,6 +4,7 @@
 #include <bit>
 #include <limits>
 
+#include "sim/core/activity_log.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -182,6 +183,9 @@ void HostStorage::start(SimTime now, const MemorySpan& span, Access access, Comp
   s.past_last = ceil_div(s.end.count(), costs.unit.count());
   s.extent_end = s.front;
   s.room = {};
+  if (loop_.activity() != nullptr) {
+    record_start(s, now);
+  }
 }
 
 // -- The event loop -----------------------------------------------------------------------------
@@ -234,7 +238,8 @@ void HostStorage::run_step(Stream& s) {
       return flush(s);
     case Step::finish:
       finished_ = true;
-      loop_.finish(*s.completion, s.at);
+      loop_.finish(*s.completion, s.at,
+                   loop_.activity() == nullptr ? ActivityLog::kNoCause : record_finish(s));
       [[fallthrough]];
     case Step::idle:
       s.step = Step::idle;
@@ -242,26 +247,33 @@ void HostStorage::run_step(Stream& s) {
   }
 }
 
-SimTime HostStorage::compute(SimTime now, SimDuration service) {
+SimTime HostStorage::compute(Stream& s, SimDuration service) {
+  return compute_from(s, s.at, service);
+}
+
+/// From `begin` on, when what the stream waits for beside a core is there.
+SimTime HostStorage::compute_from(Stream& s, SimTime begin, SimDuration service) {
   if (service == SimDuration{}) {
-    return now;
+    return begin;
   }
   cpu_time_ += service;
-  return cores_.issue(now, service).done;
+  const Grant core = cores_.issue(begin, service);
+  if (loop_.activity() != nullptr) [[unlikely]] {
+    record_compute(s, core);
+  }
+  return core.done;
 }
 
 /// CPU time of a unit's pages and what the thread does `then` without leaving its core.
-SimTime HostStorage::handle_pages(const Stream& s, const UnitCost& cost, SimDuration then) {
+SimTime HostStorage::handle_pages(Stream& s, const UnitCost& cost, SimDuration then) {
   const SimDuration service = cost.hit + cost.miss + then;
-  if (service == SimDuration{}) {
-    return s.at;
+  if (cost.hit == SimDuration{}) {  // not of files
+    return compute(s, service);
   }
-  SimTime begin = cores_.probe(s.at, service).start;
-  if (cost.hit > SimDuration{}) {  // only pages of files
-    begin = std::max(begin, faults_.probe(s.at, cost.hit).start);
-    faults_.issue(begin, cost.hit);
-  }
-  return compute(begin, service);
+  const SimTime begin =
+      std::max(cores_.probe(s.at, service).start, faults_.probe(s.at, cost.hit).start);
+  faults_.issue(begin, cost.hit);
+  return compute_from(s, begin, service);
 }
 
 // -- One stream ---------------------------------------------------------------------------------
@@ -274,7 +286,7 @@ void HostStorage::admit(Stream& s) {
     s.tail = s.front = s.extent_end;
     s.step = s.front < s.past_last ? Step::admit : Step::finish;
   } else if (front_is_in(s, s.to_read)) {
-    s.at = compute(s.at, s.costs->submit);
+    s.at = compute(s, s.costs->submit);
     s.step = Step::read_unit;
   } else {
     admitted(s, s.at);
@@ -320,7 +332,7 @@ void HostStorage::make_room(Stream& s) {
     const std::int64_t windows = std::popcount(s.room.to_write);
     const bool swaps = memory_.kind(s.room.object) == MemoryKind::anonymous;
     const SimDuration unmap = swaps ? swap_out_per_window_ : SimDuration{};
-    s.at = compute(s.at, (io_submission_ + unmap) * windows);
+    s.at = compute(s, (io_submission_ + unmap) * windows);
     s.step = Step::write_out;
   } else if (s.room.free_at > s.at) {
     s.at = s.room.free_at;
@@ -339,7 +351,11 @@ void HostStorage::write_out(Stream& s) {
   for (WindowMask left = room.to_write; left != 0; left &= left - 1) {
     const Bytes begin = extent_begin + window_ * std::countr_zero(left);
     const Bytes length = std::min(window_, memory_.size(room.object) - begin);
-    done = std::max(done, ssds_.write(s.at, address_of(room.object, begin), length).done);
+    const Grant written = ssds_.write(s.at, address_of(room.object, begin), length);
+    if (loop_.activity() != nullptr) [[unlikely]] {
+      record_transfer(s, written, length, Access::write);
+    }
+    done = std::max(done, written.done);
   }
   if (room.to_write != 0) {
     std::int64_t& counter = !s.room_stays  ? counters_.written_for_room
@@ -359,7 +375,11 @@ void HostStorage::write_out(Stream& s) {
 void HostStorage::read_unit(Stream& s) {
   const Bytes begin = s.costs->unit * s.front;
   const Bytes length = std::min(s.costs->unit, s.size - begin);
-  admitted(s, ssds_.read(s.at, address_of(s.object, begin), length).done);
+  const Grant read = ssds_.read(s.at, address_of(s.object, begin), length);
+  if (loop_.activity() != nullptr) [[unlikely]] {
+    record_transfer(s, read, length, Access::read);
+  }
+  admitted(s, read.done);
 }
 
 /// The front unit has its place and will be there at `ready_at`.
@@ -411,6 +431,56 @@ HostStorage::UnitCost HostStorage::cost_of(const Stream& s, std::int64_t unit) c
   };
   return {costs.page_hit * pages(std::max(begin, s.begin), std::min(end, s.end)),
           missing ? costs.page_miss * pages(begin, std::min(end, s.size)) : SimDuration{}};
+}
+
+// -- What the activity log is told --------------------------------------------------------------
+
+void HostStorage::record_start(Stream& s, SimTime now) const {
+  ActivityLog& log = *loop_.activity();
+  s.cause = log.cause(now);
+  s.recorded_since = now;
+  s.core_work = s.core_queue = {};
+}
+
+void HostStorage::record_compute(Stream& s, const Grant& core) const {
+  s.core_queue += core.start - s.at;
+  s.core_work += core.done - core.start;
+  const std::string_view what = s.is_flusher                ? "writes dirty pages back"
+                                : s.costs == &region_costs_ ? "page faults"
+                                : s.access == Access::read  ? "reads a mapped file"
+                                                            : "writes a mapped file";
+  loop_.activity()->service({.resource = "host/cores",
+                             .what = what,
+                             .start = core.start,
+                             .done = core.done,
+                             .is_fine = true});
+}
+
+void HostStorage::record_transfer(const Stream& s, const Grant& granted, Bytes size,
+                                  Access access) const {
+  const ActivityLog::Argument bytes{"bytes", size.count()};
+  const bool is_swap = !s.is_flusher && s.costs == &region_costs_;
+  loop_.activity()->service({.resource = "ssd",
+                             .what = access == Access::write ? "write"
+                                     : is_swap               ? "swap in"
+                                                             : "read",
+                             .start = granted.start,
+                             .done = granted.done,
+                             .arguments = std::span(&bytes, 1),
+                             .is_fine = true});
+}
+
+/// Whenever the stream's thread has no core it waits for the SSDs.
+int HostStorage::record_finish(const Stream& s) const {
+  if (s.cause == ActivityLog::kNoCause) {
+    return ActivityLog::kNoCause;  // it began before the recording
+  }
+  const SimDuration for_ssds = s.at - s.recorded_since - s.core_work - s.core_queue;
+  const std::string_view what = s.costs == &region_costs_ ? "page faults" : "mapped files";
+  const ActivityLog::Piece pieces[]{{"host/cores", what, Activity::working, s.core_work},
+                                    {"host/cores", what, Activity::waiting, s.core_queue},
+                                    {"ssd", what, Activity::working, for_ssds}};
+  return loop_.activity()->after(s.cause, s.at, pieces);
 }
 
 // -- The flusher --------------------------------------------------------------------------------

@@ -165,6 +165,11 @@ class HostStorage final : public Component {
     WindowMask missing = 0;
     HostMemory::Victim room{};
     std::array<Unit, kMostInFlight> units{};  // by number modulo the size
+    // For the activity log: what the stream's time so far went into.
+    int cause = -1;  // why it began
+    SimTime recorded_since{};
+    SimDuration core_work{};
+    SimDuration core_queue{};
   };
 
   void start(SimTime now, const MemorySpan& span, Access access, Completion& done);
@@ -181,8 +186,13 @@ class HostStorage final : public Component {
   [[nodiscard]] bool must_throttle(const Stream& s) const;
   [[nodiscard]] static bool front_is_in(const Stream& s, WindowMask windows);
   [[nodiscard]] UnitCost cost_of(const Stream& s, std::int64_t unit) const;
-  SimTime compute(SimTime now, SimDuration service);
-  SimTime handle_pages(const Stream& s, const UnitCost& cost, SimDuration then);
+  SimTime compute(Stream& s, SimDuration service);
+  SimTime compute_from(Stream& s, SimTime begin, SimDuration service);
+  SimTime handle_pages(Stream& s, const UnitCost& cost, SimDuration then);
+  void record_start(Stream& s, SimTime now) const;
+  void record_compute(Stream& s, const Grant& core) const;
+  void record_transfer(const Stream& s, const Grant& granted, Bytes size, Access access) const;
+  [[nodiscard]] int record_finish(const Stream& s) const;
   [[nodiscard]] Bytes whole_extents(Bytes size) const;
   template <class Visit>
   void for_each_extent(const MemorySpan& span, Visit visit);

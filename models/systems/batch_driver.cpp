@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "models/systems/design_point.hpp"
+#include "models/systems/recording.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -65,6 +66,9 @@ void BatchDriver::operator()() {
     const FormedBatch formed = former.next(free_);
     found_.idle_time += to_seconds(formed.start - free_);
     run_in_parts(formed.requests, formed.start);
+    if (run_.recording != nullptr) {
+      return;  // it has what it wants
+    }
   }
 }
 
@@ -73,6 +77,9 @@ void BatchDriver::run_in_parts(const std::vector<int>& chosen, SimTime start) {
   auto first = chosen.begin();
   for (const int size : even_parts(static_cast<int>(chosen.size()), system_.most_sequences())) {
     run_batch({first, first + size}, start);
+    if (run_.recording != nullptr) {
+      return;
+    }
     first += size;
     start = free_;
   }
@@ -85,6 +92,12 @@ void BatchDriver::run_batch(const std::vector<int>& chosen, SimTime start) {
   Engine& engine = machine_.engine();
   run_.batch = &batch;
   system_.begin_batch(run_);
+  if (run_.recording != nullptr) {
+    run_.recording->batch(run_, system_);
+    system_.finish_batch(run_);
+    run_.batch = nullptr;
+    return;
+  }
   const SimTime begin = engine.now();
   const StepValues before = machine_.read_gauges();
   system_.prefill(run_);

@@ -21,6 +21,7 @@
 #include "models/systems/machine.hpp"
 #include "models/systems/paged_vram.hpp"
 #include "models/systems/parallel_model.hpp"
+#include "models/systems/recording.hpp"
 #include "models/systems/system.hpp"
 
 namespace nearkv {
@@ -158,14 +159,21 @@ std::vector<RequestTimes> ContinuousBatchingSystem::serve(RunContext& run,
       if (arrived == requests.size()) {
         break;
       }
-      engine.wait_until(begin + requests[arrived].arrival.time_since_epoch());
+      const SimTime arrival = begin + requests[arrived].arrival.time_since_epoch();
+      if (ActivityLog* log = engine.activity()) {
+        log->explain("workload", "no request is there", engine.now(), arrival, Activity::waiting);
+      }
+      engine.wait_until(arrival);
       continue;
     }
     const SimTime start = now();
+    if (run.recording != nullptr) {
+      run.recording->begin_pass(engine);
+    }
     const Iteration& iteration = scheduler_->plan();
     {
       const ScopedPhase phase(machine, "scheduling");
-      engine.wait_until(engine.now() + scheduling_overhead_);
+      machine.spend(scheduling_overhead_, "host/scheduler", "between two iterations");
     }
     for (const int sequence : iteration.started) {
       times[sequence].started = start;
@@ -185,6 +193,15 @@ std::vector<RequestTimes> ContinuousBatchingSystem::serve(RunContext& run,
     for (const int sequence : progress.finished) {
       times[sequence].finished = now();
     }
+    if (run.recording != nullptr) {
+      run.recording->end_pass(engine);
+      if (run.recording->is_done()) {
+        return times;
+      }
+    }
+  }
+  if (run.recording != nullptr) {
+    run.recording->require_done();
   }
   require_someone_served(requests);
   return times;
@@ -209,7 +226,7 @@ void ContinuousBatchingSystem::copy_blocks(RunContext& run, Machine::CopyDirecti
     copies.emplace_back([&, gpu] {
       const int stage = gpu / run.model.ranks();
       const SimDuration overhead = swap_copy_overhead_ * (2 * run.model.layers_of(stage) * blocks);
-      run.machine.engine().wait_until(run.machine.engine().now() + overhead);
+      run.machine.spend(overhead, "host/swap_copies", "overhead of copies of KV blocks");
       run.machine.pinned_copy(direction, blocks * placed_.block_share(stage), gpu);
     });
   }

@@ -537,7 +537,7 @@ std::unique_ptr<CsdKv::Attention> CsdKv::start_attention(RunContext& run, const 
 AttendTimes CsdKv::finish_attention(RunContext& run, Attention& attention) {
   for (std::size_t i = 0; i < drives_.size(); ++i) {
     if (attention.posted[i]) {
-      run.machine.engine().wait(attention.done[i]);
+      run.machine.engine().wait(attention.done[i], "attention on a CSD");
     }
   }
   return *std::max_element(
@@ -558,6 +558,7 @@ AttendTimes CsdKv::attend_on(RunContext& run, Drive& drive, std::size_t index, c
     hooks.send(drive, plan, layer, times);
     mark = engine.now();
   } else {
+    const ActivityScope shown(engine, ActivityLog::Scope::phase, "upload");
     run.machine.transfer_together(transfers(run, drive, plan, layer,
                                             query_bytes() + row_bytes() * 2, Direction::from_gpus,
                                             drive.node));
@@ -567,7 +568,11 @@ AttendTimes CsdKv::attend_on(RunContext& run, Drive& drive, std::size_t index, c
     engine.wait(*written);
   }
   const SimDuration submit = drive.csd->config().nvme.host_submit * pairs_on(drive, plan);
-  engine.wait_until(run.machine.submitter().issue(engine.now(), submit).done);
+  {
+    const ActivityScope shown(engine, ActivityLog::Scope::phase, "submission");
+    run.machine.wait_for(run.machine.submitter().issue(engine.now(), submit), "host/submitter",
+                         "attend commands");
+  }
   times.submission = lap();
   AttendWork work;
   work.batch = plan.batches[static_cast<std::size_t>(layer) % plan.batches.size()][index];
@@ -576,13 +581,17 @@ AttendTimes CsdKv::attend_on(RunContext& run, Drive& drive, std::size_t index, c
       work.layers.push_back({drive.held[part].task, layer});
     }
   }
-  Completion attended;
-  drive.csd->submit_attend(engine.now(), std::move(work), attended);
-  engine.wait(attended);
+  {
+    const ActivityScope shown(engine, ActivityLog::Scope::phase, "csd_attention");
+    Completion attended;
+    drive.csd->submit_attend(engine.now(), std::move(work), attended);
+    engine.wait(attended, "attention in the CSD");
+  }
   times.attention = lap();
   if (hooks.attended) {
     hooks.attended(drive, layer);
   }
+  const ActivityScope shown(engine, ActivityLog::Scope::phase, "download");
   run.machine.transfer_together(
       transfers(run, drive, plan, layer, query_bytes(), Direction::to_gpus, drive.node));
   times.download = lap();

@@ -195,7 +195,7 @@ void DeepSpeedSystem::load_weights(RunContext& run, std::int64_t layer) {
   const SimTime now = machine.engine().now();
   const SimTime arrival = std::max(now, arriving_->at.value_or(now + last_wait_));
   last_wait_ = arrival - now;
-  machine.engine().wait_until(arrival);
+  machine.wait_for({now, arrival}, "ssd", "weights on their way");
   arriving_.reset();
   if (layer + 1 < run.point.model.layers) {
     arriving_ = {layer + 1, read_weights(run, layer + 1)};
@@ -318,6 +318,8 @@ void DeepSpeedSystem::decode_step(RunContext& run, int step) {
   LayerLoop(machine, point)
       .run(
           [&](std::int64_t layer) {
+            const ActivityScope shown(machine.engine(), ActivityLog::Scope::layer, "layer", layer);
+            machine.report_counters();
             load_weights(run, layer);
             touch(run, touched_by(run, layer, step));
             touched_step_ = std::max(touched_step_, step);
@@ -358,9 +360,8 @@ void DeepSpeedSystem::attend_on_cpu(RunContext& run, std::int64_t layer, int ste
        (shape.kv_bytes_per_token_and_layer() * sequences + heads) * kFp32OfFp16);
   {
     const ScopedPhase phase(machine, "cpu_attention");
-    machine.engine().wait_until(
-        machine.engine().now() +
-        cpu_attention_time(run.point.host, shape, run.batch->context_tokens(step)));
+    machine.spend(cpu_attention_time(run.point.host, shape, run.batch->context_tokens(step)),
+                  "host/cpu_attention", "decode attention on the CPU");
   }
   copy(Machine::CopyDirection::host_to_gpu, heads);
   const ScopedPhase phase(machine, "gpu_compute");

@@ -96,7 +96,7 @@ void FlexGenFileCache::move(const FlexGenCacheContext& c, const std::vector<Memo
       }
     }
     for (Completion& completion : done) {
-      machine.engine().wait(completion);
+      machine.engine().wait(completion, "a file");
     }
   }
 }

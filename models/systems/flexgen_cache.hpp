@@ -8,6 +8,7 @@
 #include "models/host/host_storage.hpp"
 #include "models/systems/batch.hpp"
 #include "models/systems/system.hpp"
+#include "sim/core/activity_log.hpp"
 #include "sim/core/servers.hpp"
 #include "sim/core/units.hpp"
 
@@ -57,7 +58,15 @@ class CopyThreads {
 
  private:
   void interpret(SimDuration time) {
-    engine_.wait_until(interpreter_.issue(engine_.now(), time).done);
+    const Grant granted = interpreter_.issue(engine_.now(), time);
+    if (ActivityLog* log = engine_.activity()) {
+      const char* resource = "host/interpreter";
+      const char* what = "a copy thread's task";
+      log->service(
+          {.resource = resource, .what = what, .start = granted.start, .done = granted.done});
+      log->explain(resource, what, granted.start, granted.done);
+    }
+    engine_.wait_until(granted.done);
   }
 
   Engine& engine_;

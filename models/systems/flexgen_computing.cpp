@@ -16,6 +16,7 @@ constexpr std::int64_t kFp32Bytes = 4;  // unit: bytes of an FP32 value
 
 void FlexGenSchedule::compute(RunContext& run, int step,
                               const std::function<void()>& operators) const {
+  const ActivityScope shown(run.machine.engine(), ActivityLog::Scope::phase, kCompute);
   const SimTime begin = run.machine.engine().now();
   operators();
   if (step != FlexGenSlot::kPrefill) {
@@ -106,9 +107,8 @@ void FlexGenSchedule::attend_on_cpu(RunContext& run, const FlexGenSlot& slot) {
       copy_to_ranks(run, stage, direction, size, ParallelModel::HostMemoryKind::pageable);
     };
     move(Machine::CopyDirection::gpu_to_host, fp32 + rank.kv_bytes_per_token_and_layer() * off_gpu);
-    run.machine.engine().wait_until(
-        run.machine.engine().now() +
-        cpu_attention_time(run.point.host, run.model.shape(), context_tokens));
+    run.machine.spend(cpu_attention_time(run.point.host, run.model.shape(), context_tokens),
+                      "host/cpu_attention", "decode attention on the CPU");
     move(Machine::CopyDirection::host_to_gpu, fp32);
   }
   compute(run, slot.step, [&] { compute_after_attention(run, slot.layer, sequences); });

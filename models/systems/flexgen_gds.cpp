@@ -146,8 +146,9 @@ class GdsCache final : public FlexGenFileCache {
     Machine& machine = c.run.machine;
     const std::int64_t commands = ceil_div(size.count(), config_.command_size.count());
     const SimDuration submission = c.run.point.host.file_system.io_submission * commands;
-    machine.engine().wait_until(
-        machine.host_cores().issue(machine.engine().now(), config_.request_cost + submission).done);
+    machine.wait_for(
+        machine.host_cores().issue(machine.engine().now(), config_.request_cost + submission),
+        "host/cores", "GPUDirect Storage requests");
     const SimTime now = machine.engine().now();
     SimTime done = now;
     for (Bytes at{}; at < size; at += config_.command_size) {
@@ -157,7 +158,7 @@ class GdsCache final : public FlexGenFileCache {
                                                     : machine.ssds().write(now, address, part))
                                 .done);
     }
-    machine.engine().wait_until(done);
+    machine.wait_for({now, done}, "ssd", access == Access::read ? "read" : "write");
   }
 
   GdsConfig config_;

@@ -32,6 +32,8 @@ void FlexGenSchedule::embed(RunContext& run, int step) {
 }
 
 void FlexGenSchedule::run_layer(RunContext& run, std::int64_t layer, int step) {
+  const ActivityScope shown(run.machine.engine(), ActivityLog::Scope::layer, "layer", layer);
+  run.machine.report_counters();
   if (!separate_layers_) {
     run_block(run, layer, step);
     return;

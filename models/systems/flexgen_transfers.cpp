@@ -159,8 +159,9 @@ void FlexGenSchedule::store_prompts_on_cpu(RunContext& run, const FlexGenSlot& s
   run.model.copy(Machine::CopyDirection::gpu_to_host, slot.layer, size,
                  ParallelModel::HostMemoryKind::pinned);
   touch_written(run, slot, run.point.host.cores);
-  run.machine.engine().wait_until(run.machine.engine().now() + run.point.host.framework.team_start +
-                                  host_copy_time(run.point.host, size, size));
+  run.machine.spend(
+      run.point.host.framework.team_start + host_copy_time(run.point.host, size, size),
+      "host/copy_team", "copies within host memory");
 }
 
 void FlexGenSchedule::touch_written(RunContext& run, const FlexGenSlot& slot, int threads) {
@@ -207,7 +208,7 @@ void FlexGenSchedule::begin_task(RunContext& run, int step) const {
 void FlexGenSchedule::wait_for(RunContext& run, Jobs& jobs, const char* phase_name) {
   const ScopedPhase phase(run.machine, phase_name);
   for (const std::unique_ptr<Completion>& job : jobs) {
-    run.machine.engine().wait(*job);
+    run.machine.engine().wait(*job, "copies that were started");
   }
   jobs.clear();
 }

@@ -1,10 +1,20 @@
 #include "models/systems/forward_pass.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "sim/core/check.hpp"
 
 namespace nearkv {
+
+namespace {
+
+/// In the activity log, by Part.
+constexpr std::array<std::string_view, 4> kPartNames{"embedding",
+                                                     "projections and FFN (alike layers as one)",
+                                                     "hop to the next stage", "next token"};
+
+}  // namespace
 
 ForwardPass::ForwardPass(Machine& machine, ParallelModel& model, AttentionKernel kernel)
     : machine_(machine), model_(model), kernel_(kernel) {}
@@ -47,6 +57,7 @@ void ForwardPass::run(const PassBatch& batch, std::int64_t times) {
   check(batch.tokens() > 0 && times > 0, "a pass without tokens");
   const SimTime begin = machine_.engine().now();
   pending_.assign(machine_.gauges().all().size(), 0);
+  not_simulated_.clear();
   std::vector<SimDuration> of_stage(static_cast<std::size_t>(model_.stages()));
   SimDuration longest{};
   const bool is_whole = model_.stages() == 1;
@@ -63,8 +74,38 @@ void ForwardPass::run(const PassBatch& batch, std::int64_t times) {
   longest = std::max(longest, *std::max_element(of_stage.begin(), of_stage.end()));
   const SimDuration simulated = machine_.engine().now() - begin;
   check(simulated <= longest * times, "more was simulated than the pass consists of");
+  const SimDuration rest = longest * times - simulated;
+  explain_rest(rest);
   machine_.extrapolate(
-      {.times = 1, .time = longest * times - simulated, .increments = pending_, .bound = {}});
+      {.times = 1, .time = rest, .increments = pending_, .bound = {}, .is_explained = true});
+}
+
+/// One after the other. Stages that work at the same time share the whole in proportion.
+void ForwardPass::explain_rest(SimDuration rest) {
+  ActivityLog* log = machine_.engine().activity();
+  if (log == nullptr) {
+    return;
+  }
+  SimDuration sum{};
+  for (const NotSimulated& part : not_simulated_) {
+    sum += part.time;
+  }
+  if (sum == SimDuration{}) {
+    return;
+  }
+  const SimTime begin = machine_.engine().now();
+  SimTime at = begin;
+  SimDuration so_far{};
+  for (const NotSimulated& part : not_simulated_) {
+    so_far += part.time;
+    const SimTime done =
+        begin +
+        SimDuration{static_cast<std::int64_t>(Int128{rest.count()} * so_far.count() / sum.count())};
+    const char* resource = "gpu/0/compute";
+    log->service({.resource = resource, .what = part.what, .start = at, .done = done});
+    log->explain(resource, part.what, at, done);
+    at = done;
+  }
 }
 
 SimDuration ForwardPass::stage_time(int stage, const PassBatch& batch, std::int64_t times) {
@@ -108,6 +149,7 @@ SimDuration ForwardPass::attention(int stage, std::span<const SequenceBatch> gro
   for (int rank = 0; rank < model_.ranks(); ++rank) {
     machine_.gpu(stage * model_.ranks() + rank).add(work);
   }
+  not_simulated_.push_back({"attention (alike layers as one)", sum * times});
   return sum;
 }
 
@@ -134,6 +176,9 @@ SimDuration ForwardPass::take(Part part, int stage, std::int64_t amount, std::in
       }
     }
     --times;
+  }
+  if (times > 0) {
+    not_simulated_.push_back({kPartNames[static_cast<std::size_t>(part)], cost.time * times});
   }
   for (const Increment& one : cost.increments) {
     pending_[one.gauge] += one.value * static_cast<double>(times);

@@ -61,11 +61,20 @@ class ForwardPass {
   void simulate(Part part, int stage, std::int64_t amount);
   [[nodiscard]] std::int64_t first_layer(int stage) const;
 
+  /// Tells the activity log what the rest of a pass consists of, that is not simulated.
+  void explain_rest(SimDuration rest);
+
   Machine& machine_;
   ParallelModel& model_;
   AttentionKernel kernel_;
   std::map<std::tuple<Part, int, std::int64_t>, Cost> costs_;  // by part, stage, tokens
   std::vector<double> pending_;  // increments of all gauges by what this pass did not simulate
+  /// Likewise its time, by what it is.
+  struct NotSimulated {
+    std::string_view what;
+    SimDuration time;
+  };
+  std::vector<NotSimulated> not_simulated_;
 };
 
 }  // namespace nearkv

@@ -299,6 +299,7 @@ InstiSystem::StepTimes InstiSystem::decode_lane(RunContext& run, const CsdKv::Pl
       model.hold_workspace("decode workspace", tokens, AttentionKernel::fused);
   StepTimes times;
   const auto compute = [&](const auto& operators) {
+    const ActivityScope shown(engine, ActivityLog::Scope::phase, "gpu_compute");
     const SimTime begin = engine.now();
     operators();
     times.gpu_compute += engine.now() - begin;
@@ -314,6 +315,8 @@ InstiSystem::StepTimes InstiSystem::decode_lane(RunContext& run, const CsdKv::Pl
     turn_at(0).release();
   });
   for (int layer = 0; layer < static_cast<int>(layers); ++layer) {
+    const ActivityScope shown(engine, ActivityLog::Scope::layer, "layer", layer);
+    run.machine.report_counters();
     kv_->append_token(run, plan.step, plan.lane, layer);
     const auto attention = kv_->start_attention(run, plan, layer, {});
     times.attention += kv_->finish_attention(run, *attention);

@@ -4,7 +4,8 @@
 // In sampled fidelity, when `kAlike` layers in a row took the same time within `kTolerance`, the
 // layers behind them are taken to be like them: their state is brought forward without simulating
 // it, and time and gauges advance by the mean of those layers. Half of what the layers differed by,
-// times the layers left out, goes into the step's error bound.
+// times the layers left out, goes into the step's error bound. A step that is recorded in an
+// activity log is simulated whole.
 #pragma once
 
 #include <algorithm>
@@ -29,7 +30,7 @@ class LayerLoop {
   void run(Simulate simulate, Assume assume) {
     for (std::int64_t layer = 0; layer < layers_; ++layer) {
       const std::int64_t last = layers_ - 1;
-      if (sampled_ && layer < last && are_alike()) {
+      if (sampled_ && machine_.engine().activity() == nullptr && layer < last && are_alike()) {
         leave_out(layer, last, assume);
         layer = last;
       }

@@ -24,8 +24,13 @@ Gauge busy_gauge(std::string name, std::string doc, double servers,
 }  // namespace
 
 Machine::GpuPort::GpuPort(Engine& engine, const GpuConfig& config, const std::string& memory_name,
-                          NodeId at)
-    : gpu(config, memory_name), node(at), h2d_engines(engine, ceil_div(config.copy_engines, 2)) {
+                          const std::string& name, NodeId at)
+    : gpu(config, memory_name),
+      node(at),
+      h2d_engines(engine, ceil_div(config.copy_engines, 2)),
+      compute_name(name + "/compute"),
+      h2d_name(name + (config.copy_engines > 1 ? "/copy_engine/h2d" : "/copy_engine")),
+      d2h_name(name + (config.copy_engines > 1 ? "/copy_engine/d2h" : "/copy_engine")) {
   if (config.copy_engines > 1) {
     d2h_engines.emplace(engine, config.copy_engines / 2);
   }
@@ -45,8 +50,9 @@ Machine::Machine(const DesignPoint& point)
   const int gpus = point.parallelism.gpus();
   for (int i = 0; i < gpus; ++i) {
     const std::string name = fmt::format("gpu/{}", i);
-    gpus_.push_back(std::make_unique<GpuPort>(
-        engine_, point.gpu.front(), gpus == 1 ? "VRAM" : "VRAM of " + name, fabric_.node(name)));
+    gpus_.push_back(std::make_unique<GpuPort>(engine_, point.gpu.front(),
+                                              gpus == 1 ? "VRAM" : "VRAM of " + name, name,
+                                              fabric_.node(name)));
   }
   if (!point.ssd.empty()) {
     // RAID-0 keeps all drives at work: a link that they share is divided equally.
@@ -95,8 +101,76 @@ std::vector<std::string> Machine::device_names(const DesignPoint& point) const {
   return names;
 }
 
+void Machine::wait_for(const Grant& service, std::string_view resource, std::string_view what) {
+  if (ActivityLog* log = engine_.activity()) {
+    log->service(
+        {.resource = resource, .what = what, .start = service.start, .done = service.done});
+    log->explain(resource, what, service.start, service.done);
+  }
+  engine_.wait_until(std::max(service.done, engine_.now()));
+}
+
+void Machine::spend(SimDuration time, std::string_view resource, std::string_view what) {
+  wait_for({engine_.now(), engine_.now() + time}, resource, what);
+}
+
 void Machine::compute(std::span<const OperatorWork> operators, int gpu) {
-  engine_.wait_until(gpus_[gpu]->gpu.issue(engine_.now(), operators).done);
+  const Grant granted = gpus_[gpu]->gpu.issue(engine_.now(), operators);
+  report_operators(gpu, granted, {.operators = operators});
+  engine_.wait_until(granted.done);
+}
+
+/// The times are those of Gpu::time_of(); between operators the GPU waits for the host thread.
+void Machine::report_operators(int gpu, const Grant& granted, const IssuedOperators& issued) {
+  ActivityLog* log = engine_.activity();
+  if (log == nullptr) {
+    return;
+  }
+  const GpuPort& port = *gpus_[gpu];
+  SimTime issued_at = granted.start - issued.ahead;
+  SimTime done = granted.start;
+  for (const OperatorWork& work : issued.operators) {
+    issued_at += issued.kernel_issue * work.kernels;
+    const SimTime start = std::max(done, issued_at);
+    log->explain("host/driver_thread", "issues kernels", done, start);
+    done = start + port.gpu.time_of(work);
+    std::vector<ActivityLog::Argument> arguments{
+        {"bytes", work.bytes.count()}, {"flops", work.flops.count()}, {"kernels", work.kernels}};
+    if (work.size.m > 0) {
+      arguments.push_back({"m", work.size.m, false});
+      arguments.push_back({"n", work.size.n, false});
+      arguments.push_back({"k", work.size.k, false});
+    }
+    log->service({.resource = port.compute_name,
+                  .what = work.name,
+                  .start = start,
+                  .done = done,
+                  .arguments = arguments});
+    log->explain(port.compute_name, work.name, start, done);
+  }
+}
+
+void Machine::report_counters() {
+  ActivityLog* log = engine_.activity();
+  if (log == nullptr) {
+    return;
+  }
+  const SimTime now = engine_.now();
+  for (const auto& port : gpus_) {
+    const CapacityLedger& memory = port->gpu.memory();
+    log->counter(memory.resource(), "B", now, memory.held().count());
+  }
+  if (host_storage_ != nullptr) {
+    const HostMemory& memory = host_storage_->memory();
+    log->counter("host/pinned memory", "B", now, memory.pinned().held().count());
+    log->counter("host/page cache", "B", now, memory.resident(MemoryKind::file).count());
+    log->counter("host/dirty page cache", "B", now, memory.dirty().count());
+    log->counter("host/anonymous memory", "B", now, memory.resident(MemoryKind::anonymous).count());
+    log->counter("host/swapped", "B", now, memory.swapped().count());
+  }
+  for (std::size_t i = 0; i < csds_.size(); ++i) {
+    log->counter(fmt::format("csd/{}/DRAM", i), "B", now, csds_[i]->dram().held().count());
+  }
 }
 
 void Machine::transfer(NodeId from, NodeId to, Bytes size) {
@@ -179,7 +253,16 @@ void Machine::pinned_copy(CopyDirection direction, Bytes size, int gpu) {
   const bool to_gpu = direction == CopyDirection::host_to_gpu;
   CreditPool& engines = to_gpu || !port.d2h_engines ? port.h2d_engines : *port.d2h_engines;
   engines.acquire();
+  const SimTime begin = engine_.now();
   transfer(to_gpu ? host_node() : port.node, to_gpu ? port.node : host_node(), size);
+  if (ActivityLog* log = engine_.activity()) {
+    const ActivityLog::Argument bytes{"bytes", size.count()};
+    log->service({.resource = to_gpu ? port.h2d_name : port.d2h_name,
+                  .what = to_gpu ? "copy to VRAM" : "copy to host memory",
+                  .start = begin,
+                  .done = engine_.now(),
+                  .arguments = std::span(&bytes, 1)});
+  }
   engines.release();
 }
 
@@ -187,11 +270,11 @@ void Machine::pageable_copy(CopyDirection direction, Bytes size, int gpu) {
   GpuPort& port = *gpus_[gpu];
   const bool to_gpu = direction == CopyDirection::host_to_gpu;
   FifoServers& staging = to_gpu ? port.pageable_h2d : port.pageable_d2h;
-  const SimTime staged =
-      staging.issue(engine_.now(), time_for(size, to_gpu ? pageable_h2d_rate_ : pageable_d2h_rate_))
-          .done;
+  const Grant staged = staging.issue(
+      engine_.now(), time_for(size, to_gpu ? pageable_h2d_rate_ : pageable_d2h_rate_));
   pinned_copy(direction, size, gpu);
-  engine_.wait_until(std::max(staged, engine_.now()));
+  wait_for(staged, to_gpu ? "host/staging/h2d" : "host/staging/d2h",
+           "copies through pinned buffers");
 }
 
 std::vector<double> Machine::read_gauges() const {
@@ -208,7 +291,12 @@ void Machine::extrapolate(const Extrapolation& work) {
     extrapolated_[i] += work.increments.at(i) * static_cast<double>(work.times);
   }
   extrapolation_bound_ += work.bound * work.times;
-  engine_.wait_until(engine_.now() + work.time * work.times);
+  const SimTime end = engine_.now() + work.time * work.times;
+  if (engine_.activity() != nullptr && !work.is_explained) {
+    engine_.activity()->explain("simulation", "taken to be like what was simulated", engine_.now(),
+                                end);
+  }
+  engine_.wait_until(end);
 }
 
 Worker& Machine::add_worker(const std::string& name, NodeId node) {

@@ -18,6 +18,7 @@
 #include "models/pcie/pcie.hpp"
 #include "models/ssd/ssd.hpp"
 #include "models/systems/design_point.hpp"
+#include "sim/core/activity_scope.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/engine.hpp"
 #include "sim/core/gauges.hpp"
@@ -64,6 +65,11 @@ class Machine {
   }
 
   // -- Inside an actor: each returns when the work is done.
+  /// Waits for a service that was granted here, if it is not done; `resource` and `what` say for
+  /// the activity log what it is.
+  void wait_for(const Grant& service, std::string_view resource, std::string_view what);
+  /// So much time of something that has no queue.
+  void spend(SimDuration time, std::string_view resource, std::string_view what);
   void compute(std::span<const OperatorWork> operators, int gpu = 0);
   /// Direct memory access by a drive or between drives and VRAM; nothing happens for no bytes.
   /// Where the platform refuses peer-to-peer traffic, the data pass host memory in chunks of
@@ -93,6 +99,17 @@ class Machine {
   /// Payload a second that one device gets to another ("host" is a valid end).
   [[nodiscard]] const PcieFabric& fabric() const { return fabric_; }
 
+  /// Tells the activity log of operators that a GPU was given now: Gpu::issue() with the same
+  /// arguments has granted it.
+  struct IssuedOperators {
+    std::span<const OperatorWork> operators;
+    SimDuration kernel_issue{};
+    SimDuration ahead{};
+  };
+  void report_operators(int gpu, const Grant& granted, const IssuedOperators& issued);
+  /// Memory and queues as they are now, for the activity log.
+  void report_counters();
+
   /// Gauges, what extrapolate() added to them included.
   [[nodiscard]] std::vector<double> read_gauges() const;
   /// Work that is taken to be like work that was simulated.
@@ -101,6 +118,7 @@ class Machine {
     SimDuration time;                // of one
     std::vector<double> increments;  // of the gauges, of one
     SimDuration bound;               // one may be off by so much
+    bool is_explained = false;       // to the activity log
   };
   /// Advances time and gauges; inside an actor.
   void extrapolate(const Extrapolation& work);
@@ -132,7 +150,8 @@ class Machine {
 
   /// A GPU and what its copies pass.
   struct GpuPort {
-    GpuPort(Engine& engine, const GpuConfig& config, const std::string& memory_name, NodeId at);
+    GpuPort(Engine& engine, const GpuConfig& config, const std::string& memory_name,
+            const std::string& name, NodeId at);
 
     Gpu gpu;
     NodeId node;
@@ -141,6 +160,9 @@ class Machine {
     std::optional<CreditPool> d2h_engines;
     FifoServers pageable_h2d{1};  // the thread that stages
     FifoServers pageable_d2h{1};
+    std::string compute_name;  // in the activity log
+    std::string h2d_name;
+    std::string d2h_name;
   };
 
   Engine engine_;
@@ -168,7 +190,10 @@ class Machine {
 class ScopedPhase {
  public:
   ScopedPhase(Machine& machine, std::string phase)
-      : machine_(machine), phase_(std::move(phase)), begin_(machine.engine().now()) {}
+      : machine_(machine),
+        phase_(std::move(phase)),
+        begin_(machine.engine().now()),
+        shown_(machine.engine(), ActivityLog::Scope::phase, phase_) {}
   ~ScopedPhase() { machine_.add_to_phase(phase_, machine_.engine().now() - begin_); }
   ScopedPhase(const ScopedPhase&) = delete;
   ScopedPhase& operator=(const ScopedPhase&) = delete;
@@ -177,6 +202,7 @@ class ScopedPhase {
   Machine& machine_;
   std::string phase_;
   SimTime begin_;
+  ActivityScope shown_;
 };
 
 }  // namespace nearkv

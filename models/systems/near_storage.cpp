@@ -370,6 +370,8 @@ void NearStorageSystem::decode_step(RunContext& run, int step) {
 
   compute([&] { model.embed(sequences); });
   for (int layer = 0; layer < static_cast<int>(shape.layers); ++layer) {
+    const ActivityScope shown(engine, ActivityLog::Scope::layer, "layer", layer);
+    machine.report_counters();
     compute([&] {
       model.enter_layer(layer, sequences);
       model.before_attention(layer, sequences);
@@ -416,7 +418,11 @@ void NearStorageSystem::send(RunContext& run, CsdKv::Drive& drive, const CsdKv::
       kv_->transfers(run, drive, plan, layer, kv_->query_bytes() + kv_->row_bytes() * 2, from_gpus,
                      machine.host_node());
   transfers.insert(transfers.end(), to_host.begin(), to_host.end());
-  machine.transfer_together(transfers);
+  {
+    const ActivityScope shown(engine, ActivityLog::Scope::phase, "upload");
+    machine.transfer_together(transfers);
+  }
+  const ActivityScope shown(engine, ActivityLog::Scope::phase, "recent_tokens");
   const SimTime sent = engine.now();
   times.upload = sent - begin;
 
@@ -429,8 +435,8 @@ void NearStorageSystem::send(RunContext& run, CsdKv::Drive& drive, const CsdKv::
   const ModelShape& model = run.point.model;
   const std::int64_t queries = model.heads / model.kv_heads;
   const Flops scores{2 * recent * queries * model.head_dim};
-  engine.wait_until(
-      host_scores_.issue(engine.now(), time_for(scores, write_back_.host_score_rate)).done);
+  machine.wait_for(host_scores_.issue(engine.now(), time_for(scores, write_back_.host_score_rate)),
+                   "host/scores", "scores of tokens in host memory");
   machine.transfer(machine.host_node(), drive.node,
                    model.values(recent * queries) + kv_->row_bytes() * recent);
   times.recent_tokens = engine.now() - sent;

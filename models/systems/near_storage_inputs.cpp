@@ -126,6 +126,7 @@ Bytes InputLoader::in_host_memory(const CsdKv::Drive& drive) const {
 
 void InputLoader::load(RunContext& run, CsdKv::Drive& drive, int layer) {
   Engine& engine = run.machine.engine();
+  const ActivityScope shown(engine, ActivityLog::Scope::phase, "input_load");
   layers_[index_of(drive)]->acquire();
   const std::vector<Piece> pieces = pieces_on(drive, layer);
   std::deque<Completion> read(pieces.size());
@@ -134,13 +135,14 @@ void InputLoader::load(RunContext& run, CsdKv::Drive& drive, int layer) {
       return;
     }
     const SimDuration submit = drive.csd->config().nvme.host_submit * pieces[i].read.commands();
-    engine.wait_until(run.machine.submitter().issue(engine.now(), submit).done);
+    run.machine.wait_for(run.machine.submitter().issue(engine.now(), submit), "host/submitter",
+                         "read commands");
     drive.csd->submit_read(engine.now(), pieces[i].read, read[i], pieces[i].where);
   };
   begin(0);
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     if (!pieces[i].read.pages.spans.empty()) {
-      engine.wait(read[i]);
+      engine.wait(read[i], "layer inputs from flash");
     }
     begin(i + 1);
     to_gpus(run, drive.node, layer, pieces[i].size);

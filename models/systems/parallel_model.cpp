@@ -8,6 +8,12 @@
 
 namespace nearkv {
 
+namespace {
+
+constexpr const char* kDriverThread = "host/driver_thread";  // in the activity log
+
+}  // namespace
+
 ParallelModel::ParallelModel(Machine& machine, const DesignPoint& point)
     : machine_(machine),
       shape_(point.model),
@@ -92,8 +98,11 @@ void ParallelModel::compute(int stage, std::span<const OperatorWork> operators) 
   const SimDuration ahead = issuer_ ? now - *issuer_ : SimDuration{};
   SimTime done = now;
   for (int rank = 0; rank < ranks_; ++rank) {
-    Gpu& gpu = machine_.gpu(stage * ranks_ + rank);
-    done = std::max(done, gpu.issue(now, operators, kernel_issue_, ahead).done);
+    const int index = stage * ranks_ + rank;
+    const Grant granted = machine_.gpu(index).issue(now, operators, kernel_issue_, ahead);
+    machine_.report_operators(
+        index, granted, {.operators = operators, .kernel_issue = kernel_issue_, .ahead = ahead});
+    done = std::max(done, granted.done);
   }
   if (issuer_) {
     for (const OperatorWork& work : operators) {
@@ -112,14 +121,15 @@ void ParallelModel::keep_issuer_busy(SimDuration time) {
   if (issuer_) {
     *issuer_ += time;
   } else {
-    machine_.engine().wait_until(machine_.engine().now() + time);
+    machine_.spend(time, kDriverThread, "the program on the host");
   }
 }
 
 void ParallelModel::wait_for_issuer() {
   if (issuer_) {
-    issuer_ = std::max(*issuer_, machine_.engine().now());
-    machine_.engine().wait_until(*issuer_);
+    const SimTime now = machine_.engine().now();
+    issuer_ = std::max(*issuer_, now);
+    machine_.wait_for({now, *issuer_}, kDriverThread, "the program on the host");
   }
 }
 
@@ -253,7 +263,7 @@ void ParallelModel::run_ring(int stage, const RingStep& ring) {
   const std::vector<Machine::Transfer> transfers = ring_transfers(stage, ring.sent);
   // A transfer pays the latency of the first step.
   const SimDuration further = machine_.longest_latency(transfers) * (ring.steps - 1);
-  machine_.engine().wait_until(machine_.engine().now() + collective_overhead_ + further);
+  machine_.spend(collective_overhead_ + further, "parallelism", "overhead of a collective");
   machine_.transfer_together(transfers);
 }
 
@@ -270,7 +280,7 @@ void ParallelModel::all_reduce(int stage, Bytes size) {
 }
 
 void ParallelModel::step_to_next_stage(int stage, std::int64_t tokens) {
-  machine_.engine().wait_until(machine_.engine().now() + collective_overhead_);
+  machine_.spend(collective_overhead_, "parallelism", "overhead of a hop between stages");
   machine_.transfer_together(stage_transfers(stage, tokens));
   if (ranks_ > 1) {
     run_ring(stage + 1, gather_ring(tokens));

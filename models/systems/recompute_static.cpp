@@ -104,7 +104,7 @@ void RecomputeStaticSystem::pass(RunContext& run, const std::string& phase,
   Machine& machine = run.machine;
   {
     const ScopedPhase scheduling(machine, "scheduling");
-    machine.engine().wait_until(machine.engine().now() + scheduling_overhead_ * pass.times);
+    machine.spend(scheduling_overhead_ * pass.times, "host/scheduler", "before passes");
   }
   const ScopedPhase computing(machine, phase);
   model_->run(pass.batch, pass.times);

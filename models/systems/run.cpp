@@ -6,6 +6,7 @@
 #include "models/systems/batch_driver.hpp"
 #include "models/systems/machine.hpp"
 #include "models/systems/parallel_model.hpp"
+#include "models/systems/recording.hpp"
 #include "models/systems/request_metrics.hpp"
 #include "models/systems/run_report.hpp"
 #include "sim/core/check.hpp"
@@ -17,8 +18,14 @@ namespace {
 /// The run's one driver.
 class Driver {
  public:
-  Driver(const DesignPoint& point, Machine& machine)
-      : model_(machine, point), run_{point, machine, model_}, machine_(machine) {
+  Driver(const DesignPoint& point, Machine& machine, Recording* recording)
+      : model_(machine, point),
+        run_{.point = point,
+             .machine = machine,
+             .model = model_,
+             .batch = nullptr,
+             .recording = recording},
+        machine_(machine) {
     if (auto* const system = dynamic_cast<BatchSystem*>(point.system.get())) {
       batches_.emplace(run_, *system);
     }
@@ -36,6 +43,9 @@ class Driver {
   }
 
   void report(RunOutcome& outcome) const {
+    if (run_.recording != nullptr) {
+      return;
+    }
     const DesignPoint& point = run_.point;
     if (batches_.has_value()) {
       report_batches(point, machine_, batches_->found(), outcome.metrics);
@@ -73,15 +83,19 @@ class Driver {
 
 }  // namespace
 
-RunOutcome run_design_point(const DesignPoint& point) {
+namespace {
+
+RunOutcome run_or_record(const DesignPoint& point, Recording* recording) {
   RunOutcome outcome;
   Machine machine(point);
-  Driver driver(point, machine);
+  Driver driver(point, machine, recording);
   machine.engine().spawn("driver", machine.host_node(), [&driver] { driver(); });
   try {
     machine.engine().run();
     driver.report(outcome);
-    point.system->report(point, outcome.metrics);
+    if (recording == nullptr) {
+      point.system->report(point, outcome.metrics);
+    }
   } catch (const OutOfCapacity& overflow) {
     outcome.status = RunStatus::out_of_memory;
     outcome.status_detail = overflow.what();
@@ -98,6 +112,16 @@ RunOutcome run_design_point(const DesignPoint& point) {
   outcome.digest = machine.engine().digest();
   outcome.wakeups = machine.engine().wakeups();
   return outcome;
+}
+
+}  // namespace
+
+RunOutcome run_design_point(const DesignPoint& point) { return run_or_record(point, nullptr); }
+
+RunOutcome record_design_point(const DesignPoint& point, const RecordedPart& part,
+                               ActivityLog& log) {
+  Recording recording(part, log);
+  return run_or_record(point, &recording);
 }
 
 }  // namespace nearkv

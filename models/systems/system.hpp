@@ -20,14 +20,16 @@ namespace nearkv {
 
 class Machine;
 class ParallelModel;
+class Recording;
 struct DesignPoint;
 
 /// What a system works with during a run.
 struct RunContext {
   const DesignPoint& point;
   Machine& machine;
-  ParallelModel& model;          // on the machine's GPUs
-  const Batch* batch = nullptr;  // of a BatchSystem: the one at work
+  ParallelModel& model;            // on the machine's GPUs
+  const Batch* batch = nullptr;    // of a BatchSystem: the one at work
+  Recording* recording = nullptr;  // of a part of the run; null: the whole run, unrecorded
 
   [[nodiscard]] const std::vector<SequenceGroup>& groups() const { return batch->groups(); }
 };
@@ -97,7 +99,7 @@ class BatchSystem : public System {
 class ServingSystem : public System {
  public:
   /// Serves all requests, which are in the order of their arrival. The times are those of the
-  /// engine, counted from its now() at the call.
+  /// engine, counted from its now() at the call. A recorded run ends when the recording is done.
   virtual std::vector<RequestTimes> serve(RunContext& run,
                                           const std::vector<Request>& requests) = 0;
 };

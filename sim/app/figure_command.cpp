@@ -22,6 +22,7 @@
 #include "sim/app/figure_text.hpp"
 #include "sim/app/figures/figure.hpp"
 #include "sim/app/figures/figure_folder.hpp"
+#include "sim/app/gantt_figure.hpp"
 #include "sim/app/machine.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/table.hpp"
@@ -271,7 +272,7 @@ int run_together(const std::vector<PreparedFigure>& figures, const Suite& paper,
     }
   }
   std::fflush(stdout);
-  if (options.print != FigurePrint::json && !points.empty()) {
+  if (options.print != FigurePrint::json && points.size() > 0) {
     fmt::print(stderr, "{}: {} points in {:.1f} s\n", label, points.size(), elapsed.count());
   }
   return status;
@@ -285,6 +286,9 @@ int list(bool as_json) {
     table.row({name, figure.title});
     documents.push_back({{"figure", name}, {"title", figure.title}, {"source", figure.source}});
   }
+  const GanttSummary gantt = gantt_summary();
+  table.row({std::string(kGanttFigure), gantt.title});
+  documents.push_back({{"figure", kGanttFigure}, {"title", gantt.title}, {"source", gantt.source}});
   fmt::print("{}", as_json ? json_text(documents) : table.text());
   return kExitOk;
 }
@@ -339,10 +343,15 @@ void add_figure_command(CLI::App& command, int& exit_status) {
       exit_status = list(*as_json);
       return;
     }
-    options->names =
-        *name == "all" ? known_figures() : std::vector{figure_file(*name).stem().string()};
     options->print = *as_json ? FigurePrint::json : FigurePrint::text;
-    exit_status = run_figures(*options);
+    const bool is_all = *name == "all";
+    if (is_all || *name != kGanttFigure) {
+      options->names = is_all ? known_figures() : std::vector{figure_file(*name).stem().string()};
+      exit_status = run_figures(*options);
+    }
+    if (is_all || *name == kGanttFigure) {
+      exit_status = std::max(exit_status, run_gantt_figure(options->out, *as_json));
+    }
   });
 }
 

@@ -143,7 +143,7 @@ fs::path figure_file(const std::string& name) {
         nearest.empty() ? "" : fmt::format("did you mean \"{}\"? ", nearest),
         known.empty()
             ? fmt::format("there are none in {}", (shipped_configs() / "figures").string())
-            : fmt::format("there are: {}, or all, or list", fmt::join(known, ", "))));
+            : fmt::format("there are: {}, gantt, or all, or list", fmt::join(known, ", "))));
   }
   return shipped_configs() / "figures" / (name + ".json");
 }

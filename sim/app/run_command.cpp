@@ -15,6 +15,7 @@
 #include "sim/app/machine.hpp"
 #include "sim/app/point.hpp"
 #include "sim/app/summary.hpp"
+#include "sim/app/timeline.hpp"
 #include "sim/app/uncertainty/sample_options.hpp"
 #include "sim/app/uncertainty/sampled_runs.hpp"
 #include "sim/core/check.hpp"
@@ -34,6 +35,7 @@ struct RunOptions {
   bool as_json = false;
   bool with_constants = false;
   SampleOptions samples;
+  TimelineOptions timeline;
 };
 
 std::vector<PreparedPoint> prepare_all(const RunOptions& options) {
@@ -110,6 +112,16 @@ int run(const RunOptions& options) {
   const std::vector<PreparedPoint> points = prepare_all(options);
   check_output_folder(options.out);
   const bool is_single = points.size() == 1;
+  const bool has_timeline = !options.timeline.file.empty();
+  if (has_timeline && !is_single) {
+    throw ConfigError(
+        fmt::format("--timeline: shows one design point; {} are given", points.size()));
+  }
+  if (has_timeline) {
+    check_timeline(options.timeline, points.front());
+  } else if (!options.timeline.steps.empty()) {
+    throw ConfigError("--timeline-steps: says what --timeline FILE shows; give that as well");
+  }
   Progress::Style style = Progress::style_for(stderr);
   if (is_single && options.samples.count == 0 && style == Progress::Style::lines) {
     style = Progress::Style::silent;
@@ -131,6 +143,10 @@ int run(const RunOptions& options) {
   if (options.as_json) {
     print_records(outcomes, !is_single);
   }
+  if (has_timeline && outcomes.front().nominal.has_record()) {
+    const std::string told = write_timeline(options.timeline, points.front());
+    fmt::print(options.as_json ? stderr : stdout, "{}\n", told);
+  }
   return report_problems(nominal_outcomes(outcomes));
 }
 
@@ -148,6 +164,15 @@ void add_run_command(CLI::App& command, int& exit_status) {
       ->check(CLI::Range(1, kMostJobs))
       ->capture_default_str();
   add_sample_options(command, options->samples);
+  command.add_option(
+      "--timeline", options->timeline.file,
+      "Write what every part did in a decode step to this file, for Perfetto "
+      "(ui.perfetto.dev) and chrome://tracing; the run and its record stay the same");
+  command.add_option(
+      "--timeline-steps", options->timeline.steps,
+      "A:B: the timeline shows decode steps A to B - 1, counted from 0 (default: one "
+      "step, in the middle of a fixed batch), or passes of a system that serves "
+      "requests (default: 0:8); or prefill");
   command.add_flag("--json", options->as_json,
                    "Print the record instead of a summary (a list of records for several points)");
   command.add_flag("--constants", options->with_constants,

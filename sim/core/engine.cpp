@@ -16,6 +16,7 @@
 #include <simgrid/kernel/resource/Model.hpp>
 #include <simgrid/s4u.hpp>
 
+#include "sim/core/activity_log.hpp"
 #include "sim/core/hash.hpp"
 
 namespace nearkv {
@@ -108,7 +109,9 @@ struct Engine::Impl {
     Flow flow;  // the one that it waits for, if any
   };
   struct LinkState {
+    std::string name;
     sg::Link* link = nullptr;
+    Rate bandwidth{};
     SimDuration latency{};
     Bytes carried{};
     int flows = 0;
@@ -131,6 +134,8 @@ struct Engine::Impl {
   void run_body(int me);
   Flow& begin_flow(NodeId from, NodeId to, Bytes size);
   void end_flow(const Flow& flow);
+  void record_flow(const Flow& flow, SimTime begin) const;
+  [[nodiscard]] bool wait(Completion& completion, std::string_view what);
 
   // -- Called by SimGrid's kernel, between the turns of actors.
   void run_loop_to(SimTime bound);
@@ -265,6 +270,9 @@ void Engine::Impl::begin_turn(int me) {
     sg::this_actor::suspend();  // resumed at the instant of the failure: only to be killed
   }
   current = me;
+  if (loop.activity() != nullptr) {
+    loop.activity()->begin_turn(me);
+  }
   ++wakeups;
   digest = mix_hash(digest, static_cast<std::uint64_t>(now.time_since_epoch().count()));
   digest = mix_hash(digest, static_cast<std::uint64_t>(me));
@@ -274,6 +282,9 @@ void Engine::Impl::begin_turn(int me) {
 /// kernel, as that would let other actors in between.
 void Engine::Impl::end_turn(std::string_view waits_for) {
   const int me = std::exchange(current, kNobody);
+  if (loop.activity() != nullptr) {
+    loop.activity()->end_turn();
+  }
   actors[me]->waits_for = waits_for;
   sg::this_actor::suspend();
   begin_turn(me);
@@ -291,6 +302,9 @@ void Engine::Impl::run_body(int me) {
   actors[me]->finished = true;
   --alive;
   current = kNobody;
+  if (loop.activity() != nullptr) {
+    loop.activity()->end_turn();
+  }
 }
 
 Engine::Impl::Flow& Engine::Impl::begin_flow(NodeId from, NodeId to, Bytes size) {
@@ -317,6 +331,39 @@ void Engine::Impl::end_flow(const Flow& flow) {
       link.busy += now - link.busy_since;
     }
   }
+}
+
+void Engine::Impl::record_flow(const Flow& flow, SimTime begin) const {
+  std::vector<std::string_view> names;
+  std::vector<SimDuration> at_full_rate;
+  const LinkState* slowest = nullptr;
+  for (const int index : flow.route->links) {
+    const LinkState& link = links[index];
+    names.emplace_back(link.name);
+    at_full_rate.push_back(time_for(flow.size, link.bandwidth));
+    slowest = slowest == nullptr || link.bandwidth < slowest->bandwidth ? &link : slowest;
+  }
+  if (slowest != nullptr) {
+    loop.activity()->flowed({.links = names,
+                             .slowest = slowest->name,
+                             .alone = flow.route->latency + time_for(flow.size, slowest->bandwidth),
+                             .size = flow.size,
+                             .at_full_rate = at_full_rate},
+                            begin, now);
+  }
+}
+
+/// Whether there was something to wait for.
+bool Engine::Impl::wait(Completion& completion, std::string_view what) {
+  check(current != kNobody, "only an actor can wait");
+  if (completion.done()) {
+    check(completion.at_ <= now, "a completion was seen before its time");
+    return false;
+  }
+  check(completion.waiter_ == kNobody, "two actors wait for one completion");
+  completion.waiter_ = current;
+  end_turn(what);
+  return true;
 }
 
 // -- The kernel's side --------------------------------------------------------------------------
@@ -433,7 +480,8 @@ LinkId Engine::add_link(const std::string& name, Rate bandwidth, SimDuration lat
   check(impl_->link_names.insert(name).second, fmt::format("there are two links {}", name));
   // SimGrid's link has no latency: the event loop pays it, exactly (begin_flow).
   sg::Link* link = impl_->zone->create_link(name, static_cast<double>(bandwidth.per_second()));
-  impl_->links.push_back({.link = link->seal(), .latency = latency});
+  impl_->links.push_back(
+      {.name = name, .link = link->seal(), .bandwidth = bandwidth, .latency = latency});
   return LinkId{static_cast<int>(impl_->links.size()) - 1};
 }
 
@@ -468,7 +516,25 @@ void Engine::spawn(const std::string& name, NodeId node, std::function<void()> b
   state.body = std::move(body);
   ++impl.alive;
   impl.due.push_back(number);
+  if (activity() != nullptr) {
+    activity()->spawned(number, name, now());
+  }
 }
+
+void Engine::record(ActivityLog* log) {
+  impl_->loop.set_activity(log);
+  if (log == nullptr) {
+    return;
+  }
+  for (std::size_t number = 0; number < impl_->actors.size(); ++number) {
+    log->spawned(static_cast<int>(number), impl_->actors[number]->name, now());
+  }
+  if (impl_->current != Impl::kNobody) {
+    log->begin_turn(impl_->current);
+  }
+}
+
+ActivityLog* Engine::activity() const { return impl_->loop.activity(); }
 
 void Engine::run() {
   Impl& impl = *impl_;
@@ -489,21 +555,20 @@ void Engine::wait_until(SimTime at) {
   if (at == now()) {
     return;
   }
+  const SimTime begin = now();
   Completion reached;
   impl_->timers.finish_at(at, reached);
-  wait(reached, "a time");
+  static_cast<void>(impl_->wait(reached, "a time"));
+  if (activity() != nullptr) {
+    activity()->waited_for_time(begin, now());
+  }
 }
 
 void Engine::wait(Completion& completion, std::string_view what) {
-  const int me = impl_->current;
-  check(me != Impl::kNobody, "only an actor can wait");
-  if (completion.done()) {
-    check(completion.at_ <= now(), "a completion was seen before its time");
-    return;
+  const SimTime begin = now();
+  if (impl_->wait(completion, what) && activity() != nullptr) {
+    activity()->waited_for(what, begin, now(), completion.cause_);
   }
-  check(completion.waiter_ == Completion::kNobody, "two actors wait for one completion");
-  completion.waiter_ = me;
-  impl_->end_turn(what);
 }
 
 void Engine::finish(Completion& completion) {
@@ -515,6 +580,9 @@ void Engine::finish(Completion& completion) {
   check(!completion.done(), "a completion was finished twice");
   completion.done_ = true;
   completion.at_ = now();
+  if (activity() != nullptr) {
+    completion.cause_ = activity()->cause(now());
+  }
   if (completion.waiter_ != Completion::kNobody) {
     impl.due.push_back(completion.waiter_);
   }
@@ -523,9 +591,13 @@ void Engine::finish(Completion& completion) {
 void Engine::transfer(NodeId from, NodeId to, Bytes size) {
   check(impl_->current != Impl::kNobody, "only an actor can transfer");
   check(size > Bytes{0}, "a flow without bytes");
+  const SimTime begin = now();
   const Impl::Flow& flow = impl_->begin_flow(from, to, size);
   impl_->end_turn("a flow");
   impl_->end_flow(flow);
+  if (activity() != nullptr) {
+    impl_->record_flow(flow, begin);
+  }
 }
 
 std::uint64_t Engine::digest() const { return impl_->digest; }

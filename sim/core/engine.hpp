@@ -71,6 +71,11 @@ class Engine {
   /// what cannot happen. An engine runs once.
   void run();
 
+  /// Records what happens from now on, or stops recording (null). Also from inside an actor.
+  void record(ActivityLog* log);
+  /// Where it is recorded; null: nowhere.
+  [[nodiscard]] ActivityLog* activity() const;
+
   // -- Inside an actor. An actor is killed (its stack is unwound) when another one fails.
   [[nodiscard]] SimTime now() const;
   void wait_until(SimTime at);

@@ -44,13 +44,14 @@ std::optional<SimTime> EventLoop::run(SimTime bound) {
   return finished_.front()->at();
 }
 
-void EventLoop::finish(Completion& completion, SimTime at) {
+void EventLoop::finish(Completion& completion, SimTime at, int cause) {
   check(!completion.done_, "a completion was finished twice");
   check(from_ <= at && at <= until_, "a completion was not finished by an event of that time");
   check(finished_.empty() || finished_.front()->at_ == at,
         "a component went on after an event that finished a completion");
   completion.done_ = true;
   completion.at_ = at;
+  completion.cause_ = cause;
   finished_.push_back(&completion);
 }
 

@@ -13,6 +13,8 @@
 
 namespace nearkv {
 
+class ActivityLog;
+
 /// Something that an actor may wait for, finished once, at one picosecond. It must live until it
 /// is finished or the run has ended.
 class Completion {
@@ -28,10 +30,12 @@ class Completion {
   friend class EventLoop;
   friend class Engine;
   static constexpr int kNobody = -1;
+  static constexpr int kNoCause = -1;
 
   bool done_ = false;
   SimTime at_{};
   int waiter_ = kNobody;  // the engine's actor number
+  int cause_ = kNoCause;  // why it finished, in an ActivityLog
 };
 
 /// A part with events of its own. Components never see each other; they meet in actors.
@@ -64,8 +68,12 @@ class EventLoop {
   std::optional<SimTime> run(SimTime bound);
 
   /// Called by a component within process(): `completion` is finished by the event at `at`. One
-  /// event may finish several.
-  void finish(Completion& completion, SimTime at);
+  /// event may finish several. `cause` says why, in the activity log if there is one.
+  void finish(Completion& completion, SimTime at, int cause = Completion::kNoCause);
+
+  /// Where everything that happens is recorded; null: nowhere. Engine::record() sets it.
+  [[nodiscard]] ActivityLog* activity() const { return activity_; }
+  void set_activity(ActivityLog* activity) { activity_ = activity; }
 
   /// The completions finished since the last call, in order.
   std::vector<Completion*> take_finished();
@@ -75,6 +83,7 @@ class EventLoop {
 
  private:
   std::vector<Component*> components_;
+  ActivityLog* activity_ = nullptr;
   std::vector<Completion*> finished_;
   SimTime from_ = kNever;  // within process(): the times that its events may have
   SimTime until_{};

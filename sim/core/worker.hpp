@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "sim/core/activity_log.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/engine.hpp"
 
@@ -58,7 +59,7 @@ class Worker {
       }
       Completion next_job;
       shared.idle = &next_job;
-      engine.wait(next_job);
+      engine.wait(next_job, ActivityLog::kIdle);
     }
   }
 
