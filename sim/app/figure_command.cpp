@@ -339,8 +339,9 @@ void add_figure_command(CLI::App& command, int& exit_status) {
       exit_status = list(*as_json);
       return;
     }
-    options->names =
-        *name == "all" ? known_figures() : std::vector{figure_file(*name).stem().string()};
+    options->names = *name == "all"
+                         ? known_figures()
+                         : std::vector{figure_file(*name, ", or all, or list").stem().string()};
     options->print = *as_json ? FigurePrint::json : FigurePrint::text;
     exit_status = run_figures(*options);
   });
