@@ -100,10 +100,17 @@ def value_axis(name="y"):
             "zero": False}
 
 
+def number_axis(scale, orient, title):
+    """Labels only where they do not meet; plain numbers, large ones as "2.5G"."""
+    text = ("abs(datum.value) >= 1e6 ? format(datum.value, '.3~s') "
+            ": format(datum.value, '.6~g')")
+    return axis(scale, orient, title, grid=True, labelOverlap="greedy", tickCount=6,
+                values={"signal": "ticks"},
+                encode={"labels": {"update": {"text": {"signal": text}}}})
+
+
 def value_axis_lines():
-    """Labels only where they do not meet; as plain numbers."""
-    return axis("y", "left", {"signal": "y_title"}, grid=True, format="~g", labelOverlap=True,
-                tickCount=6)
+    return number_axis("y", "left", {"signal": "y_title"})
 
 
 def overflow_marks(x):
@@ -141,7 +148,7 @@ def bars():
         for end in ("low", "high") for sign, other in ((" - 2.5", " + 2.5"),)]
     return base(
         320, "bars",
-        signals=signals(domain=[1, 10], at_values=[], shown=[], x_title="", y_title=""),
+        signals=signals(domain=[1, 10], ticks=None, at_values=[], shown=[], x_title="", y_title=""),
         data=[{"name": "points", "values": []}],
         scales=[
             {"name": "x", "type": "band", "domain": {"signal": "at_values"}, "range": "width",
@@ -173,7 +180,7 @@ def stack():
     """A bar a point, made of parts. points: at (what the bar is), part, fill, value, low, high."""
     return base(
         340, "stacked bars",
-        signals=signals(domain=[0, 1], at_values=[], x_title="", y_title=""),
+        signals=signals(domain=[0, 1], ticks=None, at_values=[], x_title="", y_title=""),
         data=[{"name": "points", "values": [], "transform": [
             {"type": "stack", "groupby": ["at"], "field": "value", "sort": {"field": "order"}}]}],
         scales=[
@@ -200,7 +207,7 @@ def ratios():
     x = {"scale": "x", "field": "id"}
     return base(
         270, "ours over the paper's, claim by claim",
-        signals=signals(domain=[0.1, 10], at_values=[], y_title=""),
+        signals=signals(domain=[0.1, 10], ticks=None, at_values=[], y_title=""),
         data=[{"name": "points", "values": []}],
         scales=[
             {"name": "x", "type": "band", "domain": {"signal": "at_values"}, "range": "width",
@@ -247,15 +254,14 @@ def scatter():
     tolerance = rows_look.TOLERANCE
     return base(
         520, "simulated against reference",
-        signals=signals(domain=[0.1, 10], x_title="", y_title=""),
+        signals=signals(domain=[0.1, 10], ticks=None, x_title="", y_title=""),
         data=[{"name": "points", "values": []}],
         scales=[
             {"name": "x", "type": "log", "domain": {"signal": "domain"}, "range": "width"},
             value_axis(),
         ],
         axes=[value_axis_lines(),
-              axis("x", "bottom", {"signal": "x_title"}, grid=True, format="~g", labelOverlap=True,
-                   tickCount=6)],
+              number_axis("x", "bottom", {"signal": "x_title"})],
         marks=[
             line(1, []), line(1 - tolerance, [4, 4]), line(1 + tolerance, [4, 4]),
             {"type": "symbol", "from": {"data": "points"}, "encode": {"update": {
@@ -324,7 +330,8 @@ def grid_data(figure):
                  "values": figure.axis_values()},
         "series": [{"name": name, "label": label, "colour": colour, "hatch": hatch[:1]}
                    for name, (label, colour, hatch) in looks(figure.series_names()).items()],
-        "metrics": [{"name": name, "unit": table.units[name], "doc": docs.get(name, "")}
+        "metrics": [{"name": name, "label": name.removeprefix("quantity/"),
+                     "unit": table.units[name], "doc": docs.get(name, "")}
                     for name in names],
         "metric": metric,
         "bounded": figure.config.get("metric", ""),

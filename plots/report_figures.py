@@ -9,6 +9,7 @@ from report_constants import rests_on
 from report_html import code, details, element, join, link, significant, table, with_unit
 from report_results import data_address
 
+LONG = 30  # characters of a text that is a sentence
 MOST_ROWS = 500  # of a table that is shown as it is
 
 def small_picture(png):
@@ -29,7 +30,7 @@ def picture_of(figure):
         return None
     image = element("img", src=data_address(small_picture(png)), loading="lazy",
                     alt=f"{figure.name}: {figure.title}. The numbers are in the table below.")
-    return details(f"Picture for print: {figure.stem}.pdf", image, class_="picture", open=True)
+    return details(f"Picture (in print: {figure.stem}.pdf)", image, class_="picture", open=True)
 
 
 def grid_table(figure):
@@ -81,8 +82,10 @@ def plain_table(figure):
              for cell, is_number in zip(row, numbers)] for row in own.cells[:MOST_ROWS]]
     note = (f"; the first {MOST_ROWS} of {len(own.cells)} rows" if len(own.cells) > MOST_ROWS
             else "")
-    return table([f" {title}" if is_number else title
-                  for title, is_number in zip(own.titles, numbers)], rows,
+    longest = [max((len(row[i]) for row in own.cells), default=0) for i in range(len(own.names))]
+    kinds = [" " if is_number else "*" if length > LONG else ""
+             for is_number, length in zip(numbers, longest)]
+    return table([kind + title for kind, title in zip(kinds, own.titles)], rows,
                  caption=f"{figure.stem}.csv{note}")
 
 
@@ -97,7 +100,7 @@ def notes_of(figure):
 
 def verdict_line(claims):
     if not claims:
-        return element("p", "The paper's text gives no number for this one.", class_="summary")
+        return element("p", "No claim of the paper's text is about this one.", class_="summary")
     parts = []
     for role in ("test", "fit"):
         passing, judged = counts(claims, role)

@@ -40,7 +40,7 @@ def table(columns, rows, caption=None, **attributes):
     room. `rows` are lists of cells or (cells, attributes of the row). Wide tables scroll in a box
     of their own; on narrow screens the rows of one with the class "blocks" become blocks, in which
     each cell says what it is."""
-    kinds = [COLUMN_KINDS.get(column[0]) for column in columns]
+    kinds = [COLUMN_KINDS.get(column[:1]) for column in columns]
     names = [column[1:] if kind else column for column, kind in zip(columns, kinds)]
     is_blocks = "blocks" in attributes.get("class_", "")
     head = element("tr", *(element("th", name, scope="col", class_=kind)

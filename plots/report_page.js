@@ -146,6 +146,19 @@ function valueDomain(values, isLog) {
   return [Math.min(0, lowest * 1.08), Math.max(highest * 1.08, 0) || 1];
 }
 
+// Whole decades, and 2 and 5 between them where there are few; null leaves a linear axis to Vega.
+function ticksOf([low, high], isLog) {
+  if (!isLog) return null;
+  const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+  const steps = last - first > 4 ? [1] : [1, 2, 5];
+  const every = Math.ceil((last - first) / 12);
+  const ticks = [];
+  for (let decade = first; decade <= last; decade += every) {
+    ticks.push(...steps.map((step) => Number(`${step}e${decade}`)));
+  }
+  return ticks.filter((tick) => tick >= low && tick <= high);
+}
+
 function spansDecades(values) {
   const lowest = Math.min(...values);
   return values.length > 1 && lowest > 0 && Math.max(...values) / lowest > 10;
@@ -232,7 +245,7 @@ function metricSelect(metrics, chosen, changed) {
       if (group) select.append(groups.get(group));
     }
     groups.get(group).append(create("option", { value: i, title: metric.doc },
-      titleOf(metric.name, metric.unit)));
+      titleOf(metric.label, metric.unit)));
   });
   select.value = String(chosen);
   select.addEventListener("change", () => changed(Number(select.value)));
@@ -240,14 +253,14 @@ function metricSelect(metrics, chosen, changed) {
 }
 
 function barPoints(data, metric, fills, shown, labels) {
-  const { name, unit } = data.metrics[metric];
+  const { name, label, unit } = data.metrics[metric];
   const isBounded = name === data.bounded;
   return data.points.filter(([series]) => shown.includes(series)).map(
     ([series, at, problem, values, low, high]) => {
       const value = problem ? null : values[metric];
       const hasEnds = isBounded && low !== null && high !== null && value !== null;
       const lines = value === null ? [problem || "no such number"]
-        : [`${name}: ${withUnit(significant(value), unit)}`];
+        : [`${label}: ${withUnit(significant(value), unit)}`];
       if (hasEnds && high > low) {
         lines.push(`${significant(low)} to ${significant(high)}: ${data.interval}`);
       }
@@ -264,10 +277,10 @@ function drawBars(chart, data, metric, points, shown) {
     point.high])).filter(Number.isFinite);
   const isLog = spansDecades(values);
   const domain = valueDomain(values, isLog);
-  const { name, unit } = data.metrics[metric];
+  const { label, unit } = data.metrics[metric];
   chart.draw({
-    signals: { domain, at_values: data.axis.values, shown,
-      x_title: titleOf(data.axis.name, data.axis.unit), y_title: titleOf(name, unit) },
+    signals: { domain, ticks: ticksOf(domain, isLog), at_values: data.axis.values, shown,
+      x_title: titleOf(data.axis.name, data.axis.unit), y_title: titleOf(label, unit) },
     scales: { y: isLog ? { type: "log" } : { type: "linear" } },
     points: points.map((point) => (point.value === null
       ? { ...point, low: domain[0], high: domain[0] } : point)),
@@ -343,12 +356,11 @@ function setUpRatios(place, chart, data) {
       lines: [text, `paper ${paper}, ours ${ours}, ratio ${significant(value, 3)}`],
     };
   });
+  const values = points.map((point) => point.value);
+  const domain = [Math.min(0.5, ...values) / 1.2, Math.max(2, ...values) * 1.2];
   return () => chart.draw({
-    signals: {
-      domain: [Math.min(0.5, ...points.map((point) => point.value)) / 1.2,
-        Math.max(2, ...points.map((point) => point.value)) * 1.2],
-      at_values: points.map((point) => point.id), y_title: "ours / paper",
-    },
+    signals: { domain, ticks: ticksOf(domain, true), at_values: points.map((point) => point.id),
+      y_title: "ours / paper" },
     points,
     leastWidth: 80 + 13 * points.length,
   });
@@ -366,8 +378,9 @@ function setUpScatter(place, chart, data) {
         lines: [`reference ${reference}, simulated ${simulated}`, error],
       }));
     const values = points.flatMap((point) => [point.x, point.y]);
+    const domain = [Math.min(...values) / 2, Math.max(...values) * 2];
     chart.draw({
-      signals: { domain: [Math.min(...values) / 2, Math.max(...values) * 2],
+      signals: { domain, ticks: ticksOf(domain, true),
         x_title: "reference (s, GB, GB/s, token/s or a ratio)", y_title: "simulated" },
       points,
     });
@@ -392,15 +405,7 @@ function setUpCharts() {
   const vega = loadVega();
   document.documentElement.classList.add("drawn");
   const redraws = [];
-  const waiting = [...document.querySelectorAll(".chart")].filter((place) =>
-    place.dataset.chart in all);
-  // One at a time, so that the page answers meanwhile.
-  const next = () => {
-    const place = waiting.shift();
-    if (!place) {
-      document.documentElement.dataset.charts = redraws.length;
-      return;
-    }
+  const draw = (place) => {
     const data = all[place.dataset.chart];
     const head = create("div", {});
     place.append(head);
@@ -414,9 +419,27 @@ function setUpCharts() {
       picture.open = false;
       picture.classList.add("replaced");
     }
-    setTimeout(next, 0);
+    document.documentElement.dataset.charts = redraws.length;
   };
-  next();
+  // A chart is drawn when its section comes near, or for print.
+  const waiting = new Set([...document.querySelectorAll(".chart")].filter((place) =>
+    place.dataset.chart in all));
+  const drawIn = (section) => {
+    for (const place of waiting) {
+      if (section.contains(place)) {
+        waiting.delete(place);
+        draw(place);
+      }
+    }
+  };
+  const observer = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((one) => one.isIntersecting)) {
+      observer.unobserve(entry.target);
+      drawIn(entry.target);
+    }
+  }, { rootMargin: "800px" });
+  new Set([...waiting].map((place) => place.closest("section"))).forEach((section) =>
+    observer.observe(section));
   let width = window.innerWidth;
   let timer = 0;
   window.addEventListener("resize", () => {
@@ -425,9 +448,7 @@ function setUpCharts() {
     clearTimeout(timer);
     timer = setTimeout(() => redraws.forEach((redraw) => redraw()), 150);
   });
-  window.addEventListener("beforeprint", () => {
-    while (waiting.length > 0) next();
-  });
+  window.addEventListener("beforeprint", () => drawIn(document.body));
 }
 
 const resets = new Map([...document.querySelectorAll(".filter")].map((controls) =>

@@ -58,6 +58,7 @@ def validation_section(validation):
                 element("figcaption", "Simulated against reference. Filled: test, hollow: fit; "
                         "lines: equal, and 10 % off."), class_="needs-script"),
         table(["suite", "test rows", " median error", " at most", " worst", " at most", "verdict",
-               "*why not"], required, caption="Required of the test rows as a whole")
+               "*why not"], required, caption="Required of the test rows as a whole",
+              class_="blocks")
         if required else None,
         *blocks, id="validation")

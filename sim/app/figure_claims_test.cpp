@@ -91,6 +91,11 @@ TEST_CASE("figure claims: JSON of numbers and of truths") {
         json{{"id", "C1"},
              {"text", "text of C1"},
              {"role", "test"},
+             {"source", ""},
+             {"why", ""},
+             {"pass", false},
+             {"unit", "1"},
+             {"tolerance", 0.1},
              {"detail", "fast 10.0 token/s at 4, slow 2.00 token/s at 8"},
              {"paper", 4.0},
              {"ours", 5.0},
@@ -98,6 +103,7 @@ TEST_CASE("figure claims: JSON of numbers and of truths") {
              {"ours_highest", 5.0},
              {"relative_difference", 0.25}});
   CHECK(claim_as_json(claims[1]).at("holds") == true);
+  CHECK(claim_as_json(claims[1]).at("paper_holds") == true);
   CHECK_FALSE(claim_as_json(claims[1]).contains("paper"));
 }
 

@@ -346,7 +346,9 @@ void add_figure_command(CLI::App& command, int& exit_status) {
     options->print = *as_json ? FigurePrint::json : FigurePrint::text;
     const bool is_all = *name == "all";
     if (is_all || *name != kGanttFigure) {
-      options->names = is_all ? known_figures() : std::vector{figure_file(*name).stem().string()};
+      options->names =
+          is_all ? known_figures()
+                 : std::vector{figure_file(*name, ", gantt, or all, or list").stem().string()};
       exit_status = run_figures(*options);
     }
     if (is_all || *name == kGanttFigure) {

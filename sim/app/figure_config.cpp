@@ -134,7 +134,7 @@ std::vector<std::string> known_figures() {
   return names;
 }
 
-fs::path figure_file(const std::string& name) {
+fs::path figure_file(const std::string& name, std::string_view also) {
   const std::vector<std::string> known = known_figures();
   if (std::find(known.begin(), known.end(), name) == known.end()) {
     const std::string nearest = nearest_name(name, known);
@@ -143,7 +143,7 @@ fs::path figure_file(const std::string& name) {
         nearest.empty() ? "" : fmt::format("did you mean \"{}\"? ", nearest),
         known.empty()
             ? fmt::format("there are none in {}", (shipped_configs() / "figures").string())
-            : fmt::format("there are: {}, gantt, or all, or list", fmt::join(known, ", "))));
+            : fmt::format("there are: {}{}", fmt::join(known, ", "), also)));
   }
   return shipped_configs() / "figures" / (name + ".json");
 }

@@ -87,7 +87,9 @@ struct FigureConfig : FigureHeading {
 
 /// The figures that NAME can be, sorted.
 [[nodiscard]] std::vector<std::string> known_figures();
-[[nodiscard]] std::filesystem::path figure_file(const std::string& name);
+/// `also` is what a user may say in the place of a name. Throws ConfigError for an unknown figure.
+[[nodiscard]] std::filesystem::path figure_file(const std::string& name,
+                                                std::string_view also = "");
 
 /// A figure's document, resolved. Throws ConfigError.
 [[nodiscard]] nlohmann::json load_figure_document(const std::filesystem::path& file);

@@ -6,6 +6,7 @@
 
 #include "sim/app/test_records.hpp"
 #include "sim/app/validation/gate.hpp"
+#include "sim/app/validation/report_page.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -169,6 +170,31 @@ TEST_CASE("report: the Markdown escapes what would end a cell") {
   CHECK(contains(text, "Source: a b\n"));
   CHECK(contains(text, "(picture.png)"));
   CHECK(contains(text, "**FAIL**"));
+}
+
+TEST_CASE("report: the page gets the rows as claims, and what a suite requires and leaves out") {
+  Suite suite = small_suite();
+  suite.rows[2].why = "a reason";
+  suite.requirements = {{.group = "", .median = 0.01, .worst = std::nullopt, .why = "too far off"}};
+  suite.not_covered = {{.row = "z", .reason = "no model"}};
+  const json page = report_for_page({report_of(suite)});
+  const json& found = page.at("suites").at(0);
+  CHECK(found.at("name") == "mine");
+  CHECK(found.at("statistics").at("test") ==
+        json{{"rows", 4}, {"passing", 2}, {"median", "5.00 %"}, {"worst", "20.0 %"}});
+  CHECK(found.at("requirements").at(0) == json{{"group", "all"},
+                                               {"median", "5.00 %"},
+                                               {"most_median", "1.00 %"},
+                                               {"worst", "20.0 %"},
+                                               {"most_worst", ""},
+                                               {"pass", false},
+                                               {"why", "too far off"}});
+  CHECK(found.at("not_covered") == json{{{"row", "z"}, {"reason", "no model"}}});
+  const json& row = found.at("rows").at(2);
+  CHECK(row.at("ours") == 8.0);
+  CHECK(row.at("why") == "a reason");
+  CHECK(row.at("cells").at("what") == "text of c; why: a reason");
+  CHECK(found.at("rows").at(3).at("holds") == false);
 }
 
 // -- The gate -----------------------------------------------------------------------------------
