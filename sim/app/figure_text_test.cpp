@@ -89,10 +89,10 @@ TEST_CASE("a figure of several quantities has a line a point, or a column where 
        record_out_of("VRAM")});
   CHECK(results_table(figure, results) ==
         "numbers against batch [sequences]\n\n"
-        "           speed    busy\n"
-        "------  --------  ------\n"
-        "fast 4      10.0  1.50 s\n"
-        "fast 8  OOM VRAM        \n");
+        "               speed    busy\n"
+        "------  ------------  ------\n"
+        "fast 4  10.0 token/s  1.50 s\n"
+        "fast 8      OOM VRAM\n");
   figure.quantities[0].label = std::string(90, 'x');
   CHECK(results_table(figure, results).find("busy") != std::string::npos);
   CHECK(results_table(figure, results).find("  1.50 s") != std::string::npos);
