@@ -52,27 +52,27 @@ TEST_CASE("explain: the text is a tree whose shares add up") {
       Confirmation{
           "csd/flash/channels", 7s, 7200ms, {{"/csd/0/flash/mega_transfers", "1400", "2800"}}}};
   CHECK(explanation_text(explanation) ==
-        R"(point (insti_dense): decode step 7 takes 10.00 s
+        R"(point (insti_dense): decode step 7 takes 10 s
 
-step, phase, what      resource                           time    share
----------------------  --------------------  -------  --------  -------
-decode step 7                                          10.00 s  100.0 %
-  csd_attention                                        6.000 s   60.0 %
-    pages on the bus   csd/0/flash/channels  working   4.000 s   40.0 %
-    pages on the bus   csd/1/flash/channels  working   2.000 s   20.0 %
-  gpu_compute                                          3.000 s   30.0 %
-    qkv_projection     gpu/0/compute         working   3.000 s   30.0 %
-  submission                                           1.000 s   10.0 %
-    attend commands    host/submitter        waiting  999.0 ms   10.0 %
-    others (1)                                        1.000 ms    0.0 %
+step, phase, what     resource                         time    share
+--------------------  --------------------  -------  ------  -------
+decode step 7                                          10 s  100.0 %
+  csd_attention                                         6 s   60.0 %
+    pages on the bus  csd/0/flash/channels  working     4 s   40.0 %
+    pages on the bus  csd/1/flash/channels  working     2 s   20.0 %
+  gpu_compute                                           3 s   30.0 %
+    qkv_projection    gpu/0/compute         working     3 s   30.0 %
+  submission                                            1 s   10.0 %
+    attend commands   host/submitter        waiting  999 ms   10.0 %
+    others (1)                                         1 ms    0.0 %
 
 resource            on the critical path          if twice as fast, at most
 ------------------  --------------------  ------  -------------------------
-csd/flash/channels               6.000 s  60.0 %                     1.429x
-gpu/compute                      3.000 s  30.0 %                     1.176x
-host/submitter                  999.0 ms  10.0 %                     1.053x
+csd/flash/channels                   6 s  60.0 %                     1.429x
+gpu/compute                          3 s  30.0 %                     1.176x
+host/submitter                    999 ms  10.0 %                     1.053x
 
-csd/flash/channels twice as fast: predicted 7.000 s (1.429x), simulated 7.200 s (1.389x)
+csd/flash/channels twice as fast: predicted 7 s (1.429x), simulated 7.2 s (1.389x)
   /csd/0/flash/mega_transfers: 1400 -> 2800
 )");
   const json document = explanation_json(explanation);
@@ -86,7 +86,7 @@ TEST_CASE("twice as fast: rates are doubled, times are halved") {
   const FasterPoint faster = twice_as_fast(point.config, "csd/flash", "--twice csd/flash");
   CHECK(text_at(point.config, "/csd/0/flash/t_read") == "36us");
   CHECK(text_at(faster.config, "/csd/0/flash/t_read") == "18us");
-  CHECK(text_at(faster.config, "/csd/0/flash/mega_transfers") == "2800.0");
+  CHECK(text_at(faster.config, "/csd/0/flash/mega_transfers") == "2800");
   CHECK(faster.config.at("csd").at(0).at("flash").at("t_read").at("source") == "override");
   CHECK(text_at(faster.config, "/gpu/0/kernel_launch") ==
         text_at(point.config, "/gpu/0/kernel_launch"));
