@@ -128,12 +128,12 @@ void Machine::report_operators(int gpu, const Grant& granted, const IssuedOperat
   }
   const GpuPort& port = *gpus_[gpu];
   SimTime issued_at = granted.start - issued.ahead;
-  SimTime done = granted.start;
+  SimTime gpu_free = granted.start;
   for (const OperatorWork& work : issued.operators) {
     issued_at += issued.kernel_issue * work.kernels;
-    const SimTime start = std::max(done, issued_at);
-    log->explain("host/driver_thread", "issues kernels", done, start);
-    done = start + port.gpu.time_of(work);
+    const SimTime begun = std::max(gpu_free, issued_at);
+    log->explain("host/driver_thread", "issues kernels", gpu_free, begun);
+    gpu_free = begun + port.gpu.time_of(work);
     std::vector<ActivityLog::Argument> arguments{
         {"bytes", work.bytes.count()}, {"flops", work.flops.count()}, {"kernels", work.kernels}};
     if (work.size.m > 0) {
@@ -143,10 +143,10 @@ void Machine::report_operators(int gpu, const Grant& granted, const IssuedOperat
     }
     log->service({.resource = port.compute_name,
                   .what = work.name,
-                  .start = start,
-                  .done = done,
+                  .start = begun,
+                  .done = gpu_free,
                   .arguments = arguments});
-    log->explain(port.compute_name, work.name, start, done);
+    log->explain(port.compute_name, work.name, begun, gpu_free);
   }
 }
 

@@ -1,6 +1,8 @@
 #include "sim/app/plot_script.hpp"
 
+#include <algorithm>
 #include <cstddef>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
@@ -69,6 +71,33 @@ PlotResult result_of(const std::string& name, const ChildResult& child) {
   return result;
 }
 
+/// Of the process that drew the figure and others; `lines` are those of plots/several.py: the
+/// script's exit status, a tab, and the last line that the script said.
+PlotResult picture_of(const PlotJob& figure, const PlotResult& process, std::istream& lines) {
+  PlotResult result;
+  if (!process.warning.empty()) {
+    result.warning = "no picture: " + process.warning;
+    return result;
+  }
+  if (!process.problem.empty()) {
+    result.problem = process.problem;
+    return result;
+  }
+  std::string line;
+  std::getline(lines, line);
+  const std::size_t tab = line.find('\t');
+  check(tab != std::string::npos, "plots/several.py says something else than it should");
+  const std::string status = line.substr(0, tab);
+  const std::string said = line.substr(tab + 1);
+  if (status == "0") {
+    result.files = {figure.stem.string() + ".pdf", figure.stem.string() + ".png"};
+  } else {
+    result.problem = fmt::format("{}: failed with status {}: {}", script_of(figure.name).string(),
+                                 status, said.empty() ? "it said nothing" : said);
+  }
+  return result;
+}
+
 }  // namespace
 
 PlotResult run_plot_script(const std::string& name, const std::vector<std::string>& arguments) {
@@ -85,8 +114,10 @@ PlotResult run_plot_script(const std::string& name, const std::vector<std::strin
 std::vector<PlotResult> draw_figures(const std::vector<PlotJob>& figures, int jobs) {
   const std::string no_python = warning_of_missing_python();
   std::vector<PlotResult> results(figures.size());
-  std::vector<std::vector<std::string>> commands;
-  std::vector<std::size_t> drawn;
+  // Dealt out to as many processes as may work at a time.
+  std::vector<std::vector<std::size_t>> hands(
+      std::min(figures.size(), static_cast<std::size_t>(jobs)));
+  std::size_t dealt = 0;
   for (std::size_t i = 0; i < figures.size(); ++i) {
     if (!fs::exists(script_of(figures[i].name))) {
       continue;
@@ -95,19 +126,24 @@ std::vector<PlotResult> draw_figures(const std::vector<PlotJob>& figures, int jo
       results[i].warning = "no picture: " + no_python;
       continue;
     }
-    commands.push_back(
-        command_of(figures[i].name, {figures[i].csv.string(), figures[i].stem.string()}));
-    drawn.push_back(i);
+    hands[dealt++ % hands.size()].push_back(i);
+  }
+  std::erase_if(hands, [](const std::vector<std::size_t>& hand) { return hand.empty(); });
+  std::vector<std::vector<std::string>> commands;
+  for (const std::vector<std::size_t>& hand : hands) {
+    std::vector<std::string> arguments;
+    for (const std::size_t i : hand) {
+      arguments.insert(arguments.end(),
+                       {figures[i].name, figures[i].csv.string(), figures[i].stem.string()});
+    }
+    commands.push_back(command_of("several", arguments));
   }
   const std::vector<ChildResult> children = run_programs(commands, jobs);
-  for (std::size_t c = 0; c < drawn.size(); ++c) {
-    const PlotJob& figure = figures[drawn[c]];
-    PlotResult& result = results[drawn[c]];
-    result = result_of(figure.name, children[c]);
-    if (!result.warning.empty()) {
-      result.warning = "no picture: " + result.warning;
-    } else if (result.problem.empty()) {
-      result.files = {figure.stem.string() + ".pdf", figure.stem.string() + ".png"};
+  for (std::size_t h = 0; h < hands.size(); ++h) {
+    const PlotResult together = result_of("several", children[h]);
+    std::istringstream lines(together.said);
+    for (const std::size_t i : hands[h]) {
+      results[i] = picture_of(figures[i], together, lines);
     }
   }
   return results;

@@ -168,7 +168,7 @@ std::string write_timeline(const TimelineOptions& options, const PreparedPoint& 
   }
   check(result.end == ChildEnd::finished, "the timeline: " + result.output);
   const std::size_t separator = result.output.find(kSeparator);
-  const std::string summary = result.output.substr(0, separator);
+  std::string summary = result.output.substr(0, separator);
   const std::string trace = result.output.substr(separator + 1);
   if (trace.empty()) {
     return summary;

@@ -4,8 +4,8 @@ A file that passed is not checked again until it, a header of ours that it inclu
 its compile command changes; the marks lie in the build folder.
 
 Most of the time goes into headers. Files that are compiled alike are therefore checked several at a
-time, included by one file; only where that finds something (or names of two files collide) is each
-checked by itself, and that is what counts.
+time, included by one file. Where that finds something, or names of two files collide, each half is
+checked; what counts is found in a file by itself.
 """
 
 import hashlib
@@ -24,9 +24,11 @@ from llvm_tool import find_tool
 
 LAYERS = ("sim/", "models/", "kernels/", "traces/")
 WORKERS = 2
-MOST_TOGETHER = 8
-# Of several files at a time: they count as headers, and including them is meant.
+MOST_TOGETHER = 24
+# Of several files at a time: they count as headers, including them is meant, and
+# what one has at its left margin is nothing to the others.
 TOGETHER = [
+    "--extra-arg=-Wno-shadow",
     f"--header-filter=/({'|'.join(layer.rstrip('/') for layer in LAYERS)})/[^.]*\\.[hc]pp$",
     "--checks=-bugprone-suspicious-include",
 ]
@@ -66,16 +68,28 @@ def flags_of(entry):
     return tuple(flags)
 
 
-def groups_of(todo):
-    """Lists of at most MOST_TOGETHER files with equal flags, those of a folder side by side."""
-    alike = {}
+def local_names(path):
+    """Of what a file declares at the left margin, functions with their parameters."""
+    text = path.read_text(encoding="utf-8")
+    types = re.findall(r"^(?:struct|class|enum class|using) (\w+)(?= [={:])", text, re.MULTILINE)
+    constants = re.findall(r"^(?:const|inline)[\w:<>&*, ]* (\w+)(?: =|[{\[])", text, re.MULTILINE)
+    functions = re.findall(r"^(?!return)\w[\w:<>&*, ]*? (\w+\([^)]*)", text, re.MULTILINE)
+    return set(types + constants + functions)
+
+
+def groups_of(root, todo):
+    """Lists of at most MOST_TOGETHER files with equal flags and no common names."""
+    groups = []  # [flags, names, jobs]
     for job in todo:
-        alike.setdefault(job.flags, []).append(job)
-    for jobs in alike.values():
-        count = -(-len(jobs) // MOST_TOGETHER)
-        for first in range(count):
-            # Neighbours share names of helpers, so that they go to different groups.
-            yield jobs[first::count]
+        names = local_names(root / job.path)
+        for group in groups:
+            if group[0] == job.flags and len(group[2]) < MOST_TOGETHER and not names & group[1]:
+                group[1].update(names)
+                group[2].append(job)
+                break
+        else:
+            groups.append([job.flags, names, [job]])
+    return sorted((jobs for _, _, jobs in groups), key=len, reverse=True)
 
 
 class Job(NamedTuple):
@@ -109,18 +123,20 @@ def main():
 
     def check(group):
         """(job, its result or None if it passed) of each job."""
-        if len(group) > 1:
-            with tempfile.NamedTemporaryFile("w", suffix=".cpp", dir=build) as together:
-                together.writelines(f'#include "{root / job.path}"\n' for job in group)
-                together.flush()
-                if run([*TOGETHER, together.name, "--", *group[0].flags]).returncode == 0:
-                    return [(job, None) for job in group]
-        results = [(job, run(["-p", build, job.path])) for job in group]
-        return [(job, result if result.returncode else None) for job, result in results]
+        if len(group) == 1:
+            result = run(["-p", build, group[0].path])
+            return [(group[0], result if result.returncode else None)]
+        with tempfile.NamedTemporaryFile("w", suffix=".cpp", dir=build) as together:
+            together.writelines(f'#include "{root / job.path}"\n' for job in group)
+            together.flush()
+            if run([*TOGETHER, together.name, "--", *group[0].flags]).returncode == 0:
+                return [(job, None) for job in group]
+        middle = len(group) // 2
+        return check(group[:middle]) + check(group[middle:])
 
     failed, printed = 0, set()
     with ThreadPoolExecutor(WORKERS) as pool:
-        for checked in pool.map(check, list(groups_of(todo))):
+        for checked in pool.map(check, groups_of(root, todo)):
             for job, result in checked:
                 if result is None:
                     job.mark.touch()
