@@ -20,6 +20,8 @@ except ModuleNotFoundError:
     sys.exit(EXIT_PACKAGE_MISSING)
 
 matplotlib.use("Agg")
+import matplotlib.backends.backend_agg  # noqa: E402  (before plots/several.py forks)
+import matplotlib.backends.backend_pdf  # noqa: E402
 import matplotlib.colors  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -181,12 +183,12 @@ def save(figure, stem, endings=("pdf", "png")):
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
         "png": {"Software": None},
     }
+    figure.set_dpi(300)
+    figure.canvas.draw()
+    box = figure.get_tightbbox(figure.canvas.get_renderer()).padded(0.02)  # once for all endings
     for ending in endings:
         picture = io.BytesIO()
-        figure.savefig(
-            picture, format=ending, dpi=300, bbox_inches="tight", pad_inches=0.02,
-            metadata=undated[ending]
-        )
+        figure.savefig(picture, format=ending, dpi=300, bbox_inches=box, metadata=undated[ending])
         write_atomically(f"{stem}.{ending}", picture.getvalue())
     plt.close(figure)
 
