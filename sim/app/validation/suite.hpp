@@ -23,7 +23,7 @@
 // A claim has a `value` (a number), a `reference` (arithmetic without runs: a closed form), or
 // `holds` (true or false; the expression is a truth). It may have a `unit` ("1" without), a
 // `tolerance` of its relative error (the suite's without), a `group` (of the requirements), and
-// `why`: the reason why it does not pass yet. sim/app/validation/expression.hpp has the
+// `why`: the reason why it does not pass yet. sim/app/expression/expression.hpp has the
 // expressions. "sets": {"infinite_gpu": {"/gpu/0/kernel_launch": "0ns"}} of the suite are values
 // that runs take by name: "sets": ["infinite_gpu"]. Suites of measurements in a table have "rows"
 // in the place of claims, which a reader turns into runs and claims (table_rows.hpp); "reasons":
@@ -43,7 +43,7 @@
 
 #include "sim/app/figure_config.hpp"
 #include "sim/app/point.hpp"
-#include "sim/app/validation/expression.hpp"
+#include "sim/app/expression/expression.hpp"
 
 namespace nearkv {
 

@@ -1,4 +1,4 @@
-#include "sim/app/validation/expression.hpp"
+#include "sim/app/expression/expression.hpp"
 
 #include <doctest/doctest.h>
 
@@ -207,3 +207,8 @@ TEST_CASE("expression: mistakes in writing are refused with their column") {
 }
 
 }  // namespace nearkv
+
+TEST_CASE("expression: results of runs are not equal") {
+  CHECK(problem_of("one.throughput == 1") ==
+        "column 16: results of runs are not compared for equality; say abs(a - b) < c");
+}

@@ -5,8 +5,8 @@
 
 #include <fmt/format.h>
 
-#include "sim/app/validation/expression_lexer.hpp"
-#include "sim/app/validation/expression_node.hpp"
+#include "sim/app/expression/expression_lexer.hpp"
+#include "sim/app/expression/expression_node.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -51,7 +51,9 @@ void want(const Node& node, Type type, std::string_view who) {
 
 class Parser {
  public:
-  Parser(const std::string& text, const RunShapes& runs) : tokens_(tokens_of(text)), runs_(runs) {}
+  /// With `names`, these can be used, and no runs.
+  Parser(const std::string& text, const RunShapes& runs, const std::vector<ValueName>* names)
+      : tokens_(tokens_of(text)), runs_(runs), names_(names) {}
 
   Node parse() {
     Node root = disjunction();
@@ -89,11 +91,29 @@ class Parser {
 
   Node negation() {
     if (!is_name("not")) {
-      return comparison();
+      return equality();
     }
     Node node{.kind = Node::Kind::negation, .type = Type::truth, .column = take().column};
     node.children.push_back(nested([this] { return negation(); }));
     want(node.children.front(), Type::truth, "not");
+    return node;
+  }
+
+  Node equality() {
+    Node first = comparison();
+    if (!is_symbol("==") && !is_symbol("!=")) {
+      return first;
+    }
+    if (names_ == nullptr) {
+      fail_at(peek().column, "results of runs are not compared for equality; say abs(a - b) < c");
+    }
+    Node node{.kind = Node::Kind::equality, .type = Type::truth, .column = first.column};
+    node.operators.push_back(take().text);
+    node.children.push_back(std::move(first));
+    node.children.push_back(comparison());
+    const Type type = node.children.front().type == Type::text ? Type::text : Type::number;
+    want(node.children.front(), type, node.operators.front());
+    want(node.children.back(), type, node.operators.front());
     return node;
   }
 
@@ -149,7 +169,9 @@ class Parser {
     if (token.kind == Token::Kind::name || token.kind == Token::Kind::text) {
       take();
       const bool is_call = token.kind == Token::Kind::name && is_symbol("(");
-      return is_call ? call(token) : reference(token);
+      return is_call             ? call(token)
+             : names_ != nullptr ? value_or_text(token)
+                                 : reference(token);
     }
     fail_at(token.column,
             fmt::format("expected a number, a name or \"(\", found {}", found_text(token)));
@@ -176,7 +198,7 @@ class Parser {
 
   Node argument() {
     // A text is an argument alone; as the first part of a name it is followed by a dot.
-    if (peek().kind == Token::Kind::text && !follows_symbol(".")) {
+    if (names_ == nullptr && peek().kind == Token::Kind::text && !follows_symbol(".")) {
       const Token& token = take();
       return Node{
           .kind = Node::Kind::text, .type = Type::text, .column = token.column, .text = token.text};
@@ -215,6 +237,32 @@ class Parser {
     } else {
       want(node.children.front(), node.text == "abs" ? Type::number : Type::numbers, who);
     }
+  }
+
+  // -- Names of values
+
+  /// What is in quotes and no name is a text.
+  Node value_or_text(const Token& token) {
+    const auto found = std::find_if(names_->begin(), names_->end(), [&](const ValueName& known) {
+      return known.name == token.text;
+    });
+    if (found != names_->end()) {
+      return Node{.kind = Node::Kind::value,
+                  .type = found->is_text ? Type::text : Type::number,
+                  .column = token.column,
+                  .index = static_cast<std::size_t>(found - names_->begin()),
+                  .text = token.text};
+    }
+    if (token.kind == Token::Kind::text) {
+      return Node{
+          .kind = Node::Kind::text, .type = Type::text, .column = token.column, .text = token.text};
+    }
+    std::vector<std::string> known;
+    for (const ValueName& name : *names_) {
+      known.push_back(name.name);
+    }
+    fail_at(token.column, fmt::format("{} is not known here; {}", in_quotes(token.text),
+                                      or_nearest(token.text, known)));
   }
 
   // -- Names of runs, points and metrics
@@ -346,6 +394,7 @@ class Parser {
 
   std::vector<Token> tokens_;
   const RunShapes& runs_;
+  const std::vector<ValueName>* names_;
   std::size_t at_ = 0;
   int depth_ = 0;
 };
@@ -364,7 +413,11 @@ std::string text_of(const PointName& point) {
 }
 
 Expression::Expression(const std::string& text, const RunShapes& runs)
-    : root_(std::make_shared<const Node>(Parser(text, runs).parse())) {}
+    : root_(std::make_shared<const Node>(Parser(text, runs, nullptr).parse())) {}
+
+Node parse_value_expression(const std::string& text, const std::vector<ValueName>& names) {
+  return Parser(text, {}, &names).parse();
+}
 
 bool Expression::is_truth() const { return root_->type == Node::Type::truth; }
 
