@@ -110,6 +110,7 @@ int parse_and_run(int argument_count, const char* const* arguments) {
 const std::vector<Command>& commands() {
   static const std::vector<Command> all{
       {"run", "Simulate design points and write their records", add_run_command},
+      {"sweep", "Run the points of a sweep file into one table, resumable", add_sweep_command},
       {"explain", "Say where a decode step's time goes, and what would make it shorter",
        add_explain_command},
       {"record", "Run attention kernels on captured or synthetic KV; write a KV page trace",

@@ -12,6 +12,7 @@ class App;
 namespace nearkv {
 
 void add_run_command(CLI::App& command, int& exit_status);
+void add_sweep_command(CLI::App& command, int& exit_status);
 void add_explain_command(CLI::App& command, int& exit_status);
 void add_record_command(CLI::App& command, int& exit_status);
 void add_replay_command(CLI::App& command, int& exit_status);

@@ -25,6 +25,7 @@
 #include "sim/app/gantt_figure.hpp"
 #include "sim/app/machine.hpp"
 #include "sim/app/plot_script.hpp"
+#include "sim/app/point_key.hpp"
 #include "sim/app/table.hpp"
 #include "sim/app/uncertainty/sampled_runs.hpp"
 #include "sim/app/validation/run_set.hpp"
@@ -137,7 +138,7 @@ class PointsOfFigures {
     for (const PreparedFigure& figure : figures) {
       for (const PreparedPoint& point : figure.points) {
         const auto [place, is_new] =
-            known.emplace(std::pair{point.name, key_of(point)}, points_.size());
+            known.emplace(std::pair{point.name, config_key(point.config)}, points_.size());
         if (is_new) {
           points_.push_back(point);
         }

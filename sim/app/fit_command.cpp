@@ -15,6 +15,7 @@
 #include "sim/app/fit/fit_report.hpp"
 #include "sim/app/fit/fit_spec.hpp"
 #include "sim/app/point.hpp"
+#include "sim/app/point_key.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {

@@ -189,6 +189,16 @@ class Child {
     }
   }
 
+  /// Ends it if it has run for so long. Its result is lost then.
+  void end_after(double seconds) {
+    if (std::chrono::duration<double>(WallClock::now() - started_).count() >= seconds) {
+      kill(pid_, SIGKILL);
+      result_.close();
+      diagnostics_.close();
+      most_seconds_ = seconds;
+    }
+  }
+
   /// Call once, after has_ended().
   ChildResult finish() {
     int status = 0;
@@ -200,6 +210,11 @@ class Child {
     };
     result.use = {std::chrono::duration<double>(WallClock::now() - started_).count(),
                   seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss * 1024L};
+    if (most_seconds_ > 0) {
+      result.end = ChildEnd::timed_out;
+      result.output = fmt::format("ran longer than {} s", most_seconds_);
+      return result;
+    }
     if (WIFSIGNALED(status)) {
       const int number = WTERMSIG(status);
       result.output = fmt::format("was ended by signal {} ({}){}", number, strsignal(number),
@@ -263,6 +278,7 @@ class Child {
 
   std::size_t task_;
   WallClock::time_point started_;
+  double most_seconds_ = 0;  // where it was ended for running longer
   pid_t pid_ = -1;
   FileDescriptor result_;
   FileDescriptor diagnostics_;
@@ -286,21 +302,32 @@ SignalsPutOff::~SignalsPutOff() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
 void run_in_processes(std::size_t count, const PoolOptions& options,
                       const std::function<std::string(std::size_t)>& work,
                       const std::function<void(std::size_t, ChildResult)>& done) {
+  std::size_t next = 0;
+  run_in_processes([&next, count] { return next < count ? std::optional(next++) : std::nullopt; },
+                   options, work, done);
+}
+
+void run_in_processes(const NextTask& next, const PoolOptions& options,
+                      const std::function<std::string(std::size_t)>& work,
+                      const std::function<void(std::size_t, ChildResult)>& done) {
   check(options.jobs > 0, "a pool without workers");
   const SignalWatch signals;
   std::vector<std::unique_ptr<Child>> children;
-  std::size_t next = 0;
-  while (next < count || !children.empty()) {
-    while (next < count && children.size() < static_cast<std::size_t>(options.jobs)) {
-      children.push_back(
-          std::make_unique<Child>(next, signals, [&work, next] { return work(next); }));
-      ++next;
+  bool has_more = true;
+  while (has_more || !children.empty()) {
+    while (has_more && children.size() < static_cast<std::size_t>(options.jobs)) {
+      const std::optional<std::size_t> task = next();
+      has_more = task.has_value();
+      if (has_more) {
+        children.push_back(
+            std::make_unique<Child>(*task, signals, [&work, task] { return work(*task); }));
+      }
     }
     std::vector<pollfd> polled{{signals.descriptor(), POLLIN, 0}};
     for (const auto& child : children) {
       child->add_to(polled);
     }
-    const int ready = poll(polled.data(), polled.size(), kTickMilliseconds);
+    const int ready = poll(polled.data(), polled.size(), children.empty() ? 0 : kTickMilliseconds);
     check_call(ready >= 0 || errno == EINTR, "poll");
     signals.throw_if_signalled();
     for (const pollfd& entry : polled) {
@@ -311,6 +338,9 @@ void run_in_processes(std::size_t count, const PoolOptions& options,
       }
     }
     for (auto child = children.begin(); child != children.end();) {
+      if (options.most_seconds > 0 && !(*child)->has_ended()) {
+        (*child)->end_after(options.most_seconds);
+      }
       if ((*child)->has_ended()) {
         const std::unique_ptr<Child> ended = std::move(*child);
         child = children.erase(child);

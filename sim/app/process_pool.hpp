@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -32,6 +33,7 @@ enum class ChildEnd {
   user_error,      // the work threw ConfigError
   internal_error,  // the work threw something else
   crashed,         // a signal or a call of exit ended the child
+  timed_out,       // it ran longer than it may
 };
 
 struct ChildResult {
@@ -45,12 +47,21 @@ struct ChildResult {
 struct PoolOptions {
   int jobs = 1;                // children at a time
   std::function<void()> tick;  // called some times a second while children work; may be empty
+  double most_seconds = 0;     // of a child, by the clock; 0: no limit
 };
+
+/// The number of the next task, or nothing when there is none.
+using NextTask = std::function<std::optional<std::size_t>()>;
 
 /// Runs work(0) ... work(count - 1), each in a forked child, started in this order. Calls `done`
 /// in the parent as the children end, in any order. Throws Interrupted. A child sees the parent's
 /// memory as it was when the child started, and has no stdin.
 void run_in_processes(std::size_t count, const PoolOptions& options,
+                      const std::function<std::string(std::size_t)>& work,
+                      const std::function<void(std::size_t, ChildResult)>& done);
+
+/// The same for the tasks that `next` names; it is called in the parent when a child can start.
+void run_in_processes(const NextTask& next, const PoolOptions& options,
                       const std::function<std::string(std::size_t)>& work,
                       const std::function<void(std::size_t, ChildResult)>& done);
 

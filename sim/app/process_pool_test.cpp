@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -50,6 +51,42 @@ TEST_CASE("every task runs once in a process of its own") {
     CHECK(processes.size() == 12);
     CHECK_FALSE(has_children());
   }
+}
+
+TEST_CASE("a child that runs too long is ended, and the others are not") {
+  std::vector<ChildResult> results(3);
+  const auto work = [](std::size_t i) {
+    std::this_thread::sleep_for(std::chrono::seconds(i == 1 ? 600 : 0));
+    return std::string("done");
+  };
+  run_in_processes(results.size(), {.jobs = 2, .tick = {}, .most_seconds = 0.5}, work,
+                   [&](std::size_t i, ChildResult result) { results[i] = std::move(result); });
+  CHECK(results[0].end == ChildEnd::finished);
+  CHECK(results[1].end == ChildEnd::timed_out);
+  CHECK(results[1].output == "ran longer than 0.5 s");
+  CHECK(results[2].end == ChildEnd::finished);
+  CHECK_FALSE(has_children());
+}
+
+TEST_CASE("tasks are asked for one at a time, when a child can start") {
+  std::vector<std::size_t> waiting{9, 8, 7};
+  std::vector<std::string> events;
+  const auto next = [&]() -> std::optional<std::size_t> {
+    if (waiting.empty()) {
+      return std::nullopt;
+    }
+    const std::size_t task = waiting.back();
+    waiting.pop_back();
+    events.push_back("start " + std::to_string(task));
+    return task;
+  };
+  run_in_processes(
+      next, {1, {}}, [](std::size_t i) { return std::to_string(i); },
+      [&](std::size_t /*i*/, const ChildResult& result) {
+        events.push_back("end " + result.output);
+      });
+  CHECK(events ==
+        std::vector<std::string>{"start 7", "end 7", "start 8", "end 8", "start 9", "end 9"});
 }
 
 TEST_CASE("results larger than a pipe arrive whole") {

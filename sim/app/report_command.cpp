@@ -24,6 +24,7 @@
 #include "sim/app/figures/figure_folder.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/point.hpp"
+#include "sim/app/point_key.hpp"
 #include "sim/app/validation/report_page.hpp"
 #include "sim/app/validation/suite_runs.hpp"
 #include "sim/core/check.hpp"

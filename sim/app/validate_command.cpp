@@ -16,6 +16,7 @@
 #include "sim/app/exit_status.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/point.hpp"
+#include "sim/app/point_key.hpp"
 #include "sim/app/validation/gate.hpp"
 #include "sim/app/validation/report.hpp"
 #include "sim/app/validation/run_set.hpp"

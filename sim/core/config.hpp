@@ -39,6 +39,9 @@ using Translator =
 [[nodiscard]] nlohmann::json load_config(const std::filesystem::path& file,
                                          const Translator& translate = {});
 
+/// Merges as an object over what it extends; both are resolved.
+void merge_config(nlohmann::json& base, const nlohmann::json& overlay);
+
 /// Applies "path=value" ("/csd/0/flash/t_read=30us", the first slash may be missing). The path
 /// must exist. The value is JSON, or else a string. A constant becomes one of source "override".
 void apply_override(nlohmann::json& config, std::string_view assignment);

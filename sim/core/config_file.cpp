@@ -495,6 +495,8 @@ json value_of_override(const std::string& where, std::string_view text) {
 
 }  // namespace
 
+void merge_config(json& base, const json& overlay) { merge_over(base, overlay); }
+
 void apply_override(json& config, std::string_view assignment) {
   const std::size_t equals = assignment.find('=');
   if (equals == std::string_view::npos || equals == 0) {

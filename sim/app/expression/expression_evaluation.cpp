@@ -6,8 +6,8 @@
 
 #include <fmt/format.h>
 
-#include "sim/app/table.hpp"
 #include "sim/app/expression/expression_node.hpp"
+#include "sim/app/table.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 

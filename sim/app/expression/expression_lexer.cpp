@@ -79,8 +79,8 @@ class Lexer {
   }
 
   void symbol(Token& token) {
-    constexpr std::array<std::string_view, 16> kSymbols{
-        "<=", ">=", "==", "!=", "<", ">", "+", "-", "*", "/", "(", ")", "[", "]", ".", ","};
+    constexpr std::array<std::string_view, 16> kSymbols{"<=", ">=", "==", "!=", "<", ">", "+", "-",
+                                                        "*",  "/",  "(",  ")",  "[", "]", ".", ","};
     const std::string_view rest = std::string_view(text_).substr(at_);
     const auto* const found =
         std::find_if(kSymbols.begin(), kSymbols.end(),

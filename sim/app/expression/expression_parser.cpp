@@ -169,9 +169,7 @@ class Parser {
     if (token.kind == Token::Kind::name || token.kind == Token::Kind::text) {
       take();
       const bool is_call = token.kind == Token::Kind::name && is_symbol("(");
-      return is_call             ? call(token)
-             : names_ != nullptr ? value_or_text(token)
-                                 : reference(token);
+      return is_call ? call(token) : names_ != nullptr ? value_or_text(token) : reference(token);
     }
     fail_at(token.column,
             fmt::format("expected a number, a name or \"(\", found {}", found_text(token)));

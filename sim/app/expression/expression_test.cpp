@@ -206,9 +206,9 @@ TEST_CASE("expression: mistakes in writing are refused with their column") {
                        "must be a number: column 5: a division by zero", ConfigError);
 }
 
-}  // namespace nearkv
-
 TEST_CASE("expression: results of runs are not equal") {
   CHECK(problem_of("one.throughput == 1") ==
         "column 16: results of runs are not compared for equality; say abs(a - b) < c");
 }
+
+}  // namespace nearkv

@@ -1,7 +1,6 @@
 #include "sim/app/validation/run_set.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -10,12 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "sim/app/point_key.hpp"
 #include "sim/core/hash.hpp"
 
 namespace nearkv {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 namespace {
 
@@ -23,24 +22,6 @@ std::optional<std::string> read_file(const fs::path& file) {
   std::ifstream stream(file, std::ios::binary);
   std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
   return stream.good() || stream.eof() ? std::optional(std::move(text)) : std::nullopt;
-}
-
-/// Hash of the running program.
-std::string program_hash() { return content_hash(read_file("/proc/self/exe").value_or("")); }
-
-/// Files that a config names (traces) are a part of what the record depends on.
-void add_named_files(const json& config, ContentHasher& hasher) {
-  if (config.is_structured()) {
-    for (const json& value : config) {
-      add_named_files(value, hasher);
-    }
-  } else if (config.is_string()) {
-    std::error_code ignored;
-    const fs::path file(config.get_ref<const std::string&>());
-    if (file.has_extension() && fs::is_regular_file(file, ignored)) {
-      hasher.add(read_file(file).value_or(""));
-    }
-  }
 }
 
 /// Records by key; a file is the hash of the record on the first line, and the record.
@@ -90,23 +71,6 @@ class RecordCache {
 
 }  // namespace
 
-fs::path default_cache() {
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && *cache != '\0') {
-    return fs::path(cache) / "nearkv";
-  }
-  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') {
-    return fs::path(home) / ".cache" / "nearkv";
-  }
-  return {};
-}
-
-std::string key_of(const PreparedPoint& point) {
-  ContentHasher hasher;
-  hasher.add(point.config.dump());
-  add_named_files(point.config, hasher);
-  return hasher.hash();
-}
-
 RunSet run_set(const std::vector<PreparedPoint>& points, const RunSetOptions& options) {
   const RecordCache cache(options.cache);
   std::vector<std::string> keys;
@@ -114,7 +78,7 @@ RunSet run_set(const std::vector<PreparedPoint>& points, const RunSetOptions& op
   std::vector<PreparedPoint> missing;
   std::vector<std::string> missing_keys;
   for (const PreparedPoint& point : points) {
-    keys.push_back(key_of(point));
+    keys.push_back(config_key(point.config));
     const auto [outcome, is_new] = outcomes.emplace(keys.back(), PointOutcome{});
     if (!is_new) {
       continue;

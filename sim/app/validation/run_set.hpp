@@ -22,12 +22,6 @@ struct RunSetOptions {
   std::filesystem::path cache;  // the cache's folder; empty: none
 };
 
-/// $XDG_CACHE_HOME/nearkv or ~/.cache/nearkv; empty when neither is known.
-[[nodiscard]] std::filesystem::path default_cache();
-
-/// Hash of all that the record of a point depends on but the program.
-[[nodiscard]] std::string key_of(const PreparedPoint& point);
-
 struct RunSet {
   std::vector<PointOutcome> outcomes;  // in the order of the points
   std::size_t run = 0;                 // points that ran, as the cache had no record

@@ -134,11 +134,11 @@ TEST_CASE("run set: the key changes with the config and with the files that it n
   const TemporaryFolder folder;
   const std::string file = (folder.path() / "x.trace").string();
   std::ofstream(file) << "one";
-  const std::string before = key_of(point_of({{"trace", file}}));
-  CHECK(key_of(point_of({{"trace", file}})) == before);
-  CHECK(key_of(point_of({{"trace", file + "x"}})) != before);
+  const std::string before = config_key(point_of({{"trace", file}}).config);
+  CHECK(config_key(point_of({{"trace", file}}).config) == before);
+  CHECK(config_key(point_of({{"trace", file + "x"}}).config) != before);
   std::ofstream(file) << "two";
-  CHECK(key_of(point_of({{"trace", file}})) != before);
+  CHECK(config_key(point_of({{"trace", file}}).config) != before);
 }
 
 }  // namespace nearkv

@@ -41,9 +41,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "sim/app/expression/expression.hpp"
 #include "sim/app/figure_config.hpp"
 #include "sim/app/point.hpp"
-#include "sim/app/expression/expression.hpp"
 
 namespace nearkv {
 

@@ -1,0 +1,321 @@
+#include "sim/app/sweep/result_store.hpp"
+
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <sqlite3.h>
+
+#include "sim/core/check.hpp"
+
+namespace nearkv {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr int kApplicationId = 0x4e4b5653;  // "NKVS": says whose file it is
+constexpr int kFormat = 1;
+constexpr int kBusyMilliseconds = 60'000;  // other programs share the cache
+
+constexpr const char* kSchema = R"(
+  CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS metric_list (id INTEGER PRIMARY KEY, names TEXT NOT NULL UNIQUE);
+  CREATE TABLE IF NOT EXISTS result (
+    key TEXT PRIMARY KEY, status TEXT NOT NULL, detail TEXT NOT NULL,
+    metric_list INTEGER NOT NULL, numbers BLOB NOT NULL) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS point (number INTEGER PRIMARY KEY, key TEXT NOT NULL);
+)";
+
+std::string names_of(const std::vector<Metric>& metrics) {
+  json names = json::array();
+  for (const Metric& metric : metrics) {
+    names.push_back({metric.name, metric.unit});
+  }
+  return names.dump();
+}
+
+std::string numbers_of(const std::vector<Metric>& metrics) {
+  std::string bytes(metrics.size() * sizeof(double), '\0');
+  for (std::size_t i = 0; i < metrics.size(); ++i) {
+    std::memcpy(bytes.data() + i * sizeof(double), &metrics[i].value, sizeof(double));
+  }
+  return bytes;
+}
+
+}  // namespace
+
+struct ResultStore::Database {
+  /// A statement, ready to be run again when the object dies.
+  class Query {
+   public:
+    Query(const Database& database, std::string_view text) : database_(database) {
+      database.require(sqlite3_prepare_v2(database.handle, text.data(),
+                                          static_cast<int>(text.size()), &statement_, nullptr));
+    }
+    ~Query() { sqlite3_finalize(statement_); }
+    Query(const Query&) = delete;
+    Query& operator=(const Query&) = delete;
+
+    Query& bind(std::int64_t number) {
+      database_.require(sqlite3_bind_int64(statement_, ++bound_, number));
+      return *this;
+    }
+    Query& bind(const std::string& text) {
+      database_.require(sqlite3_bind_text(statement_, ++bound_, text.data(),
+                                          static_cast<int>(text.size()), SQLITE_TRANSIENT));
+      return *this;
+    }
+    Query& bind_bytes(const std::string& bytes) {
+      database_.require(sqlite3_bind_blob(statement_, ++bound_, bytes.data(),
+                                          static_cast<int>(bytes.size()), SQLITE_TRANSIENT));
+      return *this;
+    }
+    /// Whether there is a row.
+    bool step() {
+      const int result = sqlite3_step(statement_);
+      if (result != SQLITE_ROW && result != SQLITE_DONE) {
+        database_.require(result);
+      }
+      return result == SQLITE_ROW;
+    }
+    [[nodiscard]] std::int64_t number(int column) const {
+      return sqlite3_column_int64(statement_, column);
+    }
+    [[nodiscard]] std::string bytes(int column) const {
+      const void* data = sqlite3_column_blob(statement_, column);
+      return data == nullptr
+                 ? ""
+                 : std::string(static_cast<const char*>(data),
+                               static_cast<std::size_t>(sqlite3_column_bytes(statement_, column)));
+    }
+
+   private:
+    const Database& database_;
+    sqlite3_stmt* statement_ = nullptr;
+    int bound_ = 0;
+  };
+
+  explicit Database(fs::path path) : file(std::move(path)) {
+    const int opened =
+        sqlite3_open_v2(file.c_str(), &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);
+    if (opened != SQLITE_OK) {
+      const std::string problem = problem_of(opened);
+      sqlite3_close(handle);
+      throw ConfigError(problem);
+    }
+  }
+  ~Database() { sqlite3_close(handle); }
+  Database(const Database&) = delete;
+  Database& operator=(const Database&) = delete;
+
+  void prepare() {
+    sqlite3_busy_timeout(handle, kBusyMilliseconds);
+    const auto number_of = [this](const char* pragma) {
+      Query query(*this, pragma);
+      query.step();
+      return query.number(0);
+    };
+    const std::int64_t id = number_of("PRAGMA application_id");
+    const std::int64_t format = number_of("PRAGMA user_version");
+    const bool is_new = number_of("SELECT count(*) FROM sqlite_master") == 0;
+    if (!is_new && (id != kApplicationId || format != kFormat)) {
+      throw ConfigError(fmt::format(
+          "{}: {}; move it away or name another folder", file.string(),
+          id != kApplicationId
+              ? "is no file of results"
+              : fmt::format("has format {}, and this program writes {}", format, kFormat)));
+    }
+    run("PRAGMA journal_mode = WAL");
+    run("PRAGMA synchronous = NORMAL");  // in WAL: at most the last results are lost, none is torn
+    if (is_new) {
+      run("BEGIN IMMEDIATE");
+      run(kSchema);
+      run(fmt::format("PRAGMA application_id = {}", kApplicationId));
+      run(fmt::format("PRAGMA user_version = {}", kFormat));
+      run("COMMIT");
+    }
+  }
+
+  void run(const std::string& statements) const {
+    require(sqlite3_exec(handle, statements.c_str(), nullptr, nullptr, nullptr));
+  }
+
+  void begin() {
+    if (!is_writing) {
+      run("BEGIN IMMEDIATE");
+      is_writing = true;
+    }
+  }
+
+  void require(int result) const {
+    if (result != SQLITE_OK) {
+      throw ConfigError(problem_of(result));
+    }
+  }
+
+  [[nodiscard]] std::string problem_of(int result) const {
+    switch (result & 0xff) {
+      case SQLITE_FULL:
+        return fmt::format(
+            "{}: the disk is full; results so far are kept: make room and go on "
+            "with --resume",
+            file.string());
+      case SQLITE_READONLY:
+      case SQLITE_PERM:
+      case SQLITE_CANTOPEN:
+        return fmt::format("{}: cannot be written; name another folder with --out", file.string());
+      case SQLITE_CORRUPT:
+      case SQLITE_NOTADB:
+        return fmt::format("{}: is damaged or no file of results; move it away and run again",
+                           file.string());
+      default:
+        return fmt::format("{}: {}", file.string(), sqlite3_errmsg(handle));
+    }
+  }
+
+  std::int64_t metric_list_of(const std::string& names) {
+    if (const auto known = list_ids.find(names); known != list_ids.end()) {
+      return known->second;
+    }
+    Query(*this, "INSERT OR IGNORE INTO metric_list (names) VALUES (?)").bind(names).step();
+    Query query(*this, "SELECT id FROM metric_list WHERE names = ?");
+    query.bind(names);
+    check(query.step(), "a list of metrics that was just added");
+    return list_ids.emplace(names, query.number(0)).first->second;
+  }
+
+  /// Name and unit of each metric of a list.
+  const json& names_of_list(std::int64_t id) {
+    const auto [known, is_new] = lists.try_emplace(id);
+    if (is_new) {
+      Query query(*this, "SELECT names FROM metric_list WHERE id = ?");
+      query.bind(id);
+      check(query.step(), "a result whose metrics have no names");
+      known->second = json::parse(query.bytes(0));
+    }
+    return known->second;
+  }
+
+  /// Of the columns status, detail, metric_list and numbers, from `first` on.
+  PointResult result_of(const Query& query, int first) {
+    PointResult result{query.bytes(first), query.bytes(first + 1), {}};
+    const json& names = names_of_list(query.number(first + 2));
+    const std::string numbers = query.bytes(first + 3);
+    if (numbers.size() != names.size() * sizeof(double)) {
+      throw ConfigError(problem_of(SQLITE_CORRUPT));
+    }
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      double value = 0;
+      std::memcpy(&value, numbers.data() + i * sizeof(double), sizeof(double));
+      result.metrics.push_back({names[i][0], value, names[i][1], {}});
+    }
+    return result;
+  }
+
+  fs::path file;
+  sqlite3* handle = nullptr;
+  bool is_writing = false;
+  std::map<std::string, std::int64_t> list_ids;
+  std::map<std::int64_t, json> lists;
+};
+
+ResultStore::ResultStore(const fs::path& file) {
+  std::error_code ignored;
+  fs::create_directories(file.parent_path(), ignored);
+  database_ = std::make_unique<Database>(file);
+  database_->prepare();
+}
+
+ResultStore::~ResultStore() = default;
+
+std::optional<std::string> ResultStore::note(const std::string& name) const {
+  Database::Query query(*database_, "SELECT text FROM note WHERE name = ?");
+  query.bind(name);
+  return query.step() ? std::optional(query.bytes(0)) : std::nullopt;
+}
+
+void ResultStore::set_note(const std::string& name, const std::string& text) {
+  database_->begin();
+  Database::Query(*database_, "INSERT OR REPLACE INTO note (name, text) VALUES (?, ?)")
+      .bind(name)
+      .bind(text)
+      .step();
+}
+
+std::optional<PointResult> ResultStore::find(const std::string& key) const {
+  Database::Query query(*database_,
+                        "SELECT status, detail, metric_list, numbers FROM result WHERE key = ?");
+  query.bind(key);
+  return query.step() ? std::optional(database_->result_of(query, 0)) : std::nullopt;
+}
+
+void ResultStore::add(const std::string& key, const PointResult& result) {
+  database_->begin();
+  const std::int64_t list = database_->metric_list_of(names_of(result.metrics));
+  Database::Query(*database_,
+                  "INSERT OR REPLACE INTO result (key, status, detail, metric_list, numbers) "
+                  "VALUES (?, ?, ?, ?, ?)")
+      .bind(key)
+      .bind(result.status)
+      .bind(result.detail)
+      .bind(list)
+      .bind_bytes(numbers_of(result.metrics))
+      .step();
+}
+
+void ResultStore::add_point(std::size_t point, const std::string& key) {
+  database_->begin();
+  Database::Query(*database_, "INSERT OR REPLACE INTO point (number, key) VALUES (?, ?)")
+      .bind(static_cast<std::int64_t>(point))
+      .bind(key)
+      .step();
+}
+
+void ResultStore::remove_point(std::size_t point) {
+  database_->begin();
+  Database::Query(*database_, "DELETE FROM point WHERE number = ?")
+      .bind(static_cast<std::int64_t>(point))
+      .step();
+}
+
+void ResultStore::commit() {
+  if (database_->is_writing) {
+    database_->run("COMMIT");
+    database_->is_writing = false;
+  }
+}
+
+std::vector<std::size_t> ResultStore::points() const {
+  std::vector<std::size_t> points;
+  Database::Query query(*database_, "SELECT number FROM point ORDER BY number");
+  while (query.step()) {
+    points.push_back(static_cast<std::size_t>(query.number(0)));
+  }
+  return points;
+}
+
+std::map<std::string, std::size_t> ResultStore::statuses() const {
+  std::map<std::string, std::size_t> counts;
+  Database::Query query(*database_,
+                        "SELECT status, count(*) FROM point JOIN result USING (key) GROUP BY 1");
+  while (query.step()) {
+    counts[query.bytes(0)] = static_cast<std::size_t>(query.number(1));
+  }
+  return counts;
+}
+
+void ResultStore::for_each(
+    const std::function<void(std::size_t, const std::string&, const PointResult&)>& use) const {
+  Database::Query query(*database_,
+                        "SELECT number, key, status, detail, metric_list, numbers "
+                        "FROM point JOIN result USING (key) ORDER BY number");
+  while (query.step()) {
+    use(static_cast<std::size_t>(query.number(0)), query.bytes(1), database_->result_of(query, 2));
+  }
+}
+
+}  // namespace nearkv

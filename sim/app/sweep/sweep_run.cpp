@@ -1,0 +1,315 @@
+#include "sim/app/sweep/sweep_run.hpp"
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "build_info.hpp"
+#include "sim/app/point.hpp"
+#include "sim/app/point_key.hpp"
+#include "sim/app/process_pool.hpp"
+#include "sim/core/check.hpp"
+
+namespace nearkv {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr std::chrono::milliseconds kCommitEvery{250};
+
+json as_json(const PointResult& result) {
+  json metrics = json::array();
+  for (const Metric& metric : result.metrics) {
+    metrics.push_back({metric.name, metric.value, metric.unit});
+  }
+  return {result.status, result.detail, std::move(metrics)};
+}
+
+PointResult result_of(const json& written) {
+  PointResult result{written[0], written[1], {}};
+  for (const json& metric : written[2]) {
+    result.metrics.push_back({metric[0], metric[1], metric[2], {}});
+  }
+  return result;
+}
+
+PointResult result_of(const ChildResult& child) {
+  switch (child.end) {
+    case ChildEnd::finished:
+      return result_of(json::parse(child.output));
+    case ChildEnd::timed_out:
+      return {"timed_out", child.output, {}};
+    default:
+      return {"failed", child.output, {}};
+  }
+}
+
+/// Paths at which two sweeps differ, the first few.
+std::string differences(const json& a, const json& b) {
+  std::vector<std::string> paths;
+  for (const json& change : json::diff(a, b)) {
+    paths.push_back(change.at("path"));
+  }
+  constexpr std::size_t kShown = 5;
+  const std::string rest =
+      paths.size() > kShown ? fmt::format(" and {} more", paths.size() - kShown) : "";
+  paths.resize(std::min(paths.size(), kShown));
+  return fmt::format("{}{}", fmt::join(paths, ", "), rest);
+}
+
+/// One sweep in one folder.
+class Runner {
+ public:
+  Runner(const SweepPlan& plan, SweepFolder& folder, const SweepRunOptions& options)
+      : plan_(plan), folder_(folder), options_(options) {
+    if (!options.cache.empty()) {
+      cache_ =
+          std::make_unique<ResultStore>(options.cache / "points" / (program_hash() + ".sqlite"));
+    }
+  }
+
+  SweepCounts run() {
+    prepare_journal();
+    find_points_to_run();
+    Progress progress(plan_.sweep().name, todo_.size(), options_.progress);
+    const auto next = [&] { return next_task(progress); };
+    const auto work = [this](std::size_t point) {
+      return as_json(run_sweep_point(configs_.at(point))).dump();
+    };
+    const auto done = [&](std::size_t point, const ChildResult& child) {
+      say_diagnostics(progress, point, child);
+      finish(point, result_of(child));
+      progress.advance();
+    };
+    const auto tick = [&] {
+      progress.tick();
+      commit_now_and_then();
+    };
+    try {
+      run_in_processes(next, {options_.jobs, tick, plan_.sweep().most_seconds.value_or(0)}, work,
+                       done);
+    } catch (const Interrupted&) {
+      commit();
+      throw;
+    }
+    commit();
+    return counts_;
+  }
+
+ private:
+  void prepare_journal() {
+    ResultStore& journal = folder_.journal();
+    const std::optional<std::string> earlier = journal.note("sweep");
+    if (earlier && options_.earlier == EarlierResults::drop) {
+      folder_.clear();
+    } else if (earlier) {
+      check_earlier(*earlier);
+      return;
+    }
+    ResultStore& fresh = folder_.journal();
+    fresh.set_note("sweep", plan_.sweep().document.dump());
+    fresh.set_note("name", plan_.sweep().name);
+    fresh.set_note("points", std::to_string(plan_.size()));
+    fresh.set_note("program", program_hash());
+    fresh.set_note("version", std::string(build_info::kVersion));
+    fresh.commit();
+  }
+
+  void check_earlier(const std::string& earlier) {
+    const std::string folder = folder_.path().string();
+    if (options_.earlier == EarlierResults::refuse) {
+      throw ConfigError(fmt::format(
+          "{}: has results of {} of {} points of this name; --resume goes on, --again starts over, "
+          "--out names another folder",
+          folder, folder_.journal().points().size(),
+          folder_.journal().note("points").value_or("?")));
+    }
+    const json before = json::parse(earlier);
+    if (before != plan_.sweep().document) {
+      throw ConfigError(fmt::format(
+          "{}: cannot be resumed: the sweep was another one when it was begun; what changed: {}; "
+          "--again starts over",
+          folder, differences(before, plan_.sweep().document)));
+    }
+    if (folder_.journal().note("program") != program_hash()) {
+      throw ConfigError(
+          fmt::format("{}: cannot be resumed: it was begun by another build of nearkv ({}); "
+                      "--again starts over",
+                      folder, folder_.journal().note("version").value_or("unknown")));
+    }
+  }
+
+  void find_points_to_run() {
+    ResultStore& journal = folder_.journal();
+    std::vector<bool> has_result(plan_.size());
+    if (options_.earlier == EarlierResults::retry_failed) {
+      journal.for_each([&](std::size_t point, const std::string&, const PointResult& result) {
+        has_result.at(point) = result.is_repeatable();
+      });
+    } else {
+      for (const std::size_t point : journal.points()) {
+        has_result.at(point) = true;
+      }
+    }
+    for (std::size_t i = options_.shard.index; i < plan_.size(); i += options_.shard.count) {
+      ++counts_.asked;
+      if (has_result[i]) {
+        ++counts_.earlier;
+      } else {
+        todo_.push_back(i);
+      }
+    }
+  }
+
+  /// The next point that must run; those whose result is known are written on the way.
+  std::optional<std::size_t> next_task(Progress& progress) {
+    while (next_ < todo_.size()) {
+      const std::size_t point = todo_[next_++];
+      json config = plan_.config(point);
+      std::string key = config_key(config);
+      if (const std::optional<PointResult> known = known_result(key)) {
+        folder_.journal().add(key, *known);
+        folder_.journal().add_point(point, key);
+        ++counts_.shared;
+        progress.advance();
+        commit_now_and_then();
+        continue;
+      }
+      if (!running_.try_emplace(key).second) {
+        running_[key].push_back(point);  // an equal point is running
+        continue;
+      }
+      keys_.emplace(point, std::move(key));
+      configs_.emplace(point, std::move(config));
+      return point;
+    }
+    return std::nullopt;
+  }
+
+  std::optional<PointResult> known_result(const std::string& key) {
+    if (std::optional<PointResult> known = folder_.journal().find(key);
+        known && known->is_repeatable()) {
+      return known;
+    }
+    return cache_ ? cache_->find(key) : std::nullopt;
+  }
+
+  void finish(std::size_t point, const PointResult& result) {
+    const std::string key = keys_.extract(point).mapped();
+    configs_.erase(point);
+    folder_.journal().add(key, result);
+    folder_.journal().add_point(point, key);
+    for (const std::size_t equal : running_.extract(key).mapped()) {
+      folder_.journal().add_point(equal, key);
+      ++counts_.shared;
+    }
+    if (cache_ && result.is_repeatable()) {
+      cache_->add(key, result);
+    }
+    ++counts_.ran;
+    commit_now_and_then();
+  }
+
+  void say_diagnostics(Progress& progress, std::size_t point, const ChildResult& child) const {
+    if (!child.diagnostics.empty()) {
+      std::string text = child.diagnostics;
+      text.erase(text.find_last_not_of('\n') + 1);
+      progress.say(prefix_lines(fmt::format("point {}", point + 1), text));
+    }
+  }
+
+  void commit_now_and_then() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - committed_ >= kCommitEvery) {
+      commit();
+      committed_ = now;
+    }
+  }
+
+  void commit() {
+    folder_.journal().commit();
+    if (cache_) {
+      cache_->commit();
+    }
+  }
+
+  const SweepPlan& plan_;
+  SweepFolder& folder_;
+  const SweepRunOptions& options_;
+  std::unique_ptr<ResultStore> cache_;
+  std::vector<std::size_t> todo_;
+  std::size_t next_ = 0;
+  std::map<std::size_t, json> configs_;                      // of the points that run
+  std::map<std::size_t, std::string> keys_;                  // of the same
+  std::map<std::string, std::vector<std::size_t>> running_;  // and points equal to them
+  std::chrono::steady_clock::time_point committed_{};
+  SweepCounts counts_;
+};
+
+}  // namespace
+
+SweepFolder::SweepFolder(fs::path folder) : folder_(std::move(folder)) {
+  check_output_folder(folder_);
+  fs::create_directories(folder_);
+  const fs::path file = folder_ / "lock";
+  lock_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (lock_ < 0) {
+    throw ConfigError(fmt::format("{}: {}", file.string(), std::strerror(errno)));
+  }
+  if (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    std::string holder;
+    std::getline(std::ifstream(file), holder);
+    ::close(lock_);
+    throw ConfigError(
+        fmt::format("{}: another program writes there ({}); wait for it, or name "
+                    "another folder with --out",
+                    folder_.string(), holder));
+  }
+  const std::string holder = fmt::format("process {}\n", getpid());
+  if (ftruncate(lock_, 0) != 0 ||
+      write(lock_, holder.data(), holder.size()) != static_cast<ssize_t>(holder.size())) {
+    ::close(lock_);
+    throw ConfigError(fmt::format("{}: {}", file.string(), std::strerror(errno)));
+  }
+  journal_ = std::make_unique<ResultStore>(journal_file());
+}
+
+SweepFolder::~SweepFolder() { ::close(lock_); }
+
+void SweepFolder::clear() {
+  journal_.reset();
+  for (const char* ending : {"", "-wal", "-shm"}) {
+    fs::remove(journal_file().string() + ending);
+  }
+  journal_ = std::make_unique<ResultStore>(journal_file());
+}
+
+SweepCounts run_sweep(const SweepPlan& plan, SweepFolder& folder, const SweepRunOptions& options) {
+  return Runner(plan, folder, options).run();
+}
+
+PointResult run_sweep_point(const json& config) {
+  try {
+    const RunRecord record = simulate({.origin = {}, .name = {}, .config = config});
+    const RunOutcome& outcome = record.outcome;
+    return {std::string(name_of(outcome.status)), outcome.status_detail, outcome.metrics.all()};
+  } catch (const ConfigError& error) {
+    return {"refused", error.what(), {}};
+  } catch (const std::exception& error) {
+    return {"failed", error.what(), {}};
+  }
+}
+
+}  // namespace nearkv
