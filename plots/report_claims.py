@@ -6,6 +6,7 @@ import report_charts as charts
 from report_constants import informed_choices
 from report_html import (code, details, element, join, link, percent, plural, quantity, scaled,
                          significant, table, with_unit)
+from report_results import TIMELINES
 
 def yes_or_no(truth):
     return "undecided" if truth is None else ("yes" if truth else "no")
@@ -200,7 +201,8 @@ def first_screen(figures, claims, validation, data):
     left_out = "" if not data["quick"] else (
         " This is a quick report: figures have only some values of their axes, so that "
         f"{plural(unanswered, 'claim')} cannot be judged, and the validation is left out.")
-    about = sorted({figure.source.split(",")[0] for figure in figures if figure.source})
+    about = sorted({figure.source.split(",")[0] for figure in figures
+                    if figure.source and figure.name != TIMELINES})
     return element(
         "section",
         element("h1", "NearKV report"),

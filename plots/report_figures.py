@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 
 import report_charts as charts
 from report_claims import claims_table, counts
@@ -28,8 +29,9 @@ def picture_of(figure):
     png = figure.picture()
     if png is None:
         return None
-    image = element("img", src=data_address(small_picture(png)), loading="lazy",
-                    alt=f"{figure.name}: {figure.title}. The numbers are in the table below.")
+    width, height = struct.unpack(">2I", png[16:24])  # its place is kept until it is drawn
+    image = element("img", src=data_address(small_picture(png)), loading="lazy", width=width,
+                    height=height, alt=f"{figure.name}: {figure.title}. The numbers are in the table below.")
     # A chart shows one quantity at a time, the picture all of them.
     kept = "picture kept" if len(quantities_of(figure)) > 1 else "picture"
     return details(f"Picture (as vectors: {figure.folder.name}/{figure.stem}.pdf)", image,
