@@ -31,7 +31,8 @@ def picture_of(figure):
         return None
     width, height = struct.unpack(">2I", png[16:24])  # its place is kept until it is drawn
     image = element("img", src=data_address(small_picture(png)), loading="lazy", width=width,
-                    height=height, alt=f"{figure.name}: {figure.title}. The numbers are in the table below.")
+                    height=height,
+                    alt=f"{figure.name}: {figure.title}. The numbers are in the table below.")
     # A chart shows one quantity at a time, the picture all of them.
     kept = "picture kept" if len(quantities_of(figure)) > 1 else "picture"
     return details(f"Picture (as vectors: {figure.folder.name}/{figure.stem}.pdf)", image,
