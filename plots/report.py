@@ -36,7 +36,7 @@ def contents(figures, has_constants, has_validation):
     if has_validation:
         entries.append(("validation", "Validation", None))
     entries += [("environment", "Environment", None), ("reproduce", "Make it again", None)]
-    items = [element("li", link(target, text), element(
+    items = [element("li", link(target, text, title=text), element(
         "span", f" {missed} miss", class_="miss") if missed else None)
         for target, text, missed in entries]
     return element("nav", details("Contents", element("ul", *items), open=True), id="contents",

@@ -104,7 +104,8 @@ def number_axis(scale, orient, title):
     """Labels only where they do not meet; plain numbers, large ones as "2.5G"."""
     text = ("abs(datum.value) >= 1e6 ? format(datum.value, '.3~s') "
             ": format(datum.value, '.6~g')")
-    return axis(scale, orient, title, grid=True, labelOverlap="greedy", tickCount=6,
+    return axis(scale, orient, title, grid=True, labelOverlap="greedy",
+                tickCount={"signal": "ticks ? 12 : 6"},
                 values={"signal": "ticks"},
                 encode={"labels": {"update": {"text": {"signal": text}}}})
 
@@ -177,25 +178,41 @@ def bars():
 
 
 def stack():
-    """A bar a point, made of parts. points: at (what the bar is), part, fill, value, low, high."""
+    """A bar a point, made of parts, and below the bars of a series its label.
+
+    points: at ("series|axis value"), order, fill, value or null, short; a gap in at_values has no
+    "|". groups: first, last (its bars), label (lines); label_lines is how many at most.
+    """
+    bar = {"scale": "x", "field": "at", "band": 0.5}
+    middle = ("(scale('x', datum.first) + scale('x', datum.last) + bandwidth('x')) / 2")
     return base(
         340, "stacked bars",
-        signals=signals(domain=[0, 1], ticks=None, at_values=[], x_title="", y_title=""),
+        signals=signals(domain=[0, 1], ticks=None, at_values=[], x_title="", y_title="",
+                        label_lines=1),
         data=[{"name": "points", "values": [], "transform": [
-            {"type": "stack", "groupby": ["at"], "field": "value", "sort": {"field": "order"}}]}],
+            {"type": "stack", "groupby": ["at"], "field": "value", "sort": {"field": "order"}}]},
+              {"name": "groups", "values": []}],
         scales=[
             {"name": "x", "type": "band", "domain": {"signal": "at_values"}, "range": "width",
-             "padding": 0.2},
+             "paddingInner": 0.2, "paddingOuter": 0.1},
             {**value_axis(), "type": "linear"},
         ],
         axes=[value_axis_lines(),
-              axis("x", "bottom", {"signal": "x_title"}, ticks=False, labelAngle=-40,
-                   labelAlign="right", labelBaseline="top", labelLimit=170)],
+              axis("x", "bottom", {"signal": "x_title"}, ticks=False, labelPadding=6,
+                   titlePadding={"signal": "18 + 14 * label_lines"},
+                   encode={"labels": {"update": {
+                       "text": {"signal": "split(datum.value + '|', '|')[1]"}}}})],
         marks=[{"type": "rect", "from": {"data": "points"}, "encode": {"update": {
             "x": {"scale": "x", "field": "at"}, "width": {"scale": "x", "band": 1},
             "y": {"scale": "y", "field": "y0"}, "y2": {"scale": "y", "field": "y1"},
             "fill": {"field": "fill"}, "stroke": {"value": INK}, "strokeWidth": {"value": 0.5},
-            "tooltip": {"signal": "datum"}}, "hover": {"strokeWidth": {"value": 2}}}}],
+            "tooltip": {"signal": "datum"}}, "hover": {"strokeWidth": {"value": 2}}}},
+               {"type": "text", "from": {"data": "groups"}, "encode": {"update": {
+                   "x": {"signal": middle}, "y": {"field": {"group": "height"}, "offset": 36},
+                   "text": {"field": "label"}, "align": {"value": "center"},
+                   "font": {"value": FONT}, "fontSize": {"value": 12}, "lineHeight": {"value": 14},
+                   "fill": {"value": INK}}}},
+               *overflow_marks(bar)],
     )
 
 

@@ -1,8 +1,12 @@
 """Claims of the paper in the report: their tables, and the first screen with all of them."""
 
+import re
+
 import report_charts as charts
 from report_constants import informed_choices
-from report_html import code, element, join, link, percent, plural, significant, table, with_unit
+from report_html import (code, details, element, join, link, percent, plural, quantity, scaled,
+                         significant, table, with_unit)
+from report_results import TIMELINES
 
 def yes_or_no(truth):
     return "undecided" if truth is None else ("yes" if truth else "no")
@@ -29,7 +33,8 @@ def is_truth(claim):
 def paper_text(claim):
     if is_truth(claim):
         return yes_or_no(claim["paper_holds"])
-    return with_unit(f"{claim['paper']:g}", claim["unit"])
+    return (scaled(claim["paper"], claim["unit"])
+            or with_unit(f"{claim['paper']:g}", claim["unit"]))
 
 
 def ours_text(claim):
@@ -37,17 +42,19 @@ def ours_text(claim):
         return yes_or_no(claim["holds"])
     if claim["ours"] is None:
         return "no number"
-    text = significant(claim["ours"])
     bound = max(claim["ours_highest"] - claim["ours"], claim["ours"] - claim["ours_lowest"])
-    if bound > 1e-4 * abs(claim["ours"]):
-        text += f" ± {significant(bound, 1)}"
-    return with_unit(text, claim["unit"])
+    if bound <= 1e-4 * abs(claim["ours"]):
+        return quantity(claim["ours"], claim["unit"])
+    if scaled(claim["ours"], claim["unit"]):
+        return f"{quantity(claim['ours'], claim['unit'])} ± {percent(bound / abs(claim['ours']))}"
+    return with_unit(f"{significant(claim['ours'])} ± {significant(bound, 1)}", claim["unit"])
 
 
 def samples_text(claim):
     samples = claim.get("samples") or {}
     if "interval" in samples:
-        return " to ".join(significant(end) for end in samples["interval"])
+        return " to ".join(scaled(end, claim["unit"]) or significant(end)
+                           for end in samples["interval"])
     return f"yes in {samples['hold']} of {samples['told']}" if samples.get("told") else ""
 
 
@@ -60,7 +67,8 @@ def words(claim):
     """What is claimed, the numbers behind it, and why it is missed."""
     parts = [element("span", claim["text"])]
     if claim["detail"] and not (is_truth(claim) and claim["pass"]):
-        parts.append(element("span", f" ({claim['detail']})", class_="detail"))
+        detail = re.sub(r"\b\d{7,}\b", lambda found: scaled(float(found[0]), "1"), claim["detail"])
+        parts.append(element("span", f" ({detail})", class_="detail"))
     if claim["why"]:
         parts.append(element("p", element("b", "Why: "), claim["why"], class_="why"))
     return join(parts)
@@ -136,6 +144,37 @@ def headline(claims):
     return summary_table(own, "The paper's headline") if own else None
 
 
+# What a reader who is new to the field meets on the page.
+WORDS = (
+    ("claim", "a number or a sentence of the paper about its results, with the number that the "
+              "simulation gives; it misses where the difference is larger than the tolerance"),
+    ("test, fit", "a test claim has set no constant and is a prediction; one of role fit may have "
+                  "set one, so that it says little when it is met"),
+    ("prefill, decode", "a model reads the prompt in prefill, all tokens at once, and then makes "
+                        "one token a step in decode"),
+    ("KV cache", "the keys and values of all earlier tokens, which each decode step reads; for "
+                 "long texts and many sequences it is larger than the GPU's memory (VRAM)"),
+    ("batch", "how many sequences are served at a time"),
+    ("OOM", "out of memory: the point does not run, and behind it stands which memory is full"),
+    ("CSD", "computational storage drive: a flash drive that computes attention itself, so that "
+            "the KV cache need not leave it"),
+    ("InstI-Dense, InstI-SparF", "the paper's systems, which compute decode attention in CSDs: "
+                                 "over all of the KV cache, or over what matters most in it"),
+    ("FlexGen, -GDS, -SparQ", "offload the KV cache to an SSD; read it straight into the GPU "
+                              "(GPUDirect Storage); read only the part that SparQ selects"),
+    ("DeepSpeed, Recompute", "keep the KV cache in host memory; keep what fits VRAM and compute "
+                             "the rest again"),
+    ("insti_sparf, flexgen_2", "claims name systems as the configs do; _2 is with two drives"),
+    ("assumed, fit constants", "not published: chosen, with an interval, or set by rows of role "
+                               "fit; the others come from data sheets, the paper or measurements"),
+)
+
+
+def glossary():
+    rows = (element("div", element("dt", word), element("dd", meaning)) for word, meaning in WORDS)
+    return details("Words of this page", element("dl", *rows), class_="glossary")
+
+
 def ratio_data(claims):
     """Chart data of all claims with a number."""
     points = []
@@ -162,7 +201,8 @@ def first_screen(figures, claims, validation, data):
     left_out = "" if not data["quick"] else (
         " This is a quick report: figures have only some values of their axes, so that "
         f"{plural(unanswered, 'claim')} cannot be judged, and the validation is left out.")
-    about = sorted({figure.source.split(",")[0] for figure in figures if figure.source})
+    about = sorted({figure.source.split(",")[0] for figure in figures
+                    if figure.source and figure.name != TIMELINES})
     return element(
         "section",
         element("h1", "NearKV report"),
@@ -172,6 +212,7 @@ def first_screen(figures, claims, validation, data):
                      "with its claims, their errors, and the constants that it rests on. What "
                      "misses stands beside what is met." + left_out, class_="lead"),
         element("div", *tiles, class_="tiles"),
+        glossary(),
         headline(claims),
         informed_choices(figures, claims),
         element("figure", element("div", class_="chart", data_chart="claims",

@@ -21,9 +21,20 @@ def constant_anchor(key):
     return "constant-" + hashlib.sha256("\n".join(key).encode()).hexdigest()[:10]
 
 
-def used_in(uses):
+def in_runs(chosen, names):
+    """"a, c to f": of three and more that follow each other in `names`, the first and last."""
+    runs = []
+    for name in chosen:
+        if runs and names.index(name) == names.index(runs[-1][-1]) + 1:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
+
+
+def used_in(uses, names):
     """Figures, and below them the series where not all of a figure use it."""
-    figures = ", ".join(figure.name for figure, _ in uses)
+    figures = in_runs([figure.name for figure, _ in uses], names)
     some = list(dict.fromkeys(name for figure, series in uses for name in series
                               if name and len(series) < len(figure.series_names())))
     more = f", and {len(some) - MOST_SERIES} others" if len(some) > MOST_SERIES else ""
@@ -70,18 +81,21 @@ def constants_section(figures):
     by_source = {}
     for key in found:
         by_source.setdefault(key[2], []).append(key)
+    names = [figure.name for figure in figures]
     rows = []
     for key in found:
         path, value, source, citation, interval = key
-        rows.append(([code(path), value, interval, source, citation, used_in(found[key])],
-                     {"id": constant_anchor(key), "data_kind": source}))
+        rows.append(([code(path), value, interval, source, citation, used_in(found[key], names)],
+                     {"id": constant_anchor(key), "data_kind": source,
+                      "data_words": " ".join(figure.name for figure, _ in found[key])}))
     summary = [element("li", element("b", str(len(by_source[source]))), f" {source}: {meaning}")
                for source, meaning in SOURCES.items() if source in by_source]
     return element(
         "section",
         element("h2", "Constants"),
         element("p", "Every constant that the figures' runs took, as their records have it. One "
-                     "that has different values in different systems has a row for each."),
+                     "that has different values in different systems has a row for each. "
+                     "Figures are named, and systems where not all of a figure use it."),
         element("ul", *summary, class_="sources"),
         filter_controls("constants-table", [source for source in SOURCES if source in by_source]),
         table(["constant", " value", " 90 % interval", "source", "*citation", "*used in"], rows,

@@ -2,11 +2,12 @@
 
 import io
 import re
+import struct
 
 import report_charts as charts
 from report_claims import claims_table, counts
 from report_constants import rests_on
-from report_html import code, details, element, join, link, significant, table, with_unit
+from report_html import cell_number, code, details, element, join, link, table, with_unit
 from report_results import data_address
 
 LONG = 30  # characters of a text that is a sentence
@@ -28,9 +29,18 @@ def picture_of(figure):
     png = figure.picture()
     if png is None:
         return None
-    image = element("img", src=data_address(small_picture(png)), loading="lazy",
+    width, height = struct.unpack(">2I", png[16:24])  # its place is kept until it is drawn
+    image = element("img", src=data_address(small_picture(png)), loading="lazy", width=width,
+                    height=height,
                     alt=f"{figure.name}: {figure.title}. The numbers are in the table below.")
-    return details(f"Picture (in print: {figure.stem}.pdf)", image, class_="picture", open=True)
+    # A chart shows one quantity at a time, the picture all of them.
+    kept = "picture kept" if len(quantities_of(figure)) > 1 else "picture"
+    return details(f"Picture (as vectors: {figure.folder.name}/{figure.stem}.pdf)", image,
+                   class_=kept, open=True)
+
+
+def quantities_of(figure):
+    return [name for name in figure.table.names if name.startswith("quantity/")]
 
 
 def grid_table(figure):
@@ -43,7 +53,7 @@ def grid_table(figure):
         row = cells.get((series, at))
         if row is None:
             return ""
-        return charts.overflow_text(row) or significant(figure.table.number(row, metric))
+        return charts.overflow_text(row) or cell_number(figure.table.number(row, metric), unit)
 
     unit = figure.table.units.get(metric, "1")
     return table(
@@ -60,7 +70,8 @@ def derived_table(figure, names):
     titles = [with_unit(name.split("/", 1)[1], "" if own.units[name] == "1" else
                         f"[{own.units[name]}]") for name in names]
     rows = [[looks[row["series"]][0], row[axis["name"]],
-             *(charts.overflow_text(row) or significant(own.number(row, name)) for name in names)]
+             *(charts.overflow_text(row) or cell_number(own.number(row, name), own.units[name])
+               for name in names)]
             for row in own.rows]
     return table(["series", f" {axis['name']}", *(f" {title}" for title in titles)], rows,
                  caption="What the figure shows")
@@ -78,8 +89,9 @@ def plain_table(figure):
     own = figure.table
     numbers = [all(re.fullmatch(r"[-+.\deE]*", row[i]) for row in own.cells)
                for i in range(len(own.names))]
-    rows = [[significant(float(cell), 4) if is_number and cell else cell
-             for cell, is_number in zip(row, numbers)] for row in own.cells[:MOST_ROWS]]
+    rows = [[cell_number(float(cell), own.units[name], 4) if is_number and cell else cell
+             for name, cell, is_number in zip(own.names, row, numbers)]
+            for row in own.cells[:MOST_ROWS]]
     note = (f"; the first {MOST_ROWS} of {len(own.cells)} rows" if len(own.cells) > MOST_ROWS
             else "")
     longest = [max((len(row[i]) for row in own.cells), default=0) for i in range(len(own.names))]
@@ -93,7 +105,7 @@ def notes_of(figure):
     notes = figure.notes()
     if not notes:
         return None
-    items = [element("li", element("b", ", ".join(charts.looks(series)[name][0] for name in series)
+    items = [element("li", element("b", "; ".join(charts.looks(series)[name][0] for name in series)
                                    + ": ") if series else None, note) for series, note in notes]
     return element("div", element("h3", "Notes"), element("ul", *items), class_="notes")
 
@@ -115,6 +127,12 @@ def verdict_line(claims):
     return element("p", "Claims of the paper: ", join(parts, "; "), ".", class_="summary")
 
 
+def whole_names(title):
+    """A title in which "OPT-13B" and "2 TiB" are not broken."""
+    return join([element("span", part, class_="whole") if i % 2 else part for i, part in
+                 enumerate(re.split(r"(\S+-\d\S*|\d+ [KMGT]i?B)", title))])
+
+
 def figure_section(figure, command):
     is_grid = figure.is_grid()
     chart = element("div", class_="chart", data_chart=figure.name,
@@ -122,7 +140,8 @@ def figure_section(figure, command):
     files = f"{figure.folder.name}/{figure.stem}.csv has all columns"
     return element(
         "section",
-        element("h2", link(figure.name, figure.name, class_="anchor"), " ", figure.title),
+        element("h2", link(figure.name, figure.name, class_="anchor"), " ",
+                whole_names(figure.title)),
         element("p", figure.source, class_="source"),
         verdict_line(figure.claims),
         element("figure", chart, picture_of(figure)) if chart or figure.picture() else None,

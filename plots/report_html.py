@@ -104,6 +104,39 @@ def significant(value, digits=3):
     return f"{value:.{max(0, digits - 1 - exponent)}f}"
 
 
+# From a million on, and below a thousandth of what has a time's or an energy's unit.
+LARGE = ((1e15, "P", None), (1e12, "T", "trillion"), (1e9, "G", "billion"), (1e6, "M", "million"))
+SMALL = ((1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
+DIVIDED = ("s", "J")
+
+
+def scaled(value, unit, digits=3):
+    """"5.42 GB/s", "320 ns" or "32.3 million"; None where the number is best as it is."""
+    size = abs(value)
+    if unit in DIVIDED and 0 < size < 1e-3:
+        factor, prefix = next((one for one in SMALL if size >= one[0]), SMALL[-1])
+        return f"{significant(value / factor, digits)} {prefix}{unit}"
+    for factor, prefix, word in LARGE:
+        if size >= factor and (word or unit != "1"):
+            return f"{significant(value / factor, digits)} {word if unit == '1' else prefix + unit}"
+    return None
+
+
+def quantity(value, unit, digits=3):
+    """A number with its unit: "11.5 token/s", "5.42 GB/s", "32.3 million"."""
+    return scaled(value, unit, digits) or with_unit(significant(value, digits), unit)
+
+
+def cell_number(value, unit, digits=3):
+    """A number below a title that says the unit; with its own unit where that has a prefix."""
+    if value is None:
+        return "-"
+    plain = f"{value:.{digits}g}"
+    if "e" not in plain and float(plain) == value:
+        return plain  # "3", not "3.000"
+    return scaled(value, unit, digits) or significant(value, digits)
+
+
 def percent(value, sign=False):
     """A share in percent, with a sign where it is a difference."""
     if abs(value) < 5e-6:

@@ -27,6 +27,22 @@ function significant(value, digits = 4) {
     : value.toFixed(Math.max(0, digits - 1 - size));
 }
 
+const LARGE = [[1e12, "T", "trillion"], [1e9, "G", "billion"], [1e6, "M", "million"]];
+const SMALL = [[1e-3, "m"], [1e-6, "u"], [1e-9, "n"]];
+
+// A number with its unit, as report_html.py has it: "5.42 GB/s", "320 ns", "32.3 million".
+function quantity(value, unit, digits = 4) {
+  const isBare = !unit || unit === "1";
+  const size = Math.abs(value ?? 0);
+  const [factor, prefix] = SMALL.find(([least]) => size >= least) || SMALL[2];
+  if (["s", "J"].includes(unit) && size > 0 && size < 1e-3) {
+    return `${significant(value / factor, digits)} ${prefix}${unit}`;
+  }
+  const large = LARGE.find(([least]) => size >= least);
+  if (!large) return withUnit(significant(value, digits), unit);
+  return `${significant(value / large[0], digits)} ${isBare ? large[2] : large[1] + unit}`;
+}
+
 const withUnit = (text, unit) => (unit && unit !== "1" ? `${text} ${unit}` : text);
 const titleOf = (name, unit) => (unit && unit !== "1" ? `${name} [${unit}]` : name);
 
@@ -34,7 +50,8 @@ const titleOf = (name, unit) => (unit && unit !== "1" ? `${name} [${unit}]` : na
 
 function setUpFilter(controls) {
   const rows = [...document.querySelectorAll(`#${CSS.escape(controls.dataset.table)} tbody tr`)];
-  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const texts = rows.map((row) =>
+    `${row.textContent} ${row.dataset.words || ""}`.toLowerCase());
   const search = controls.querySelector("input");
   const buttons = [...controls.querySelectorAll("button")];
   const apply = () => {
@@ -104,6 +121,17 @@ function showTip(handler, event, item, value) {
   tip.style.top = `${Math.max(8, top)}px`;
 }
 
+// All charts are as wide as their sections. Measured once, as each measurement lays the page out.
+const measured = { window: 0, chart: 0 };
+
+function chartWidth(box) {
+  if (measured.window !== window.innerWidth) {
+    measured.window = window.innerWidth;
+    measured.chart = box.clientWidth;
+  }
+  return measured.chart;
+}
+
 // A chart: its place in the page, and what is drawn there now.
 class Chart {
   constructor(vega, place, specification, description) {
@@ -114,16 +142,18 @@ class Chart {
     place.append(this.box);
   }
 
-  // `signals` by name, `points` of the data set, `scales` to change by name, least width.
-  draw({ signals, points, scales = {}, leastWidth = 0 }) {
+  // `signals` by name, `points` and `groups` of the data sets, `scales` to change by name, least
+  // width.
+  draw({ signals, points, groups = [], scales = {}, leastWidth = 0 }) {
     const specification = structuredClone(this.specification);
     specification.description = this.description;
-    specification.width = Math.max(this.box.clientWidth - 2, leastWidth, 240);
+    specification.width = Math.max(chartWidth(this.box) - 2, leastWidth, 240);
     specification.signals = specification.signals.map((signal) =>
       signal.name in signals ? { name: signal.name, value: signals[signal.name] } : signal);
     specification.scales = specification.scales.map((scale) => ({ ...scale,
       ...scales[scale.name] }));
     specification.data[0].values = points;
+    if (specification.data[1]) specification.data[1].values = groups;
     if (this.view) this.view.finalize();
     this.view = new this.vega.View(this.vega.parse(specification, null, { ast: true }), {
       expr: this.vega.interpreter,
@@ -260,9 +290,9 @@ function barPoints(data, metric, fills, shown, labels) {
       const value = problem ? null : values[metric];
       const hasEnds = isBounded && low !== null && high !== null && value !== null;
       const lines = value === null ? [problem || "no such number"]
-        : [`${label}: ${withUnit(significant(value), unit)}`];
+        : [`${label}: ${quantity(value, unit)}`];
       if (hasEnds && high > low) {
-        lines.push(`${significant(low)} to ${significant(high)}: ${data.interval}`);
+        lines.push(`${quantity(low, unit)} to ${quantity(high, unit)}: ${data.interval}`);
       }
       return {
         series, at, value, fill: fills[series], short: problem,
@@ -308,28 +338,70 @@ function setUpBars(place, chart, data, patterns) {
   return redraw;
 }
 
+// Words in lines of at most so many characters, a longer word in a line of its own.
+function wrapped(text, most) {
+  const lines = [];
+  for (const word of text.split(" ")) {
+    const last = lines.at(-1);
+    if (last !== undefined && `${last} ${word}`.length <= most) lines.splice(-1, 1, `${last} ${word}`);
+    else lines.push(word);
+  }
+  return lines;
+}
+
+const LEAST_STACK_BAR = 26;
+
+// The bars of each series, with a gap between two series, and the series' labels below.
+function stackPlaces(bars, width) {
+  const names = [];
+  const groups = [];
+  for (const bar of bars) {
+    const group = groups.at(-1);
+    if (group && group.series === bar.series) {
+      group.last = bar.name;
+    } else {
+      if (group) names.push(`gap ${groups.length}`);
+      groups.push({ series: bar.series, first: bar.name, last: bar.name });
+    }
+    names.push(bar.name);
+  }
+  const step = Math.max(width - 60, LEAST_STACK_BAR * names.length) / names.length;
+  for (const group of groups) {
+    const count = names.indexOf(group.last) - names.indexOf(group.first) + 2;
+    group.label = wrapped(group.series, Math.floor((count * step) / 7));
+  }
+  return { names, groups };
+}
+
 // A bar a point, of the shares in "share/..." of its time.
 function setUpStack(place, chart, data) {
   const parts = data.parts.map((part) => ({ ...data.metrics[part.metric], i: part.metric,
     label: part.label, fill: part.colour }));
   const labels = Object.fromEntries(data.series.map((one) => [one.name, one.label]));
   const bars = data.points.map(([series, at, problem, values]) => ({ problem, values,
-    name: `${labels[series]}, ${at}` }));
+    series: labels[series], name: `${labels[series]}|${at}`,
+    head: `${labels[series]}, ${data.axis.name} ${at}` }));
   let shown = parts.map((part) => part.name);
+  const partsOf = (bar) => parts.filter((part) => shown.includes(part.name)
+    && bar.values[part.i] !== null).map((part) => ({
+    at: bar.name, order: part.i, value: bar.values[part.i], fill: part.fill, head: bar.head,
+    lines: [`${part.label}: ${significant(100 * bar.values[part.i], 3)} %`, part.doc],
+  }));
   const redraw = () => {
-    const points = bars.flatMap((bar) => parts.filter((part) => shown.includes(part.name)
-      && bar.values[part.i] !== null).map((part) => ({
-      at: bar.name, order: part.i, value: bar.values[part.i], fill: part.fill,
-      head: `${bar.name} (${data.axis.name})`,
-      lines: [`${part.label}: ${significant(100 * bar.values[part.i], 3)} %`, part.doc],
-    })));
+    const points = bars.flatMap((bar) => (bar.problem
+      ? [{ at: bar.name, order: 0, value: null, short: bar.problem, head: bar.head,
+        lines: [bar.problem] }]
+      : partsOf(bar)));
     const sums = bars.map((bar) => points.filter((point) => point.at === bar.name)
       .reduce((sum, point) => sum + point.value, 0));
+    const { names, groups } = stackPlaces(bars, chartWidth(chart.box));
     chart.draw({
-      signals: { domain: [0, Math.max(...sums, 0.01)], at_values: bars.map((bar) => bar.name),
-        x_title: `system, ${titleOf(data.axis.name, data.axis.unit)}`, y_title: "share of time" },
+      signals: { domain: [0, Math.max(...sums, 0.01)], at_values: names,
+        label_lines: Math.max(...groups.map((group) => group.label.length)),
+        x_title: `${titleOf(data.axis.name, data.axis.unit)}, system`, y_title: "share of time" },
       points,
-      leastWidth: 80 + 26 * bars.length,
+      groups,
+      leastWidth: 60 + LEAST_STACK_BAR * names.length,
     });
   };
   addLegend(place, parts, "parts", (names) => {
@@ -415,13 +487,14 @@ function setUpCharts() {
     redraw();
     redraws.push(redraw);
     const picture = place.parentElement.querySelector(".picture");
-    if (picture) {
+    if (picture && !picture.classList.contains("kept")) {
       picture.open = false;
       picture.classList.add("replaced");
     }
     document.documentElement.dataset.charts = redraws.length;
   };
-  // A chart is drawn when its section comes near, or for print.
+  // Charts are drawn when their section comes near, the others one by one when nothing else is to
+  // be done, and all that are left for print.
   const waiting = new Set([...document.querySelectorAll(".chart")].filter((place) =>
     place.dataset.chart in all));
   const drawIn = (section) => {
@@ -440,6 +513,14 @@ function setUpCharts() {
   }, { rootMargin: "800px" });
   new Set([...waiting].map((place) => place.closest("section"))).forEach((section) =>
     observer.observe(section));
+  const whenIdle = window.requestIdleCallback || ((act) => setTimeout(act, 30));
+  const drawNext = () => {
+    const [next] = waiting;
+    if (!next) return;
+    drawIn(next);
+    whenIdle(drawNext);
+  };
+  whenIdle(drawNext);
   let width = window.innerWidth;
   let timer = 0;
   window.addEventListener("resize", () => {
@@ -464,6 +545,8 @@ function reveal() {
     if (box.tagName === "DETAILS") box.open = true;
   }
   target.scrollIntoView();
+  // Sections above were laid out only then.
+  requestAnimationFrame(() => target.scrollIntoView());
 }
 window.addEventListener("hashchange", reveal);
 

@@ -13,6 +13,7 @@ RECORD_FORMAT = 1
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk and its checksum
 CLAIM_KEYS = {"id", "text", "role", "source", "detail", "pass", "why"}
+TIMELINES = "gantt"  # the figure that is drawn from timelines
 UNCERTAIN = ("assumed", "fit", "override")  # what a reader must know of
 
 
@@ -106,7 +107,9 @@ class Figure:
         self.folder = Path(folder)
         self.config = read_json(config) if config else {}
         self.claims_file = self.file(".claims.json")
-        document = read_json(self.claims_file)
+        # The one of timelines is no grid of points and has none.
+        document = (read_json(self.claims_file) if name != TIMELINES else
+                    {"title": self.config["title"], "source": self.config["source"], "claims": []})
         if not isinstance(document, dict) or not isinstance(document.get("claims"), list):
             raise BadResults(f"{self.claims_file}: is not what nearkv figure {name} writes")
         for claim in document["claims"]:

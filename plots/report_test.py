@@ -183,6 +183,25 @@ def page_at(path):
 # -- Checks ------------------------------------------------------------------------------------
 
 
+def check_numbers(_folder):
+    sys.path.insert(0, str(PLOTS))
+    from report_constants import in_runs
+    from report_html import cell_number, quantity
+    for value, unit, expected in (
+            (32212254.7, "1", "32.2 million"), (3.2e10, "1", "32.0 billion"), (5.42e9, "B/s",
+             "5.42 GB/s"), (1.548e14, "FLOP/s", "155 TFLOP/s"), (3.2e-7, "s", "320 ns"),
+            (2e-10, "s", "0.200 ns"), (0.002, "s", "0.00200 s"), (11.5, "token/s", "11.5 token/s"),
+            (0, "s", "0 s"), (999999, "B", "999999 B"), (-2e6, "B", "-2.00 MB"),
+            (2e-5, "1", "2.00e-05")):
+        assert quantity(value, unit) == expected, (value, unit, quantity(value, unit))
+    for value, unit, expected in ((3.0, "1", "3"), (0.5, "1", "0.5"), (0.1234, "1", "0.123"),
+                                  (5.42e9, "B/s", "5.42 GB/s"), (None, "1", "-"), (0, "s", "0")):
+        assert cell_number(value, unit) == expected, (value, cell_number(value, unit))
+    names = ["a", "b", "c", "d", "e"]
+    assert in_runs(["a", "c", "d", "e"], names) == "a, c to e"
+    assert in_runs(["a", "b", "d"], names) == "a, b, d" and in_runs([], names) == ""
+
+
 def check_whole_and_equal(folder):
     data = make_results(folder)
     for name in ("page.html", "again.html"):
@@ -342,7 +361,7 @@ def main():
     except ModuleNotFoundError:
         print("skipped: matplotlib is missing; install the Debian package python3-matplotlib")
         return SKIPPED
-    for check in (check_whole_and_equal, check_self_contained, check_nothing_escapes,
+    for check in (check_numbers, check_whole_and_equal, check_self_contained, check_nothing_escapes,
                   check_chart_data, check_without_vega, check_quick_and_nothing, check_bad_files,
                   check_missing_matplotlib):
         with tempfile.TemporaryDirectory() as folder:

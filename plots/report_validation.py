@@ -20,8 +20,10 @@ def suite_rows(suite):
 
 
 def requirement_rows(suites):
-    return [[suite["name"], one["group"], one["median"], one["most_median"], one["worst"],
-             one["most_worst"], verdict(one["pass"]), one["why"]]
+    return [([suite["name"], join([one["group"], element(
+                "p", element("b", "Why: "), one["why"], class_="why") if one["why"] else None]),
+              one["median"], one["most_median"], one["worst"], one["most_worst"],
+              verdict(one["pass"])], {"class_": None if one["pass"] else "missed"})
             for suite in suites for one in suite["requirements"]]
 
 
@@ -52,13 +54,13 @@ def validation_section(validation):
         element("p", "All references that the models are compared with. Test rows have never "
                      "entered a calibration; errors are of the test rows with a number."),
         table(["suite", "*what", " test rows", " pass", " median error", " worst", " fit rows",
-               " pass"], overview, caption="Suites"),
+               " pass"], overview, caption="Suites", class_="blocks"),
         element("figure", element("div", class_="chart", data_chart="validation",
                                   aria_label="Chart of all rows: simulated against reference"),
                 element("figcaption", "Simulated against reference. Filled: test, hollow: fit; "
                         "lines: equal, and 10 % off."), class_="needs-script"),
-        table(["suite", "test rows", " median error", " at most", " worst", " at most", "verdict",
-               "*why not"], required, caption="Required of the test rows as a whole",
+        table(["suite", "*test rows", " median error", " at most", " worst", " at most",
+               "verdict"], required, caption="Required of the test rows as a whole",
               class_="blocks")
         if required else None,
         *blocks, id="validation")

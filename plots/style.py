@@ -120,6 +120,9 @@ def look_of(series):
         if series.endswith(ending) and series.removesuffix(ending) in SYSTEMS:
             label, colour, hatch = SYSTEMS[series.removesuffix(ending)]
             return label + addition, shade(colour, lightness), hatch
+    if series.startswith("percent_"):  # "percent_12_5", of SparF's compression
+        share = series.removeprefix("percent_").replace("_", ".")
+        return f"{share} % of the traffic", "#ffffff", ""
     return series, "#ffffff", ""
 
 

@@ -48,6 +48,20 @@ def check_page(folder):
     assert files == {path: path.read_bytes() for path in files}, "the results were touched"
 
 
+def check_timelines(folder):
+    """The figure of timelines has no claims and no points; it is kept where it is."""
+    results = folder / "results"
+    results.mkdir()
+    (results / "gantt.csv").write_text("system,layer,timeline\nflexgen,20,flexgen.json\n")
+    source = SOURCE / "plots" / "gantt_example.png"
+    (results / "gantt.png").write_bytes(source.read_bytes())
+    text, _ = report(folder, "gantt")
+    if text:
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert 'id="gantt"' in page and f'id="{FIGURE}"' in page
+        assert "no figure of the paper" not in page.split("</h1>")[1].split("</p>")[0]
+
+
 def check_constants_are_all(folder):
     """The page takes constants out of configs; the records count those that a run used."""
     sys.path.insert(0, str(SOURCE / "plots"))
@@ -105,6 +119,8 @@ def main():
         check_constants_are_all(folder)
         check_outdated(folder)
         check_refused(folder)
+    with tempfile.TemporaryDirectory() as name:
+        check_timelines(Path(name))
     return 0
 
 

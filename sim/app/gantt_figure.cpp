@@ -53,8 +53,7 @@ struct GanttConfig {
 };
 
 GanttConfig load_gantt() {
-  const fs::path file =
-      shipped_configs() / "timelines" / fmt::format("{}.json", std::string(kGanttFigure));
+  const fs::path file = gantt_file();
   GanttConfig config;
   const json document = load_config(file, translate_huggingface);
   try {
@@ -78,6 +77,15 @@ std::string timeline_file(const GanttSeries& series) {
 }
 
 }  // namespace
+
+fs::path gantt_file() {
+  return shipped_configs() / "timelines" / fmt::format("{}.json", kGanttFigure);
+}
+
+bool has_gantt_figure(const fs::path& folder) {
+  const std::string stem = (folder / kGanttFigure).string();
+  return fs::exists(stem + ".csv") && fs::exists(stem + ".png");
+}
 
 GanttSummary gantt_summary() {
   const GanttConfig config = load_gantt();

@@ -21,6 +21,12 @@ struct GanttSummary {
 };
 [[nodiscard]] GanttSummary gantt_summary();
 
+/// Where its config is.
+[[nodiscard]] std::filesystem::path gantt_file();
+
+/// Whether a results folder has its list and its picture.
+[[nodiscard]] bool has_gantt_figure(const std::filesystem::path& folder);
+
 /// Records a step in the middle of each system, prints what was recorded (to stderr, if `quiet`)
 /// and writes the timelines, a list of them (gantt.csv) and the picture. Returns the exit status;
 /// throws ConfigError, Interrupted.

@@ -22,6 +22,7 @@
 #include "sim/app/figure_files.hpp"
 #include "sim/app/figures/figure.hpp"
 #include "sim/app/figures/figure_folder.hpp"
+#include "sim/app/gantt_figure.hpp"
 #include "sim/app/plot_script.hpp"
 #include "sim/app/point.hpp"
 #include "sim/app/point_key.hpp"
@@ -65,11 +66,20 @@ void check_output_file(const fs::path& file) {
 
 using Figures = std::vector<std::unique_ptr<Figure>>;
 
+/// It has no claims and is no Figure; the page has it after the others.
+bool has_gantt(const ReportOptions& options) {
+  const std::vector<std::string>& names = options.names;
+  return names.empty() || std::find(names.begin(), names.end(), kGanttFigure) != names.end();
+}
+
 Figures load_figures(const ReportOptions& options) {
   const Suite paper = load_suite(suite_file("paper"));
   Figures figures;
   for (const std::string& name : options.names.empty() ? known_figures() : options.names) {
-    figures.push_back(make_figure(figure_file(name).stem().string(), paper));
+    if (name != kGanttFigure) {
+      const fs::path file = figure_file(name, fmt::format(", {}", kGanttFigure));
+      figures.push_back(make_figure(file.stem().string(), paper));
+    }
   }
   return figures;
 }
@@ -89,13 +99,18 @@ int make_missing_figures(const Figures& figures, const ReportOptions& options) {
       missing.push_back(name);
     }
   }
-  return missing.empty() ? kExitOk
-                         : run_figures({.names = missing,
-                                        .out = options.results,
-                                        .jobs = options.jobs,
-                                        .quick = options.quick,
-                                        .print = FigurePrint::nothing,
-                                        .samples = {}});
+  const int status = missing.empty() ? kExitOk
+                                     : run_figures({.names = missing,
+                                                    .out = options.results,
+                                                    .jobs = options.jobs,
+                                                    .quick = options.quick,
+                                                    .print = FigurePrint::nothing,
+                                                    .samples = {}});
+  if (status == kExitOk && has_gantt(options) &&
+      (options.again || !has_gantt_figure(options.results))) {
+    return run_gantt_figure(options.results, true);
+  }
+  return status;
 }
 
 struct Validation {
@@ -121,6 +136,10 @@ json page_data(const ReportOptions& options, const Figures& figures, const json&
     listed.push_back({{"name", heading.name},
                       {"stem", figure_stem(heading.name, options.quick)},
                       {"config", heading.file.string()}});
+  }
+  if (has_gantt(options)) {
+    listed.push_back(
+        {{"name", kGanttFigure}, {"stem", kGanttFigure}, {"config", gantt_file().string()}});
   }
   return {{"version", build_info::kVersion},
           {"build", build_as_json()},
