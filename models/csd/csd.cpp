@@ -530,8 +530,8 @@ void Csd::read_block(int index, SimTime now) {
   block_may_have_arrived(index, now);
 }
 
-/// Names the reads of a block and where their pages lie, for runs that differ in nothing that
-/// matters; nothing when more than the buses is taken, or the kernels that SparF's first step needs.
+/// Names what a block reads and where its pages lie, up to the names of units. Nothing when more
+/// than the buses is taken: units, or kernels that SparF's first step needs.
 std::optional<std::uint64_t> Csd::what_block_reads(int index, SimTime now) const {
   const Running& run = *running_;
   if (!reuse_ || !reads_quietly_ || flash_.has_log()) {

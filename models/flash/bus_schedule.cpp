@@ -41,9 +41,9 @@ SimTime BusSchedule::fill_gap(SimTime ready, SimDuration length) {
 
 std::vector<SimDuration> BusSchedule::busy_after(SimTime now) const {
   std::vector<SimDuration> busy;
-  const auto first = std::partition_point(
-      busy_.begin() + static_cast<std::ptrdiff_t>(head_), busy_.end(),
-      [now](const Interval& interval) { return interval.second <= now; });
+  const auto first =
+      std::partition_point(busy_.begin() + static_cast<std::ptrdiff_t>(head_), busy_.end(),
+                           [now](const Interval& interval) { return interval.second <= now; });
   for (auto interval = first; interval != busy_.end(); ++interval) {
     busy.push_back(std::max(interval->first - now, SimDuration{0}));
     busy.push_back(interval->second - now);
