@@ -24,6 +24,7 @@ Csd::Work& Csd::Work::operator+=(const Work& o) {
   firmware += o.firmware;
   storing += o.storing;
   reused_batches += o.reused_batches;
+  reused_blocks += o.reused_blocks;
   return *this;
 }
 
@@ -39,6 +40,7 @@ Csd::Work operator-(Csd::Work a, const Csd::Work& b) {
   a.firmware -= b.firmware;
   a.storing -= b.storing;
   a.reused_batches -= b.reused_batches;
+  a.reused_blocks -= b.reused_blocks;
   return a;
 }
 
@@ -314,19 +316,32 @@ void Csd::disturb(SimTime now) {
   }
   if (running_->reused) {  // nothing has touched the drive since it began
     running_->reused = false;
-    std::vector<Event> others;
-    for (; !events_.empty(); events_.pop()) {
-      if (events_.top().kind != EventKind::reused_done) {
-        others.push_back(events_.top());
-      }
-    }
-    for (const Event& event : others) {
-      events_.push(event);
-    }
+    drop_events(EventKind::reused_done);
     simulate();
   }
   running_->disturbed = true;
   settle(now);
+  if (!running_->reading) {
+    return;
+  }
+  const int index = running_->next_block - 1;
+  if (running_->blocks[index].reused) {
+    read_after_all(index);
+    settle(now);
+  }
+  running_->blocks[index].key.reset();
+}
+
+void Csd::drop_events(EventKind kind) {
+  std::vector<Event> others;
+  for (; !events_.empty(); events_.pop()) {
+    if (events_.top().kind != kind) {
+      others.push_back(events_.top());
+    }
+  }
+  for (const Event& event : others) {
+    events_.push(event);
+  }
 }
 
 void Csd::process(SimTime until) {
@@ -490,6 +505,13 @@ void Csd::start_next_block(SimTime now) {
   run.reading = true;
   ++run.next_block;
   block.reads_start = now;
+  if (!reuse_reads(index, now)) {
+    read_block(index, now);
+  }
+}
+
+void Csd::read_block(int index, SimTime now) {
+  Block& block = running_->blocks[index];
   block.pages.arrived = now;
   block.pages.asked = why();
   for (int pair = first_pair(index); pair < end_pair(index); ++pair) {
@@ -506,6 +528,96 @@ void Csd::start_next_block(SimTime now) {
     }
   }
   block_may_have_arrived(index, now);
+}
+
+/// Names what a block reads and where its pages lie, up to the names of units. Nothing when more
+/// than the buses is taken: units, or kernels that SparF's first step needs.
+std::optional<std::uint64_t> Csd::what_block_reads(int index, SimTime now) const {
+  const Running& run = *running_;
+  if (!reuse_ || !reads_quietly_ || flash_.has_log()) {
+    return std::nullopt;
+  }
+  const CsdFlash::State flash = flash_.state_after(now);
+  if (!flash.units_are_idle()) {
+    return std::nullopt;
+  }
+  const KvPlacement& placement = flash_.placement();
+  const auto base_of = [&placement](int pair) {
+    return placement.base(pair, KvStream::key_tokens);
+  };
+  const int first = base_of(run.work.place_of(first_pair(index)).pair);
+  const int origin = first - first % placement.shift();
+  const bool is_regular =
+      std::all_of(run.work.layers.begin(), run.work.layers.end(),
+                  [this](const KvLayer& layer) { return flash_.places_key(layer) == 0; });
+  std::uint64_t what = mix_hash(run.work.batch->hash(), flash.hash());
+  for (int pair = first_pair(index); pair < end_pair(index); ++pair) {
+    if (reads_of(pair).has_first_step() && run.computing > 0) {
+      return std::nullopt;
+    }
+    const AttendBatch::Place place = run.work.batch->place_of(pair);
+    const auto segment = static_cast<std::size_t>(place.segment);
+    const std::size_t patterns = run.work.batch->segments[segment].patterns.size();
+    const int where = is_regular ? placement.distance(origin, base_of(place.pair)) : place.pair;
+    what = mix_hash(mix_hash(what, flash_.places_key(run.work.layers[segment])),
+                    static_cast<std::uint64_t>(where));
+    what = mix_hash(mix_hash(what, segment), static_cast<std::size_t>(place.pair) % patterns);
+  }
+  return what;
+}
+
+/// What reading a block changes besides the flash.
+Csd::Work Csd::reading_work() const {
+  Work work;
+  work.flash = flash_.counters();
+  work.gemv_busy = work_.gemv_busy;
+  work.estimating = work_.estimating;
+  return work;
+}
+
+/// False when the reads have to be simulated. The flash stays as it is until they have arrived.
+bool Csd::reuse_reads(int index, SimTime now) {
+  Block& block = running_->blocks[index];
+  block.key = what_block_reads(index, now);
+  if (!block.key) {
+    return false;
+  }
+  const auto known = memory_->blocks.find(*block.key);
+  if (known == memory_->blocks.end()) {
+    block.work_at_start = reading_work();
+    return false;
+  }
+  const Memory::Run& run = known->second;
+  block.reused = true;
+  work_ += run.work;
+  work_.flash = {};
+  flash_.add(run.work.flash);
+  ++work_.reused_blocks;
+  push(now + run.duration, EventKind::block_arrived, index);
+  return true;
+}
+
+void Csd::read_after_all(int index) {
+  Block& block = running_->blocks[index];
+  block.reused = false;
+  drop_events(EventKind::block_arrived);
+  const Memory::Run& run = memory_->blocks.at(*block.key);
+  work_ = work_ - run.work;
+  work_.flash = {};
+  flash_.take_back(run.work.flash);
+  --work_.reused_blocks;
+  read_block(index, block.reads_start);
+}
+
+/// All pages of a block have arrived.
+void Csd::remember_reads(int index, SimTime now) {
+  const Block& block = running_->blocks[index];
+  if (block.reused) {
+    flash_.restore(memory_->blocks.at(*block.key).flash_at_end, now);
+  } else if (block.key) {
+    memory_->blocks[*block.key] = {now - block.reads_start, flash_.state_after(now),
+                                   reading_work() - block.work_at_start};
+  }
 }
 
 /// K and V pages side by side. With an event-driven array each head's begin at once.
@@ -601,6 +713,7 @@ Grant Csd::compute(SimTime now, Flops work, std::string_view what) {
 
 void Csd::compute_block(int index, SimTime now) {
   Running& run = *running_;
+  remember_reads(index, now);
   work_.reading += now - run.blocks[index].reads_start;
   tell_block(index, now);
   run.reading = false;
@@ -747,7 +860,11 @@ void Csd::submit_store(SimTime now, const PageBatch& batch, Completion* done,
       activity_.set_current(asked);  // a store that had to wait for a batch
     }
   }
-  const std::uint64_t what = batch.hash();
+  PageBatch placed = batch;
+  if (flash_.places_key(layer) == 0) {
+    placed.first_pair = flash_.placement().first_like(batch.first_pair);
+  }
+  const std::uint64_t what = placed.hash();
   const int number = next_store_++;
   Store& store = stores_[number];
   store = {.done = done, .submitted = now, .asked = why()};

@@ -27,7 +27,9 @@
 // Reuse: an attend batch that finds the drive in a state from which an equal batch has run before,
 // with its pages at equal places, takes that run's duration and end state. Equal to the picosecond:
 // the drive is deterministic and its state enters relative to the time. When something else is
-// submitted meanwhile, the reused batch is simulated after all, from its start. What is submitted
+// submitted meanwhile, the reused batch is simulated after all, from its start. The same holds for
+// the reads of a block, by recurrence: those of a block whose pages lie elsewhere take the same
+// time when only the units of the channels have other names (KvPlacement::shift). What is submitted
 // at the picosecond of an event of the drive comes after that event. With an event-driven policy
 // only batches that begin with idle flash are reused, and none where retries or a spread of array
 // times are drawn at random. Drives of one config may share what they remember.
@@ -132,6 +134,7 @@ class Csd final : public Component, private PageSink {
     SimDuration firmware{};    // core time
     SimDuration storing{};     // from a store's submission to its last page
     std::int64_t reused_batches = 0;
+    std::int64_t reused_blocks = 0;  // their reads, in batches that were simulated
 
     Work& operator+=(const Work& o);
     friend Work operator-(Work a, const Work& b);
@@ -193,6 +196,10 @@ class Csd final : public Component, private PageSink {
     SimTime reads_start{};
     PageGroup pages;
     int heads_to_select = 0;  // heads whose second step is not issued yet
+    // Reuse: what the reads are remembered under, if they may be.
+    std::optional<std::uint64_t> key{};
+    bool reused = false;
+    Work work_at_start{};
   };
   /// The batch that the drive works on.
   struct PlainRead {
@@ -277,6 +284,13 @@ class Csd final : public Component, private PageSink {
   void handle(const Event& event);
   // feed blocks
   void start_next_block(SimTime now);
+  void read_block(int index, SimTime now);
+  [[nodiscard]] std::optional<std::uint64_t> what_block_reads(int index, SimTime now) const;
+  bool reuse_reads(int index, SimTime now);
+  void read_after_all(int index);
+  void remember_reads(int index, SimTime now);
+  [[nodiscard]] Work reading_work() const;
+  void drop_events(EventKind kind);
   void read_tokens(int pair, SimTime now, bool is_filtered);
   void read_first_step(int pair, SimTime now);
   void estimate_scores(int pair, SimTime now);
@@ -387,6 +401,7 @@ struct Csd::Memory {
   };
   std::map<std::uint64_t, Run> batches;
   std::map<std::uint64_t, Run> stores;
+  std::map<std::uint64_t, Run> blocks;  // their reads
 };
 
 }  // namespace nearkv

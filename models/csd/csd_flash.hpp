@@ -46,6 +46,8 @@ class CsdFlash {
     return layer.task == KvLayer::kNoTask ? 0 : ftl_.layer_places(layer.task, layer.layer);
   }
 
+  [[nodiscard]] const KvPlacement& placement() const { return placement_; }
+
   /// A page that flash is told to read: of which stream, and where. kNoPage where no table says it
   /// and pages lie where KvPlacement puts them.
   struct ReadPage {
@@ -122,6 +124,10 @@ class CsdFlash {
     FlashArray::State array;              // by recurrence
     std::vector<std::uint32_t> engine{};  // event-driven
     [[nodiscard]] std::uint64_t hash() const;
+    /// By recurrence: nothing but the buses is taken.
+    [[nodiscard]] bool units_are_idle() const {
+      return array.units.empty() && array.caches.empty();
+    }
   };
   /// Whether what comes next depends on state_after(now) alone: with an event-driven policy only
   /// while nothing is under way and nothing is drawn at random.
@@ -144,6 +150,8 @@ class CsdFlash {
   [[nodiscard]] Counters counters() const;
   /// Counts work that was reused instead of simulated.
   void add(const Counters& work) { reused_ += work; }
+  /// It has to be simulated after all.
+  void take_back(const Counters& work) { reused_ -= work; }
 
  private:
   SimTime through_filter(SimTime now, int channel, SimTime read) {

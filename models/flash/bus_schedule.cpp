@@ -41,11 +41,12 @@ SimTime BusSchedule::fill_gap(SimTime ready, SimDuration length) {
 
 std::vector<SimDuration> BusSchedule::busy_after(SimTime now) const {
   std::vector<SimDuration> busy;
-  for (std::size_t i = head_; i < busy_.size(); ++i) {
-    if (busy_[i].second > now) {
-      busy.push_back(std::max(busy_[i].first - now, SimDuration{0}));
-      busy.push_back(busy_[i].second - now);
-    }
+  const auto first =
+      std::partition_point(busy_.begin() + static_cast<std::ptrdiff_t>(head_), busy_.end(),
+                           [now](const Interval& interval) { return interval.second <= now; });
+  for (auto interval = first; interval != busy_.end(); ++interval) {
+    busy.push_back(std::max(interval->first - now, SimDuration{0}));
+    busy.push_back(interval->second - now);
   }
   return busy;
 }
@@ -61,13 +62,10 @@ SimDuration BusSchedule::busy_between(SimTime from, SimTime to) const {
 }
 
 void BusSchedule::restore(const std::vector<SimDuration>& busy, SimTime now) {
-  busy_.clear();
   head_ = 0;
+  busy_.assign(std::max<std::size_t>(busy.size() / 2, 1), {now, now});
   for (std::size_t i = 0; i + 1 < busy.size(); i += 2) {
-    busy_.emplace_back(now + busy[i], now + busy[i + 1]);
-  }
-  if (busy_.empty()) {
-    busy_.emplace_back(now, now);
+    busy_[i / 2] = {now + busy[i], now + busy[i + 1]};
   }
 }
 

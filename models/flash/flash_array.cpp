@@ -72,8 +72,11 @@ void FlashArray::restore(const State& state, SimTime now) {
             fits(state.caches, cache_free_at_) && (cache_read_ || state.caches.empty()),
         "a flash state of another geometry");
   const auto set = [now](std::vector<SimTime>& times, const std::vector<SimDuration>& busy) {
-    for (std::size_t u = 0; u < times.size(); ++u) {
-      times[u] = busy.empty() ? now : now + busy[u];
+    if (busy.empty()) {
+      std::fill(times.begin(), times.end(), now);
+    } else {
+      std::transform(busy.begin(), busy.end(), times.begin(),
+                     [now](SimDuration left) { return now + left; });
     }
   };
   for (std::size_t channel = 0; channel < buses_.size(); ++channel) {
@@ -81,7 +84,9 @@ void FlashArray::restore(const State& state, SimTime now) {
   }
   latest_ = now;
   set(unit_free_at_, state.units);
-  set(cache_free_at_, state.caches);
+  if (cache_read_) {
+    set(cache_free_at_, state.caches);
+  }
 }
 
 std::uint64_t FlashArray::State::hash() const {

@@ -1,5 +1,8 @@
 #include "models/kv/kv_layout.hpp"
 
+#include <algorithm>
+#include <numeric>
+
 namespace nearkv {
 
 void KvLayoutConfig::fields(FieldVisitor& v) {
@@ -32,6 +35,40 @@ KvPlacement::KvPlacement(const FlashConfig& flash, const KvLayoutConfig& layout,
     planes_.push_back(stripe.plane_of(static_cast<std::uint64_t>(slot)));
     places_.push_back(place_of_plane_[planes_.back()]);
   }
+  const std::int64_t slots = geometry.planes();
+  like_pairs_ = static_cast<int>(slots / std::gcd(slots, skew_ * kKvStreams));
+  while (slots % shift_ != 0 || !is_renaming(static_cast<std::size_t>(shift_))) {
+    ++shift_;  // at most to a whole round
+  }
+}
+
+/// Whether all pages that lie so many slots on keep their channel, and units that were different
+/// (or one) stay so.
+bool KvPlacement::is_renaming(std::size_t shift) const {
+  constexpr int kNone = -1;
+  int units = 0;  // of a channel
+  for (const PagePlace& place : places_) {
+    units = std::max(units, place.unit + 1);
+  }
+  const auto index_of = [units](const PagePlace& place) {
+    return static_cast<std::size_t>(place.channel) * static_cast<std::size_t>(units) +
+           static_cast<std::size_t>(place.unit);
+  };
+  std::vector<int> new_name(places_.size(), kNone);
+  std::vector<int> old_name(places_.size(), kNone);
+  for (std::size_t slot = 0; slot < places_.size(); ++slot) {
+    const PagePlace from = places_[slot];
+    const PagePlace to = places_[(slot + shift) % places_.size()];
+    int& name = new_name[index_of(from)];
+    int& origin = old_name[index_of(to)];
+    if (from.channel != to.channel || (name != kNone && name != to.unit) ||
+        (origin != kNone && origin != from.unit)) {
+      return false;
+    }
+    name = to.unit;
+    origin = from.unit;
+  }
+  return true;
 }
 
 KvPageCounts flushed_pages(const kernels::PageGeometry& geometry, int context, bool channel_copy) {

@@ -61,6 +61,15 @@ class KvPlacement {
   [[nodiscard]] PagePlace place(int base, int page) const { return places_[slot(base, page)]; }
   /// Number of the plane (ftl_geometry.hpp).
   [[nodiscard]] int plane(int base, int page) const { return planes_[slot(base, page)]; }
+  /// Positions `shift()` apart, and pages that follow on them, lie on the same channels, and on
+  /// units that differ by a renaming alone: on idle flash they take the same time.
+  [[nodiscard]] int shift() const { return shift_; }
+  /// The first pair whose streams lie where those of `pair` do.
+  [[nodiscard]] int first_like(int pair) const { return pair % like_pairs_; }
+  /// From one position to another, upwards, around the stripe.
+  [[nodiscard]] int distance(int from, int to) const {
+    return to >= from ? to - from : to - from + static_cast<int>(places_.size());
+  }
   /// Channel and array unit of a plane.
   [[nodiscard]] PagePlace place_of_plane(int plane) const { return place_of_plane_[plane]; }
 
@@ -69,8 +78,11 @@ class KvPlacement {
     const auto slot = static_cast<std::size_t>(base) + static_cast<std::size_t>(page);
     return slot < places_.size() ? slot : slot % places_.size();  // a division costs as all else
   }
+  [[nodiscard]] bool is_renaming(std::size_t shift) const;
 
   std::int64_t skew_;
+  int shift_ = 1;
+  int like_pairs_ = 1;
   std::vector<PagePlace> places_;  // one round over all planes
   std::vector<int> planes_;        // likewise
   std::vector<PagePlace> place_of_plane_;

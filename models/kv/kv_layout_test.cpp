@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -135,6 +136,31 @@ TEST_CASE("kv layout: the largest pair and skew stay within the array") {
   const PagePlace place = placement.place(base, 1'000'000'000);
   CHECK(place.channel == (base + 1'000'000'000) % slots % 63);
   CHECK(place.unit == (base + 1'000'000'000) % slots / 63);
+}
+
+TEST_CASE("kv layout: what lies a shift further on differs in the names of units alone") {
+  const KvLayoutConfig layout{.channels_per_group = 4, .stream_skew = 61};
+  // Channel first: a row over the channels. Way first: the channel's 32 planes. Dies that read as
+  // one: as many rows as keep the planes of a die together.
+  CHECK(KvPlacement(flash_of(8, 8, 4), layout, "CPDW").shift() == 8);
+  CHECK(KvPlacement(flash_of(8, 8, 4), layout, "WPCD").shift() == 256);
+  const FlashConfig dies = flash_of(8, 8, 4, ArrayUnit::die);
+  CHECK(KvPlacement(dies, layout, "CPDW").shift() == 32);
+  CHECK(KvPlacement(dies, layout, "CWDP").shift() == 8);
+
+  const KvPlacement placement(flash_of(8, 8, 4), layout, "CPDW");
+  std::map<std::pair<int, int>, int> names;
+  for (int page = 0; page < 256; ++page) {
+    const PagePlace here = placement.place(5, page);
+    const PagePlace there = placement.place(5 + 3 * placement.shift(), page);
+    REQUIRE(here.channel == there.channel);
+    REQUIRE(names.try_emplace({here.channel, here.unit}, there.unit).first->second == there.unit);
+  }
+  CHECK(placement.distance(250, 3) == 9);
+  CHECK(placement.distance(3, 250) == 247);
+  // Streams of a pair take 183 slots of 256: after 256 pairs they lie as those of the first.
+  CHECK(placement.first_like(255) == 255);
+  CHECK(placement.first_like(256 + 7) == 7);
 }
 
 TEST_CASE("kv layout: page counts at the edges of groups") {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <vector>
@@ -21,8 +22,7 @@ struct Grant {
 
 /// `servers` equal servers behind one queue, first come first served in the order of issue():
 /// `now` may lie in the future (a job that will arrive then), but a job issued later never starts
-/// on a server before one issued earlier. A job takes the server that is free first; of equal
-/// ones, the first.
+/// on a server before one issued earlier. A job takes the server that is free first.
 class FifoServers {
  public:
   explicit FifoServers(int servers) : free_at_(servers) {
@@ -32,18 +32,17 @@ class FifoServers {
   /// What issue() would grant.
   [[nodiscard]] Grant probe(SimTime now, SimDuration service) const {
     check(service >= SimDuration{0}, "a service of negative length");
-    const SimTime start = std::max(now, *std::min_element(free_at_.begin(), free_at_.end()));
+    const SimTime start = std::max(now, free_at_.front());
     return {start, start + service};
   }
 
   Grant issue(SimTime now, SimDuration service) {
     check(service >= SimDuration{0}, "a service of negative length");
-    const auto server = std::min_element(free_at_.begin(), free_at_.end());
-    const SimTime start = std::max(now, *server);
-    *server = start + service;
+    const SimTime start = std::max(now, free_at_.front());
+    take_first(start + service);
     busy_ += service;
     ++jobs_;
-    return {start, *server};
+    return {start, start + service};
   }
 
   /// Time of service granted so far, summed over the servers.
@@ -52,7 +51,22 @@ class FifoServers {
   [[nodiscard]] int servers() const { return static_cast<int>(free_at_.size()); }
 
  private:
-  std::vector<SimTime> free_at_;
+  void take_first(SimTime until) {
+    std::size_t place = 0;
+    for (std::size_t next = 1; next < free_at_.size(); next = 2 * place + 1) {
+      if (next + 1 < free_at_.size() && free_at_[next + 1] < free_at_[next]) {
+        ++next;
+      }
+      if (free_at_[next] >= until) {
+        break;
+      }
+      free_at_[place] = free_at_[next];
+      place = next;
+    }
+    free_at_[place] = until;
+  }
+
+  std::vector<SimTime> free_at_;  // a heap, the one that is free first in front
   SimDuration busy_{};
   std::int64_t jobs_ = 0;
 };
