@@ -111,6 +111,10 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> all{
       {"run", "Simulate design points and write their records", add_run_command},
       {"sweep", "Run the points of a sweep file into one table, resumable", add_sweep_command},
+      {"merge", "Put the shards of a sweep together", add_merge_command},
+      {"pareto", "List the points of a sweep that no other beats in all objectives",
+       add_pareto_command},
+      {"top", "List the best points of a sweep", add_top_command},
       {"explain", "Say where a decode step's time goes, and what would make it shorter",
        add_explain_command},
       {"record", "Run attention kernels on captured or synthetic KV; write a KV page trace",

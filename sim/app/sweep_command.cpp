@@ -201,7 +201,49 @@ int run(const SweepOptions& options) {
   return kExitOk;
 }
 
+/// Folders of shards beside that of the sweep, sorted.
+std::vector<fs::path> shard_folders(const fs::path& out, const std::string& name) {
+  std::vector<fs::path> folders;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(out, ignored)) {
+    const std::string folder = entry.path().filename().string();
+    if (folder.starts_with(name + ".shard_") && fs::exists(entry.path() / "journal.sqlite")) {
+      folders.push_back(entry.path());
+    }
+  }
+  std::sort(folders.begin(), folders.end());
+  return folders;
+}
+
+int merge(const SweepOptions& options) {
+  const SweepPlan plan(load_sweep(path_of(options.file)));
+  const std::vector<fs::path> shards = shard_folders(options.out, plan.sweep().name);
+  if (shards.empty()) {
+    throw ConfigError(fmt::format(
+        "{}: there is no folder {}.shard_I_of_N with results; make them with nearkv sweep --shard",
+        options.out, plan.sweep().name));
+  }
+  SweepFolder folder(fs::path(options.out) / plan.sweep().name);
+  const std::size_t points = merge_sweeps(plan, shards, folder);
+  const SweepTable table = write_sweep_table(plan, folder.journal(), folder.path());
+  fmt::print("{}: {} of {} points from {} shards\ntable: {}\nunits: {}\n", plan.sweep().name,
+             points, plan.size(), shards.size(), table.csv.string(), table.units.string());
+  if (points < plan.size()) {
+    fmt::print(stderr, "{} points are missing; nearkv sweep {} --resume runs them\n",
+               plan.size() - points, options.file);
+  }
+  return kExitOk;
+}
+
 }  // namespace
+
+void add_merge_command(CLI::App& command, int& exit_status) {
+  auto options = std::make_shared<SweepOptions>();
+  command.add_option("FILE", options->file, "Sweep file whose shards ran")->required();
+  command.add_option("--out", options->out, "Folder that the shards were run with")
+      ->capture_default_str();
+  command.callback([options, &exit_status] { exit_status = merge(*options); });
+}
 
 void add_sweep_command(CLI::App& command, int& exit_status) {
   auto options = std::make_shared<SweepOptions>();

@@ -71,20 +71,16 @@ class SweepFields {
       v.object({"sample", "draws the axes that have a range or an interval"},
                [this](FieldVisitor& inner) { sampling(inner); });
     }
-    if (document_.contains("repeats")) {
-      v.parameter("repeats", sweep_.repeats, "runs of each point, with seeds that rise by one",
-                  {1, 1e6});
-    }
+    v.parameter("repeats", sweep_.repeats, "runs of each point, with seeds that rise by one",
+                {1, 1e6});
     texts(v, "skip", sweep_.skip, "conditions on axes: a point for which one holds is left out");
     texts(v, "metrics", sweep_.metrics, "metrics to keep; all below a name: utilization/*");
-    if (document_.contains("objectives")) {
-      v.list({"objectives", "what is good", FieldKind::parameter, {1, 100}},
-             ListAccess{[this](std::size_t size) { sweep_.objectives.resize(size); },
-                        [this](std::size_t i, FieldVisitor& inner) {
-                          objective(sweep_.objectives[i], inner);
-                        },
-                        {}});
-    }
+    v.list({"objectives", "what is good", FieldKind::parameter, {0, 100}},
+           ListAccess{[this](std::size_t size) { sweep_.objectives.resize(size); },
+                      [this](std::size_t i, FieldVisitor& inner) {
+                        objective(sweep_.objectives[i], inner);
+                      },
+                      {}});
     texts(v, "constraints", sweep_.constraints, "conditions that a point must meet to be good");
     if (document_.contains("most_seconds")) {
       v.parameter("most_seconds", sweep_.most_seconds.emplace(),
@@ -235,11 +231,8 @@ class SweepFields {
     objective.is_maximized = goal == Goal::maximize;
   }
 
-  void texts(FieldVisitor& v, std::string_view name, std::vector<std::string>& texts,
-             std::string_view doc) const {
-    if (!document_.contains(name)) {
-      return;
-    }
+  static void texts(FieldVisitor& v, std::string_view name, std::vector<std::string>& texts,
+                    std::string_view doc) {
     std::string text;
     v.parameter(name, text, doc);
     const json list = json::parse(text, nullptr, /*allow_exceptions=*/false);
@@ -301,10 +294,12 @@ Sweep load_sweep(const fs::path& file) {
   sweep.document = load_config(file, translate_huggingface);
   try {
     json text = with_values_as_text(sweep.document);
-    for (const char* list : {"skip", "metrics", "constraints"}) {
-      if (text.is_object() && text.contains(list)) {
-        text[list] = text[list].dump();
+    if (text.is_object()) {
+      for (const char* list : {"skip", "metrics", "constraints"}) {
+        text[list] = text.value(list, json::array()).dump();
       }
+      text.emplace("objectives", json::array());
+      text.emplace("repeats", 1);
     }
     SweepFields fields(text, sweep);
     read_fields(text, [&fields](FieldVisitor& v) { fields.fields(v); });

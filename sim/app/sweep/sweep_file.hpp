@@ -6,7 +6,7 @@
 //     "axes": [
 //       {"name": "system", "variants": [{"name": "insti_sparf", "point": {"extends": "..."}}]},
 //       {"path": "/csd/0/flash/channels", "values": [4, 8, 16]},
-//       {"path": "/csd/0/flash/t_read/lsb",
+//       {"path": "/csd/0/flash/t_read",
 //        "range": {"from": "10us", "to": "80us", "count": 4, "scale": "log"}},
 //       {"path": "/workload/batch", "range": {"from": 16, "to": 64, "step": 16}},
 //       {"path": "/csd/0/engine/softmax_latency", "interval": {"count": 5}},

@@ -28,6 +28,14 @@ namespace {
 constexpr double kMostPoints = 100e6;
 constexpr std::string_view kSeedPath = "/simulation/seed";
 
+/// "/workload[kind=fixed]/batch" as "/workload/batch".
+std::string without_kinds(std::string path) {
+  for (std::size_t open = path.find('['); open != std::string::npos; open = path.find('[')) {
+    path.erase(open, path.find(']', open) + 1 - open);
+  }
+  return path;
+}
+
 /// The type of the numbers at each path of a design point; "*" stands for positions in lists.
 const std::map<std::string, NumberType>& number_types() {
   static const std::map<std::string, NumberType> types = [] {
@@ -41,7 +49,7 @@ const std::map<std::string, NumberType>& number_types() {
     for (const FieldDescription& field :
          describe_fields([&point](FieldVisitor& v) { point.fields(v); })) {
       if (const auto type = by_text.find(field.type); type != by_text.end()) {
-        found.emplace(field.path, type->second);
+        found.emplace(without_kinds(field.path), type->second);
       }
     }
     return found;
@@ -154,7 +162,7 @@ void SweepPlan::add_axes() {
     all_ *= dimension.size;
   }
   if (all > kMostPoints) {
-    throw ConfigError(fmt::format("/axes: are {:.3g} points; at most {:.0f} million are possible",
+    throw ConfigError(fmt::format("/axes: make {:.3g} points; at most {:.0f} million are possible",
                                   all, kMostPoints / 1e6));
   }
 }

@@ -1,5 +1,6 @@
 #include "sim/app/sweep/sweep_run.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -62,11 +63,21 @@ std::string differences(const json& a, const json& b) {
   for (const json& change : json::diff(a, b)) {
     paths.push_back(change.at("path"));
   }
+  std::sort(paths.begin(), paths.end());
   constexpr std::size_t kShown = 5;
   const std::string rest =
       paths.size() > kShown ? fmt::format(" and {} more", paths.size() - kShown) : "";
   paths.resize(std::min(paths.size(), kShown));
   return fmt::format("{}{}", fmt::join(paths, ", "), rest);
+}
+
+/// Says whose results the journal has.
+void begin_journal(ResultStore& journal, const SweepPlan& plan) {
+  journal.set_note("sweep", plan.sweep().document.dump());
+  journal.set_note("points", std::to_string(plan.size()));
+  journal.set_note("program", program_hash());
+  journal.set_note("version", std::string(build_info::kVersion));
+  journal.commit();
 }
 
 /// One sweep in one folder.
@@ -118,13 +129,7 @@ class Runner {
       check_earlier(*earlier);
       return;
     }
-    ResultStore& fresh = folder_.journal();
-    fresh.set_note("sweep", plan_.sweep().document.dump());
-    fresh.set_note("name", plan_.sweep().name);
-    fresh.set_note("points", std::to_string(plan_.size()));
-    fresh.set_note("program", program_hash());
-    fresh.set_note("version", std::string(build_info::kVersion));
-    fresh.commit();
+    begin_journal(folder_.journal(), plan_);
   }
 
   void check_earlier(const std::string& earlier) {
@@ -298,6 +303,38 @@ void SweepFolder::clear() {
 
 SweepCounts run_sweep(const SweepPlan& plan, SweepFolder& folder, const SweepRunOptions& options) {
   return Runner(plan, folder, options).run();
+}
+
+std::size_t merge_sweeps(const SweepPlan& plan, const std::vector<fs::path>& parts,
+                         SweepFolder& folder) {
+  ResultStore& journal = folder.journal();
+  if (!journal.note("sweep")) {
+    begin_journal(journal, plan);
+  }
+  std::vector<fs::path> all = parts;
+  all.insert(all.begin(), folder.path());
+  for (const fs::path& part : all) {
+    const bool is_own = part == folder.path();
+    const std::unique_ptr<ResultStore> opened =
+        is_own ? nullptr : std::make_unique<ResultStore>(part / "journal.sqlite");
+    const ResultStore& source = is_own ? journal : *opened;
+    if (json::parse(source.note("sweep").value_or("null")) != plan.sweep().document) {
+      throw ConfigError(fmt::format("{}: has results of another sweep", part.string()));
+    }
+    if (source.note("program") != journal.note("program")) {
+      throw ConfigError(fmt::format("{}: was made by another build of nearkv than {}",
+                                    part.string(), folder.path().string()));
+    }
+    if (is_own) {
+      continue;
+    }
+    source.for_each([&](std::size_t point, const std::string& key, const PointResult& result) {
+      journal.add(key, result);
+      journal.add_point(point, key);
+    });
+  }
+  journal.commit();
+  return journal.points().size();
 }
 
 PointResult run_sweep_point(const json& config) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "sim/app/progress.hpp"
 #include "sim/app/sweep/result_store.hpp"
@@ -63,6 +64,11 @@ class SweepFolder {
 /// ended, however this program ends. Throws Interrupted, and ConfigError when the journal has
 /// results that `earlier` does not allow, is of another sweep or program, or cannot be written.
 SweepCounts run_sweep(const SweepPlan& plan, SweepFolder& folder, const SweepRunOptions& options);
+
+/// Takes the results of other folders of the same sweep and program into `folder`, and returns how
+/// many points it then has. Throws ConfigError for a folder of another sweep or program.
+std::size_t merge_sweeps(const SweepPlan& plan, const std::vector<std::filesystem::path>& parts,
+                         SweepFolder& folder);
 
 /// Runs a point in this process. Never throws: what stops it is its result.
 [[nodiscard]] PointResult run_sweep_point(const nlohmann::json& config);

@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include "sim/app/point_key.hpp"
 #include "sim/app/record_view.hpp"
 #include "sim/core/check.hpp"
 
