@@ -1,10 +1,12 @@
 // nearkv sweep FILE: runs the points of a sweep file into one table.
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -48,11 +50,13 @@ SweepShard shard_of(const std::string& text) {
   if (text.empty()) {
     return {};
   }
+  const char* const end = text.data() + text.size();
   std::size_t index = 0;
   std::size_t count = 0;
-  char rest = 0;
-  const int read = std::sscanf(text.c_str(), "%zu/%zu%c", &index, &count, &rest);
-  if (read != 2 || text.front() == '-' || index < 1 || index > count) {
+  const auto [slash, no_index] = std::from_chars(text.data(), end, index);
+  const bool has_slash = no_index == std::errc{} && slash != end && *slash == '/';
+  const auto [rest, no_count] = std::from_chars(has_slash ? slash + 1 : end, end, count);
+  if (!has_slash || no_count != std::errc{} || rest != end || index < 1 || index > count) {
     throw ConfigError(
         fmt::format("--shard {}: write I/N with I from 1 to N, as in --shard 2/8", text));
   }
