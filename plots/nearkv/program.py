@@ -1,0 +1,36 @@
+"""The nearkv program: where it is, and how it is called."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Error(RuntimeError):
+    """The program refused or failed; the text is what it said, `status` its exit status."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
+def call(*arguments: str | os.PathLike, fails: tuple[int, ...] = ()) -> str:
+    """Runs the program and returns its stdout; its progress goes to this process's stderr.
+
+    Statuses in `fails` are no error. Raises Error otherwise, and FileNotFoundError when there is
+    no program.
+    """
+    program = os.environ.get("NEARKV_BINARY", str(ROOT / "nearkv"))
+    environment = {"NEARKV_HOME": str(ROOT), **os.environ}
+    command = [program, *map(os.fspath, arguments)]
+    is_seen = sys.stderr is not None and sys.stderr.isatty()
+    done = subprocess.run(command, env=environment, text=True, check=False,
+                          stdout=subprocess.PIPE, stderr=None if is_seen else subprocess.PIPE)
+    if done.returncode != 0 and done.returncode not in fails:
+        said = (done.stderr or "").strip() or "see above"
+        raise Error(said, done.returncode)
+    return done.stdout
