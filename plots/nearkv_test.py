@@ -52,7 +52,8 @@ def check_sweep(record):
         assert list(frame["system"]) == ["None", "None", "flexgen"], frame
         assert list(frame["batch"]) == [4, 100000, 4]
         assert list(frame["status"]) == ["ok", "refused", "ok"]
-        assert frame["memory_bandwidth"].unique() == [700e9] and results.units["memory_bandwidth"] == "B/s"
+        assert set(frame["memory_bandwidth"]) == {700e9}
+        assert results.units["memory_bandwidth"] == "B/s"
         assert frame["throughput"].isna().tolist() == [False, True, False]
         assert results.label("throughput") == "throughput (token/s)"
         assert len(results.ran()) == 2

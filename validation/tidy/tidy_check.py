@@ -391,9 +391,11 @@ def unfinished(file):
 
 
 def plots_read_files(file):
-    if not file.under("plots") or not file.path.endswith(".py"):
+    # The Python package, which runs the program, lies beside the plots.
+    if not file.under("plots") or not file.path.endswith(".py") or file.under("plots/nearkv"):
         return
-    imports = re.compile(r"\s*(?:import|from)\s+(sim|models|kernels|traces|validation|nearkv)\b")
+    ours = "sim|models|kernels|traces|validation" + ("" if file.is_test else "|nearkv")
+    imports = re.compile(rf"\s*(?:import|from)\s+({ours})\b")
     programs = re.compile(r"\s*(?:import|from)\s+(subprocess|ctypes|cffi)\b|\bos\.(system|popen)\b")
     for number, line in enumerate(file.lines, 1):
         if imports.match(line) or (programs.search(line) and not file.is_test):
