@@ -115,6 +115,8 @@ const std::vector<Command>& commands() {
       {"pareto", "List the points of a sweep that no other beats in all objectives",
        add_pareto_command},
       {"top", "List the best points of a sweep", add_top_command},
+      {"sensitivity", "Say which constants and parameters a result depends on",
+       add_sensitivity_command},
       {"explain", "Say where a decode step's time goes, and what would make it shorter",
        add_explain_command},
       {"record", "Run attention kernels on captured or synthetic KV; write a KV page trace",

@@ -16,6 +16,7 @@ void add_sweep_command(CLI::App& command, int& exit_status);
 void add_merge_command(CLI::App& command, int& exit_status);
 void add_pareto_command(CLI::App& command, int& exit_status);
 void add_top_command(CLI::App& command, int& exit_status);
+void add_sensitivity_command(CLI::App& command, int& exit_status);
 void add_explain_command(CLI::App& command, int& exit_status);
 void add_record_command(CLI::App& command, int& exit_status);
 void add_replay_command(CLI::App& command, int& exit_status);

@@ -24,7 +24,7 @@ constexpr double kMostPoints = 100e6;  // more is a slip of the finger
 /// Values of any type become their JSON text, which field lists know. Points are emptied: their
 /// fields are checked with the axes.
 json with_values_as_text(const json& node) {
-  constexpr std::array<std::string_view, 4> kFreeValues{"values", "from", "to", "step"};
+  constexpr std::array<std::string_view, 5> kFreeValues{"values", "from", "to", "step", "shares"};
   json copy = node;
   for (auto& [key, value] : copy.items()) {
     const bool is_free = node.is_object() && std::find(kFreeValues.begin(), kFreeValues.end(),
@@ -146,8 +146,10 @@ class SweepFields {
         values(axis, v);
         break;
       case AxisKind::range:
-        v.object({"range", "from one value to another, both included"},
-                 [&](FieldVisitor& inner) { range(node.at("range"), axis.range, inner); });
+        v.object({"range", "from one value to another, both included"}, [&](FieldVisitor& inner) {
+          range(node.at("range"), axis.range, inner);
+          shares(node.at("range"), axis, inner);
+        });
         break;
       case AxisKind::interval:
         v.object({"interval", "through the 90 % interval of a constant"}, [&](FieldVisitor& inner) {
@@ -195,6 +197,21 @@ class SweepFields {
     if (node.contains("count")) {
       v.parameter("count", range.count, "number of values", {1, 1e7});
     }
+  }
+
+  static void shares(const json& node, SweepAxis& axis, FieldVisitor& v) {
+    if (!node.contains("shares")) {
+      return;
+    }
+    const json list = free_value(v, "shares", "places between 0 and 1, in order");
+    const bool is_list = list.is_array() && !list.empty() &&
+                         std::all_of(list.begin(), list.end(), [](const json& x) {
+                           return x.is_number() && x.get<double>() > 0 && x.get<double>() < 1;
+                         });
+    v.require(is_list, "shares", "must be a list of numbers above 0 and below 1");
+    v.require(!node.contains("count") && !node.contains("step"), "shares",
+              "say shares, a count or a step, not two of them");
+    axis.shares = is_list ? list.get<std::vector<double>>() : std::vector<double>{};
   }
 
   static void variants(SweepAxis& axis, FieldVisitor& v) {

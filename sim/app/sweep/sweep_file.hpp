@@ -41,7 +41,7 @@
 
 namespace nearkv {
 
-/// Either `step` or `count`, and neither where the axis is drawn.
+/// Either `step` or `count`, and neither where the axis is drawn or has shares.
 struct SweepRange {
   nlohmann::json from;  // as configs write the value
   nlohmann::json to;
@@ -64,7 +64,8 @@ struct SweepAxis {
   AxisKind kind = AxisKind::values;
   std::vector<nlohmann::json> values;
   SweepRange range;
-  int count = 0;  // of an interval; 0 where it is drawn
+  int count = 0;  // of an interval; 0 where it is drawn or has shares
+  std::vector<double> shares;
   std::vector<SweepVariant> variants;
 };
 

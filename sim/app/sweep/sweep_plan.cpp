@@ -115,7 +115,8 @@ void SweepPlan::add_axes() {
   for (const std::vector<SweepAxis>& specs : sweep_.dimensions) {
     Dimension dimension;
     for (const SweepAxis& spec : specs) {
-      const bool can_be_drawn = spec.kind == AxisKind::range || spec.kind == AxisKind::interval;
+      const bool can_be_drawn =
+          (spec.kind == AxisKind::range || spec.kind == AxisKind::interval) && spec.shares.empty();
       const std::size_t index = axes_.size();
       axes_.push_back(axis_of(spec));
       if (sweep_.sampling && can_be_drawn) {
@@ -191,7 +192,9 @@ SweepPlan::Axis SweepPlan::axis_of(const SweepAxis& spec) const {
                                  ? 0.5  // NOLINT: the median
                                  : kLowest + (kHighest - kLowest) * i / (spec.count - 1));
       }
-      if (spec.count == 0 && !sweep_.sampling) {
+      if (!spec.shares.empty()) {
+        axis.drawn = spec.shares;
+      } else if (spec.count == 0 && !sweep_.sampling) {
         throw ConfigError(fmt::format("{}/interval/count: missing", spec.place));
       }
       break;
@@ -228,6 +231,11 @@ void SweepPlan::list_range(Axis& axis) const {
   if (range.is_logarithmic && from <= 0) {
     throw ConfigError(fmt::format("{}/from: {} has no logarithm; start above zero", place,
                                   axis_text(range.from)));
+  }
+  if (!axis.spec->shares.empty()) {
+    axis.drawn = axis.spec->shares;
+    place_in_range(axis);
+    return;
   }
   if (sweep_.sampling) {
     return;
@@ -287,17 +295,21 @@ void SweepPlan::draw(const std::vector<std::size_t>& axes) {
         break;
     }
     if (axis.spec->kind == AxisKind::range) {
-      const SweepRange& range = axis.spec->range;
-      const double from = number_from_json(*axis.type, range.from);
-      const double to = number_from_json(*axis.type, range.to);
-      for (double& value : axis.drawn) {
-        // Each whole number has an equal share.
-        value = *axis.type == NumberType::integer && !range.is_logarithmic
-                    ? std::floor(between(from, to + 1, false, value))
-                    : between(from, to, range.is_logarithmic, value);
-        value = number_from_json(*axis.type, number_as_json(*axis.type, value));
-      }
+      place_in_range(axis);
     }
+  }
+}
+
+void SweepPlan::place_in_range(Axis& axis) {
+  const SweepRange& range = axis.spec->range;
+  const double from = number_from_json(*axis.type, range.from);
+  const double to = number_from_json(*axis.type, range.to);
+  for (double& value : axis.drawn) {
+    // Each whole number has an equal share.
+    value = *axis.type == NumberType::integer && !range.is_logarithmic
+                ? std::floor(between(from, to + 1, false, value))
+                : between(from, to, range.is_logarithmic, value);
+    value = number_from_json(*axis.type, number_as_json(*axis.type, value));
   }
 }
 

@@ -64,6 +64,8 @@ class SweepPlan {
   [[nodiscard]] Axis axis_of(const SweepAxis& spec) const;
   void list_range(Axis& axis) const;
   void draw(const std::vector<std::size_t>& axes);
+  /// Shares of the range become its values.
+  static void place_in_range(Axis& axis);
   void add_columns();
   void find_constants();
   void apply_conditions();

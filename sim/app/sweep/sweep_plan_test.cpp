@@ -122,6 +122,20 @@ TEST_CASE("sweep plan: an interval goes through its quantiles") {
   CHECK(costs[2] == doctest::Approx(8e-6).epsilon(1e-6));
 }
 
+TEST_CASE("sweep plan: shares are places of a range and probabilities of an interval") {
+  const json places{0.05, 0.5, 0.5, 0.95};
+  const json batch = range(kBatch, {{"from", 1}, {"to", 4}, {"shares", places}});
+  const json time =
+      range(kReadTime, {{"from", "10us"}, {"to", "1ms"}, {"scale", "log"}, {"shares", places}});
+  const json cost{{"path", "/csd/0/controller/command_cost"}, {"interval", {{"shares", places}}}};
+  const SweepPlan plan = plan_of({{{"zip", {batch, time, cost}}}});
+  CHECK(column(plan, 0) == std::vector<double>{1, 3, 3, 4});
+  CHECK(column(plan, 1)[1] == doctest::Approx(100e-6).epsilon(1e-6));
+  CHECK(column(plan, 2)[0] == doctest::Approx(1e-6).epsilon(1e-6));
+  CHECK(column(plan, 2)[3] == doctest::Approx(8e-6).epsilon(1e-6));
+  CHECK(column(plan, 2)[1] == column(plan, 2)[2]);
+}
+
 TEST_CASE("sweep plan: samples fill the range, equally for every seed") {
   for (const char* method : {"random", "latin_hypercube", "sobol"}) {
     CAPTURE(method);
