@@ -2,6 +2,7 @@
 """
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ except ModuleNotFoundError:
     sys.exit(SKIPPED)
 
 import nearkv
+from nearkv import sensitivity
 
 SMALL = {"workload": {"prompt_tokens": 256, "output_tokens": 64, "batch": 4}}
 DENSE = {**nearkv.shipped("design_points/insti_dense_opt13b_a6000.json"), **SMALL}
@@ -97,10 +99,88 @@ def check_errors():
             raise AssertionError(words)
 
 
+SPEC = {
+    "title": "a test",
+    "systems": {"dense": DENSE,
+                "flexgen": {**nearkv.shipped("design_points/flexgen_opt13b_a6000.json"), **SMALL}},
+    "value": {"metric": "throughput", "of": "dense", "over": "flexgen"},
+    "above": 0.001,
+    "parameters": [
+        {"path": "/csd/0/flash/t_read", "range": {"from": "10us", "to": "200us"}},
+        {"path": "/csd/0/controller/command_cost"},
+        {"path": "/gpu/0/kernel_launch", "range": {"from": "1us", "to": "50us"}},
+    ],
+    "method": {"kind": "tornado"},
+}
+
+
+def check_tornado(folder):
+    analysis = sensitivity.analyse(SPEC, folder / "tornado", cache="")
+    rows = {row["parameter"]: row for row in analysis.rows}
+    assert rows["t_read"]["at_low"] > analysis.nominal > rows["t_read"]["at_high"]
+    assert rows["command_cost"]["at_low"] >= analysis.nominal >= rows["command_cost"]["at_high"]
+    assert [row["swing"] for row in analysis.rows] == sorted(
+        (row["swing"] for row in analysis.rows), reverse=True)
+    assert "It stays above 0.001 in all of them" in analysis.sentence, analysis.sentence
+    slow = nearkv.run(DENSE, settings={"csd/0/flash/t_read": "200us"})["throughput"]
+    flexgen = nearkv.run(SPEC["systems"]["flexgen"])["throughput"]
+    assert abs(rows["t_read"]["at_high"] / (slow / flexgen) - 1) < 1e-4
+    subprocess.run(["/usr/bin/python3", "-B", Path(__file__).with_name("sensitivity.py"),
+                    folder / "tornado/sensitivity.csv", folder / "picture"], check=True)
+    assert (folder / "picture.png").stat().st_size > 10_000
+
+
+def check_indices(folder):
+    """Without SALib, the message; with it, what one dominant parameter must give."""
+    for kind, settings in (("morris", {"trajectories": 8}), ("sobol", {"base_samples": 16})):
+        spec = {**SPEC, "value": {"metric": "throughput", "of": "dense"},
+                "parameters": SPEC["parameters"][:2], "method": {"kind": kind, **settings}}
+        try:
+            import SALib  # noqa: F401
+        except ModuleNotFoundError:
+            try:
+                sensitivity.analyse(spec, folder / kind, cache="")
+            except ModuleNotFoundError as error:
+                assert "pip install SALib" in str(error)
+            else:
+                raise AssertionError("no SALib, and no message")
+            continue
+        analysis = sensitivity.analyse(spec, folder / kind, cache="")
+        assert [row["parameter"] for row in analysis.rows] == ["t_read", "command_cost"]
+        first = analysis.rows[0]
+        assert first["mu"] < 0 if kind == "morris" else 0.8 < first["ST"] < 1.3, first
+
+
+def check_bad_specs():
+    for changes, words in (
+        ({"parameters": []}, "/parameters: must be a list of parameters"),
+        ({"parameters": [{"path": "/x"}, {"path": "x"}]}, "/parameters/1/path: /x is there twice"),
+        ({"parameters": [{"path": "/csd/0/flash/chanels"}]}, "/parameters/0/path: "
+         "/csd/0/flash/chanels: no system has it"),
+        ({"value": {"metric": "throughput", "of": "sparf"}}, "/value/of: must be one of"),
+        ({"value": {"metric": "thruput", "of": "dense"}}, "/value/metric: dense has no metric"),
+        ({"method": {"kind": "sobol", "base_samples": 100}}, "64 and 128 are near"),
+        ({"method": {"kind": "fast"}}, "/method/kind: must be one of tornado, morris, sobol"),
+        ({"method": {"kind": "tornado", "levels": 4}}, "/method/levels: unknown key"),
+        ({"below": 1}, "/below: ask one question"),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                sensitivity.analyse({**SPEC, **changes}, folder, cache="")
+            except sensitivity.SpecError as error:
+                assert words in str(error), error
+            else:
+                raise AssertionError(words)
+
+
 def main():
     os.environ.setdefault("NEARKV_BINARY", "nearkv")
     check_sweep(check_run())
     check_errors()
+    with tempfile.TemporaryDirectory() as folder:
+        check_tornado(Path(folder))
+        check_indices(Path(folder))
+    check_bad_specs()
 
 
 main()

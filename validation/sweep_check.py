@@ -27,8 +27,9 @@ SWEEP = {
     ],
     "skip": ["channels == 16 and batch > 20"],
     "metrics": ["throughput", "energy/*"],
-    "objectives": [{"name": "throughput", "value": "throughput", "goal": "maximize"},
-                   {"name": "price", "value": "system_price / throughput", "goal": "minimize"}],
+    "objectives": [{"name": "throughput", "expression": "throughput", "goal": "maximize"},
+                   {"name": "price", "expression": "system_price / throughput",
+                    "goal": "minimize"}],
 }
 POINTS = 3 * 19 - 10
 WITHOUT_CACHE = ("--cache", "")
@@ -121,6 +122,22 @@ def check_shared_points(folder, whole):
     assert table(folder / "shared") == whole
 
 
+def check_equal_points(folder):
+    """Points of one sweep that are equal run once, and each has its row."""
+    axes = [{"zip": [{"path": "/csd/0/flash/channels",
+                      "range": {"from": 4, "to": 8, "shares": [0.01, 0.02, 0.9, 0.03, 0.91, 0.5]}},
+                     {"path": "/workload/batch",
+                      "range": {"from": 4, "to": 6, "shares": [0.1, 0.1, 0.9, 0.1, 0.9, 0.5]}}]}]
+    sweep = write_sweep(folder, "equal", axes=axes, skip=[])
+    done = run("sweep", sweep, "--out", folder / "equal", "--json", "--jobs", 3, *WITHOUT_CACHE)
+    assert counts(done) == {"earlier": 0, "shared": 3, "ran": 3}, done.stdout
+    rows = list(csv.DictReader(table(folder / "equal", "equal").decode().splitlines()))
+    assert [row["point"] for row in rows] == [str(i + 1) for i in range(6)], rows
+    assert [row["channels"] for row in rows] == ["4", "4", "8", "4", "8", "6"]
+    assert rows[0]["throughput [token/s]"] == rows[3]["throughput [token/s]"]
+    assert rows[2]["throughput [token/s]"] == rows[4]["throughput [token/s]"]
+
+
 def check_shards(folder, whole):
     sweep = write_sweep(folder)
     for shard in ("1/3", "3/3"):
@@ -145,7 +162,7 @@ def check_failures(folder):
         folder, "slow", axes=[{"path": "/simulation/fidelity", "values": ["sampled", "exact"]}],
         point={"extends": "nearkv:design_points/insti_dense_opt13b_a6000.json",
                "workload": {"batch": 256}}, skip=[], most_seconds=1.5)
-    done = run("sweep", slow, "--out", folder / "slow", *WITHOUT_CACHE, status=70)
+    done = run("sweep", slow, "--out", folder / "slow", *WITHOUT_CACHE, status=3)
     assert "1 points failed" in done.stderr, done.stderr
     rows = list(csv.DictReader(table(folder / "slow", "slow").decode().splitlines()))
     assert [row["status"] for row in rows] == ["ok", "timed_out"], rows
@@ -195,6 +212,7 @@ def main():
         check_single_point(folder)
         check_kills(folder, whole)
         check_shared_points(folder, whole)
+        check_equal_points(folder)
         check_shards(folder, whole)
         check_failures(folder)
         check_refusals(folder)

@@ -13,6 +13,7 @@ from .sensitivity import Analysis, SpecError, analyse
 
 BAD_INPUT = 2
 PACKAGE_MISSING = 69
+PLOTTER = "/usr/bin/python3"  # has Debian's matplotlib, which another numpy would break
 PLOT = Path(__file__).resolve().parents[1] / "sensitivity.py"
 
 
@@ -31,7 +32,7 @@ def table(analysis: Analysis) -> str:
 
 def draw(folder: Path) -> str:
     """The picture's file, or why there is none."""
-    done = subprocess.run([sys.executable, "-B", str(PLOT), str(folder / "sensitivity.csv"),
+    done = subprocess.run([PLOTTER, "-B", str(PLOT), str(folder / "sensitivity.csv"),
                            str(folder / "sensitivity")], capture_output=True, text=True,
                           check=False)
     return (str(folder / "sensitivity.png") if done.returncode == 0

@@ -279,18 +279,22 @@ class _Runner:
         return (values[self.spec.of] / values[self.spec.over] if self.spec.over
                 else values[self.spec.of])
 
-    def values(self, shares: numpy.ndarray) -> numpy.ndarray:
-        """One a row; not a number where a system did not run."""
-        return self.ratio({name: self._metric(name, record, shares)
+    def values(self, shares: numpy.ndarray, moved: list[Parameter]) -> numpy.ndarray:
+        """One a row of shares of the moved parameters; the others stay as they are.
+
+        Not a number where a system did not run.
+        """
+        return self.ratio({name: self._metric(name, record, shares, moved)
                            for name, record in self.records.items()})
 
-    def _metric(self, name: str, record: Record, shares: numpy.ndarray) -> Any:
-        own = [i for i, parameter in enumerate(self.parameters)
-               if _has(record.document["config"], parameter.path)]
-        if not own:
+    def _metric(self, system: str, record: Record, shares: numpy.ndarray,
+                moved: list[Parameter]) -> Any:
+        axes = [parameter.axis(shares[:, i].tolist()) for i, parameter in enumerate(moved)
+                if _has(record.document["config"], parameter.path)]
+        if not axes:
             return record[self.spec.metric]
-        axes = [self.parameters[i].axis(shares[:, i].tolist()) for i in own]
-        document = {"title": self.spec.title, "point": self.spec.systems[name],
+        name = f"{system}.{moved[0].name}" if len(moved) < len(self.parameters) else system
+        document = {"title": self.spec.title, "point": self.spec.systems[system],
                     "axes": axes if len(axes) == 1 else [{"zip": axes}],
                     "metrics": [self.spec.metric]}
         results = sweep(document, name=name, jobs=self.jobs, out=self.out, cache=self.cache,
@@ -298,7 +302,7 @@ class _Runner:
                         and _same_sweep(self.out / f"{name}.json", document))
         (self.out / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
         if self.spec.metric not in results.frame:
-            raise SpecError(f"/systems/{name}: no sample ran: "
+            raise SpecError(f"/systems/{system}: no sample ran: "
                             f"{results.frame['detail'].iloc[0]}")
         return results.frame[self.spec.metric].to_numpy(dtype=float)
 
@@ -326,17 +330,16 @@ def _salib() -> Any:
 def _tornado(runner: _Runner) -> tuple[list[dict], list[float]]:
     import numpy
 
-    count = len(runner.parameters)
-    shares = numpy.full((2 * count, count), 0.5)
-    for i, parameter in enumerate(runner.parameters):
-        shares[2 * i, i], shares[2 * i + 1, i] = parameter.ends()
-    values = runner.values(shares)
-    rows = [{"parameter": parameter.name, "path": parameter.path, "at_low": float(values[2 * i]),
-             "at_high": float(values[2 * i + 1])}
-            for i, parameter in enumerate(runner.parameters)]
+    rows, values = [], []
+    for parameter in runner.parameters:
+        low, high = runner.values(numpy.array([[end] for end in parameter.ends()]),
+                                  [parameter]) + numpy.zeros(2)
+        rows.append({"parameter": parameter.name, "path": parameter.path,
+                     "at_low": float(low), "at_high": float(high)})
+        values += [float(low), float(high)]
     for row in rows:
         row["swing"] = abs(row["at_high"] - row["at_low"])
-    return sorted(rows, key=lambda row: -row["swing"]), values.tolist()
+    return sorted(rows, key=lambda row: -row["swing"]), values
 
 
 def _problem(runner: _Runner) -> dict:
@@ -363,7 +366,7 @@ def _morris(runner: _Runner) -> tuple[list[dict], list[float]]:
     problem, settings = _problem(runner), runner.spec.settings
     shares = sampling.sample(problem, settings["trajectories"], num_levels=settings["levels"],
                              seed=runner.spec.seed)
-    values = _all_ran(runner.values(shares))
+    values = _all_ran(runner.values(shares, runner.parameters))
     found = analysis.analyze(problem, shares, values, num_levels=settings["levels"],
                              seed=runner.spec.seed)
     rows = [{"parameter": parameter.name, "path": parameter.path,
@@ -382,7 +385,7 @@ def _sobol(runner: _Runner) -> tuple[list[dict], list[float]]:
         bounds[:] = [INSIDE, 1 - INSIDE]
     shares = sampling.sample(problem, runner.spec.settings["base_samples"],
                              calc_second_order=True, seed=runner.spec.seed)
-    values = _all_ran(runner.values(shares))
+    values = _all_ran(runner.values(shares, runner.parameters))
     found = analysis.analyze(problem, values, calc_second_order=True, seed=runner.spec.seed)
     rows = [{"parameter": parameter.name, "path": parameter.path,
              **{key: float(found[key][i]) for key in ("S1", "S1_conf", "ST", "ST_conf")}}

@@ -200,7 +200,7 @@ int run(const SweepOptions& options) {
   if (failed("failed") + failed("timed_out") > 0) {
     fmt::print(stderr, "{} points failed; column detail says why; --retry-failed runs them again\n",
                failed("failed") + failed("timed_out"));
-    return kExitInternalError;
+    return kExitPointsFailed;
   }
   return kExitOk;
 }

@@ -92,9 +92,10 @@ TEST_CASE("ranking: constraints, the front and the best") {
   const SweepRanking some = rank_points(plan, store, objectives, {"batch < 6 and price < 9"});
   CHECK(some.against_constraints == 3);
   CHECK(numbers(pareto_front(some, objectives)) == std::vector<std::size_t>{2});
-  CHECK_THROWS_WITH(static_cast<void>(rank_points(plan, store, {{"x", "thruput", true}}, {})),
-                    "/objectives/0/value: column 1: \"thruput\" is not known here; did you mean "
-                    "\"throughput\"?");
+  CHECK_THROWS_WITH(
+      static_cast<void>(rank_points(plan, store, {{"x", "thruput", true}}, {})),
+      "/objectives/0/expression: column 1: \"thruput\" is not known here; did you mean "
+      "\"throughput\"?");
 }
 
 }  // namespace nearkv

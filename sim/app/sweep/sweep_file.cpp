@@ -156,6 +156,7 @@ class SweepFields {
           if (node.at("interval").contains("count")) {
             inner.parameter("count", axis.count, "number of values", {1, 1e7});
           }
+          shares(node.at("interval"), axis, inner);
         });
         break;
       case AxisKind::variants:
@@ -243,7 +244,7 @@ class SweepFields {
     enum class Goal { minimize, maximize };
     auto goal = Goal::minimize;
     v.parameter("name", objective.name, "what it is called");
-    v.parameter("value", objective.value, "an expression over axes and metrics");
+    v.parameter("expression", objective.expression, "an expression over axes and metrics");
     v.one_of("goal", goal, {"minimize", "maximize"}, "which values are good");
     objective.is_maximized = goal == Goal::maximize;
   }

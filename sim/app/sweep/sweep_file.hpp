@@ -14,7 +14,7 @@
 //     ],
 //     "skip": ["channels == 4 and batch > 32"],
 //     "metrics": ["throughput", "utilization/*"],
-//     "objectives": [{"name": "speed", "value": "throughput", "goal": "maximize"}],
+//     "objectives": [{"name": "speed", "expression": "throughput", "goal": "maximize"}],
 //     "constraints": ["decode_step_mean < 1"]
 //   }
 //
@@ -81,7 +81,7 @@ struct SweepSampling {
 
 struct SweepObjective {
   std::string name;
-  std::string value;  // an expression over axes and metrics
+  std::string expression;  // an expression over axes and metrics
   bool is_maximized = false;
 };
 

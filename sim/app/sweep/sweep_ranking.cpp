@@ -101,8 +101,8 @@ SweepRanking rank_points(const SweepPlan& plan, const ResultStore& journal,
   const PointValues point_values(plan, journal);
   std::vector<ValueExpression> wanted;
   for (std::size_t i = 0; i < objectives.size(); ++i) {
-    wanted.push_back(parsed(objectives[i].value, fmt::format("/objectives/{}/value", i), false,
-                            point_values.names()));
+    wanted.push_back(parsed(objectives[i].expression, fmt::format("/objectives/{}/expression", i),
+                            false, point_values.names()));
   }
   std::vector<ValueExpression> required;
   for (std::size_t i = 0; i < constraints.size(); ++i) {

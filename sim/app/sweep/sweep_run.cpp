@@ -216,7 +216,8 @@ class Runner {
     configs_.erase(point);
     folder_.journal().add(key, result);
     folder_.journal().add_point(point, key);
-    for (const std::size_t equal : running_.extract(key).mapped()) {
+    const auto equal_points = running_.extract(key);
+    for (const std::size_t equal : equal_points.mapped()) {
       folder_.journal().add_point(equal, key);
       ++counts_.shared;
     }
