@@ -29,6 +29,12 @@ class SweepPlan {
   /// path's type, and that the first point of each variant and the last of all are design points.
   /// Throws ConfigError whose lines start with the file.
   explicit SweepPlan(Sweep sweep);
+  // Its axes point into its sweep: moving keeps them where they are, copying would not.
+  SweepPlan(const SweepPlan&) = delete;
+  SweepPlan& operator=(const SweepPlan&) = delete;
+  SweepPlan(SweepPlan&&) = default;
+  SweepPlan& operator=(SweepPlan&&) = default;
+  ~SweepPlan() = default;
 
   [[nodiscard]] const Sweep& sweep() const { return sweep_; }
   [[nodiscard]] std::size_t size() const { return kept_ ? kept_->size() : all_; }

@@ -292,7 +292,10 @@ SweepFolder::SweepFolder(fs::path folder) : folder_(std::move(folder)) {
   journal_ = std::make_unique<ResultStore>(journal_file());
 }
 
-SweepFolder::~SweepFolder() { ::close(lock_); }
+SweepFolder::~SweepFolder() {
+  journal_.reset();  // before another program may open it
+  ::close(lock_);
+}
 
 void SweepFolder::clear() {
   journal_.reset();
