@@ -111,6 +111,7 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> all{
       {"run", "Simulate design points and write their records", add_run_command},
       {"sweep", "Run the points of a sweep file into one table, resumable", add_sweep_command},
+      {"sweep-task", "Run a task of a sweep on a cluster; its job does it", add_sweep_task_command},
       {"merge", "Put the shards of a sweep together", add_merge_command},
       {"pareto", "List the points of a sweep that no other beats in all objectives",
        add_pareto_command},

@@ -13,6 +13,7 @@ namespace nearkv {
 
 void add_run_command(CLI::App& command, int& exit_status);
 void add_sweep_command(CLI::App& command, int& exit_status);
+void add_sweep_task_command(CLI::App& command, int& exit_status);
 void add_merge_command(CLI::App& command, int& exit_status);
 void add_pareto_command(CLI::App& command, int& exit_status);
 void add_top_command(CLI::App& command, int& exit_status);

@@ -1,16 +1,15 @@
 #include "sim/app/figure_config.hpp"
 
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include "sim/app/figures/figure.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
+#include "sim/core/test_folder.hpp"
 
 namespace nearkv {
 
@@ -28,9 +27,8 @@ std::string problem_after(const std::string& patch) {
     series["point"]["extends"] = "nearkv:" + base.substr(base.find("design_points"));
   }
   figure.merge_patch(json::parse(patch));
-  const fs::path file =
-      fs::temp_directory_path() / ("nearkv_figure_" + std::to_string(getpid()) + ".json");
-  std::ofstream(file) << figure.dump();
+  const TestFolder folder;
+  const fs::path file = folder.write("figure.json", figure.dump());
   std::string problem;
   try {
     static_cast<void>(figure_points(load_figure(file), false));
@@ -40,7 +38,6 @@ std::string problem_after(const std::string& patch) {
     CHECK(problem.starts_with(prefix));
     problem.erase(0, prefix.size());
   }
-  fs::remove(file);
   return problem;
 }
 

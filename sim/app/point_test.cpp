@@ -4,10 +4,10 @@
 #include <fstream>
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include "sim/app/exit_status.hpp"
 #include "sim/core/check.hpp"
+#include "sim/core/test_folder.hpp"
 
 namespace nearkv {
 
@@ -27,16 +27,14 @@ TEST_CASE("each line of a message gets its origin") {
 }
 
 TEST_CASE("an output folder may be missing, but not below a file") {
-  const fs::path folder =
-      fs::temp_directory_path() / ("nearkv_point_test_" + std::to_string(getpid()));
-  fs::create_directory(folder);
+  const TestFolder made;
+  const fs::path& folder = made.path();
   CHECK_NOTHROW(check_output_folder(folder));
   CHECK_NOTHROW(check_output_folder(folder / "new" / "deeper"));
   CHECK_FALSE(fs::exists(folder / "new"));
   std::ofstream(folder / "file") << "x";
   CHECK_THROWS_AS(check_output_folder(folder / "file"), ConfigError);
   CHECK_THROWS_AS(check_output_folder(folder / "file" / "deeper"), ConfigError);
-  fs::remove_all(folder);
 }
 
 TEST_CASE("a sourced value is its value") {

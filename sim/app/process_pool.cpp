@@ -234,9 +234,11 @@ class Child {
     if (getppid() != parent) {
       _exit(kExitInternalError);  // the parent died before the line above
     }
-    // Ctrl-C reaches the whole process group; it is for the parent to say what happens.
-    std::signal(SIGINT, SIG_IGN);
-    std::signal(SIGHUP, SIG_IGN);
+    // Ctrl-C reaches the whole process group, and a cluster's scheduler ends all processes of a
+    // job; it is for the parent to say what happens.
+    for (const int number : {SIGINT, SIGHUP, SIGTERM}) {
+      std::signal(number, SIG_IGN);
+    }
     signals.restore();
     const int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
     dup2(nothing, STDIN_FILENO);
@@ -352,6 +354,19 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
     if (options.tick) {
       options.tick();
     }
+  }
+}
+
+void pause_for(double seconds) {
+  const SignalWatch signals;
+  const WallClock::time_point end =
+      WallClock::now() + std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1e3));
+  while (WallClock::now() < end) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(end - WallClock::now()).count();
+    pollfd polled{signals.descriptor(), POLLIN, 0};
+    poll(&polled, 1, static_cast<int>(left) + 1);
+    signals.throw_if_signalled();
   }
 }
 

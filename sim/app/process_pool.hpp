@@ -77,6 +77,9 @@ class SignalsPutOff {
   sigset_t before_{};
 };
 
+/// Waits. Throws Interrupted.
+void pause_for(double seconds);
+
 /// Runs a program in a child. Its exit status is the result: `end` is crashed when a signal ended
 /// it, internal_error when it could not be started, and finished otherwise.
 [[nodiscard]] ChildResult run_program(const std::vector<std::string>& arguments);

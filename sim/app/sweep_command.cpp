@@ -14,6 +14,7 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "sim/app/cluster/slurm.hpp"
 #include "sim/app/commands.hpp"
 #include "sim/app/csv.hpp"
 #include "sim/app/exit_status.hpp"
@@ -21,6 +22,7 @@
 #include "sim/app/point_key.hpp"
 #include "sim/app/process_pool.hpp"
 #include "sim/app/progress.hpp"
+#include "sim/app/sweep/cluster_sweep.hpp"
 #include "sim/app/sweep/sweep_run.hpp"
 #include "sim/app/sweep/sweep_table.hpp"
 #include "sim/app/table.hpp"
@@ -44,6 +46,13 @@ struct SweepOptions {
   bool retry_failed = false;
   bool again = false;
   bool as_json = false;
+  bool has_jobs = false;
+  std::string backend = "local";
+  bool waits = false;
+  bool wants_status = false;
+  bool has_chunk = false;
+  std::size_t chunk = kFewestPointsATask;
+  std::vector<std::string> sbatch;
 };
 
 SweepShard shard_of(const std::string& text) {
@@ -64,10 +73,6 @@ SweepShard shard_of(const std::string& text) {
 }
 
 EarlierResults earlier_of(const SweepOptions& options) {
-  if (options.again && (options.resume || options.retry_failed)) {
-    throw ConfigError(
-        "--again: drops the results that --resume would go on from; give one of them");
-  }
   return options.again          ? EarlierResults::drop
          : options.retry_failed ? EarlierResults::retry_failed
          : options.resume       ? EarlierResults::resume
@@ -141,32 +146,198 @@ void print_plan(const SweepPlan& plan, const SweepOptions& options) {
              format_metric(seconds, "s", 2), tried == 1 ? "" : " each");
 }
 
-void print_counts(const SweepPlan& plan, const SweepCounts& counts,
-                  const std::map<std::string, std::size_t>& statuses, const SweepTable& table,
-                  bool as_json) {
-  if (as_json) {
-    fmt::print("{}", json_text({{"sweep", plan.sweep().name},
-                                {"points", plan.size()},
-                                {"asked", counts.asked},
-                                {"earlier", counts.earlier},
-                                {"shared", counts.shared},
-                                {"ran", counts.ran},
-                                {"statuses", statuses},
-                                {"table", table.csv.string()},
-                                {"units", table.units.string()}}));
-    return;
-  }
-  fmt::print("{}: {} of {} points: {} ran, {} had a result, {} took that of an equal point\n",
-             plan.sweep().name, table.rows, plan.size(), counts.ran, counts.earlier, counts.shared);
+struct SweepSummary {
+  std::size_t asked = 0;    // points of this run
+  std::size_t earlier = 0;  // had a result in the journal
+  SweepCounts counts;
+};
+
+std::string statuses_text(const std::map<std::string, std::size_t>& statuses) {
   std::vector<std::string> parts;
   for (const auto& [status, count] : statuses) {
     parts.push_back(fmt::format("{} {}", count, status));
   }
-  fmt::print("  {}\ntable: {}\nunits: {}\n", fmt::join(parts, ", "), table.csv.string(),
-             table.units.string());
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+/// Writes the table and says what was done.
+int finish(const SweepPlan& plan, const SweepFolder& folder, const SweepSummary& summary,
+           const SweepOptions& options) {
+  const SweepTable table = write_sweep_table(plan, folder.journal(), folder.path());
+  std::map<std::string, std::size_t> statuses = folder.journal().statuses();
+  if (options.as_json) {
+    fmt::print("{}", json_text({{"sweep", plan.sweep().name},
+                                {"points", plan.size()},
+                                {"asked", summary.asked},
+                                {"earlier", summary.earlier},
+                                {"shared", summary.counts.shared},
+                                {"ran", summary.counts.ran},
+                                {"statuses", statuses},
+                                {"table", table.csv.string()},
+                                {"units", table.units.string()}}));
+  } else {
+    fmt::print("{}: {} of {} points: {} ran, {} had a result, {} took that of an equal point\n",
+               plan.sweep().name, table.rows, plan.size(), summary.counts.ran, summary.earlier,
+               summary.counts.shared);
+    fmt::print("  {}\ntable: {}\nunits: {}\n", statuses_text(statuses), table.csv.string(),
+               table.units.string());
+  }
+  const std::size_t failed = statuses["failed"] + statuses["timed_out"];
+  if (failed > 0) {
+    fmt::print(stderr, "{} points failed; column detail says why; --retry-failed runs them again\n",
+               failed);
+    return kExitPointsFailed;
+  }
+  return kExitOk;
+}
+
+int run_here(const SweepPlan& plan, SweepFolder& folder, std::vector<std::size_t> points,
+             SweepSummary summary, const SweepOptions& options) {
+  try {
+    summary.counts = run_points(
+        plan, std::move(points), folder.journal(),
+        {.jobs = options.jobs, .progress = Progress::style_for(stderr), .cache = options.cache});
+  } catch (const Interrupted&) {
+    fmt::print(stderr, "{}: {} of {} points have a result; --resume goes on\n", plan.sweep().name,
+               folder.journal().points().size(), plan.size());
+    throw;
+  }
+  return finish(plan, folder, summary, options);
+}
+
+std::string tasks_text(const ClusterState& state) {
+  std::vector<std::string> parts;
+  for (const auto& [name, count] : state.tasks) {
+    parts.push_back(fmt::format("{} {}", count, name));
+  }
+  return !state.is_known ? "the cluster does not answer"
+         : parts.empty() ? "none"
+                         : fmt::format("{}", fmt::join(parts, ", "));
+}
+
+int run_on_cluster(const SweepPlan& plan, SweepFolder& folder, std::vector<std::size_t> points,
+                   SweepSummary summary, const SweepOptions& options) {
+  ResultStore& journal = folder.journal();
+  ClusterSweep cluster(plan, folder,
+                       {.points_a_task = options.chunk,
+                        .cores = options.has_jobs ? options.jobs : 1,
+                        .sbatch = options.sbatch,
+                        .cache = options.cache});
+  const ClusterState state = cluster.state();
+  if (!state.is_known) {
+    throw ConfigError(
+        "--backend slurm: the cluster does not answer, and tasks of this sweep may still run "
+        "there; try again");
+  }
+  // Those with a result that is not to be kept must not look done.
+  for (const std::size_t point : points) {
+    journal.remove_point(point);
+  }
+  journal.commit();
+  cluster.collect();
+  const auto is_done_or_queued = [&, done = journal.points()](std::size_t point) {
+    return std::binary_search(done.begin(), done.end(), point) ||
+           std::binary_search(state.points.begin(), state.points.end(), point);
+  };
+  std::erase_if(points, is_done_or_queued);
+  if (!options.cache.empty() && fs::exists(cache_file(options.cache))) {
+    const std::size_t before = points.size();
+    ResultStore cache(cache_file(options.cache));
+    points = take_known_results(plan, points, journal, cache);
+    summary.counts.shared = before - points.size();
+  }
+  const std::size_t found = journal.points().size();
+  if (!points.empty()) {
+    const ClusterSubmission submitted = cluster.submit(points);
+    fmt::print(stderr, "{}: {} points in {} tasks: job {}\n", plan.sweep().name, submitted.points,
+               submitted.tasks, submitted.job);
+  }
+  if (!options.waits && found < plan.size()) {
+    fmt::print(
+        stderr,
+        "nearkv sweep {0} --status says how far it is; --backend slurm --resume --wait waits "
+        "for it\n",
+        options.file);
+    return kExitOk;
+  }
+  std::size_t left = 0;
+  try {
+    left = cluster.wait(Progress::style_for(stderr));
+  } catch (const Interrupted&) {
+    fmt::print(stderr, "{}: {} of {} points have a result; the tasks go on (scancel stops them)\n",
+               plan.sweep().name, journal.points().size(), plan.size());
+    throw;
+  }
+  summary.counts.ran = journal.points().size() - found;
+  const int status = finish(plan, folder, summary, options);
+  if (left == 0) {
+    return status;
+  }
+  fmt::print(stderr,
+             "{} points are without a result: their tasks ended again and again; the "
+             "last lines of logs:\n",
+             left);
+  for (const std::string& line : cluster.last_words()) {
+    fmt::print(stderr, "  {}\n", line);
+  }
+  return kExitTryAgain;
+}
+
+/// How far a sweep is.
+int print_status(const SweepPlan& plan, const fs::path& path, const SweepOptions& options) {
+  if (!fs::exists(path / "journal.sqlite")) {
+    throw ConfigError(
+        fmt::format("{}: has no results; nearkv sweep {} makes them", path.string(), options.file));
+  }
+  SweepFolder folder(path);
+  open_journal(plan, folder, EarlierResults::resume);
+  ClusterSweep cluster(plan, folder, {.cache = options.cache});
+  const std::size_t done = cluster.collect();
+  const std::map<std::string, std::size_t> statuses = folder.journal().statuses();
+  const bool is_complete = done == plan.size();
+  if (is_complete) {
+    write_sweep_table(plan, folder.journal(), folder.path());
+  }
+  const ClusterState state = is_complete ? ClusterState{} : cluster.state();
+  if (options.as_json) {
+    fmt::print("{}", json_text({{"sweep", plan.sweep().name},
+                                {"points", plan.size()},
+                                {"done", done},
+                                {"statuses", statuses},
+                                {"tasks", state.tasks},
+                                {"is_known", state.is_known}}));
+  } else {
+    fmt::print("{}: {} of {} points have a result{}{}\n", plan.sweep().name, done, plan.size(),
+               statuses.empty() ? "" : ": ", statuses_text(statuses));
+    if (is_complete) {
+      fmt::print("table: {}\n", (folder.path() / "points.csv").string());
+    } else {
+      fmt::print("  tasks of a cluster: {}\n", tasks_text(state));
+    }
+  }
+  return is_complete ? kExitOk : kExitTryAgain;
+}
+
+void check_options_agree(const SweepOptions& options) {
+  const bool is_slurm = options.backend == "slurm";
+  const auto refuse = [](bool wrong, const char* message) {
+    if (wrong) {
+      throw ConfigError(message);
+    }
+  };
+  refuse(options.again && (options.resume || options.retry_failed),
+         "--again: drops the results that --resume would go on from; give one of them");
+  refuse(is_slurm && !options.shard.empty(),
+         "--shard: --backend slurm shares the points out itself; give one of them");
+  refuse(!is_slurm && options.waits, "--wait: a local run always waits; give --backend slurm");
+  refuse(!is_slurm && options.has_chunk,
+         "--chunk: is for tasks of a cluster; give --backend slurm");
+  refuse(!is_slurm && !options.sbatch.empty(),
+         "--sbatch: is for jobs of a cluster; give --backend slurm");
 }
 
 int run(const SweepOptions& options) {
+  check_options_agree(options);
   const SweepShard shard = shard_of(options.shard);
   const EarlierResults earlier = earlier_of(options);
   const SweepPlan plan(load_sweep(path_of(options.file)));
@@ -176,33 +347,20 @@ int run(const SweepOptions& options) {
   }
   const std::string part =
       shard.count > 1 ? fmt::format(".shard_{}_of_{}", shard.index + 1, shard.count) : "";
-  SweepFolder folder(fs::path(options.out) / (plan.sweep().name + part));
-  SweepCounts counts;
-  try {
-    counts = run_sweep(plan, folder,
-                       {.jobs = options.jobs,
-                        .shard = shard,
-                        .earlier = earlier,
-                        .progress = Progress::style_for(stderr),
-                        .cache = options.cache});
-  } catch (const Interrupted&) {
-    fmt::print(stderr, "{}: {} of {} points have a result; --resume goes on\n", plan.sweep().name,
-               folder.journal().points().size(), plan.size());
-    throw;
+  const fs::path path = fs::path(options.out) / (plan.sweep().name + part);
+  if (options.wants_status) {
+    return print_status(plan, path, options);
   }
-  const SweepTable table = write_sweep_table(plan, folder.journal(), folder.path());
-  const std::map<std::string, std::size_t> statuses = folder.journal().statuses();
-  print_counts(plan, counts, statuses, table, options.as_json);
-  const auto failed = [&](const char* status) {
-    const auto found = statuses.find(status);
-    return found == statuses.end() ? 0 : found->second;
-  };
-  if (failed("failed") + failed("timed_out") > 0) {
-    fmt::print(stderr, "{} points failed; column detail says why; --retry-failed runs them again\n",
-               failed("failed") + failed("timed_out"));
-    return kExitPointsFailed;
+  const bool is_slurm = options.backend == "slurm";
+  if (is_slurm) {
+    static_cast<void>(Slurm());  // before anything is written
   }
-  return kExitOk;
+  SweepFolder folder(path);
+  open_journal(plan, folder, earlier);
+  std::vector<std::size_t> points = points_to_run(plan, folder.journal(), shard, earlier);
+  const std::size_t asked = (plan.size() - shard.index + shard.count - 1) / shard.count;
+  const SweepSummary summary{asked, asked - points.size(), {}};
+  return (is_slurm ? run_on_cluster : run_here)(plan, folder, std::move(points), summary, options);
 }
 
 /// Folders of shards beside that of the sweep, sorted.
@@ -254,9 +412,11 @@ void add_sweep_command(CLI::App& command, int& exit_status) {
   command.add_option("FILE", options->file, "Sweep file (configs/sweeps has examples)")->required();
   command.add_option("--out", options->out, "Folder; results go into a folder of the sweep's name")
       ->capture_default_str();
-  command.add_option("--jobs", options->jobs, "Points at a time")
-      ->check(CLI::Range(1, kMostJobs))
-      ->capture_default_str();
+  const CLI::Option* jobs = command
+                                .add_option("--jobs", options->jobs,
+                                            "Points at a time; on a cluster, those of a task (1)")
+                                ->check(CLI::Range(1, kMostJobs))
+                                ->capture_default_str();
   command.add_flag("--dry-run", options->is_dry,
                    "Print the number of points, the first and the last, and how long they take");
   command.add_flag("--resume", options->resume, "Go on where an earlier run ended");
@@ -267,7 +427,29 @@ void add_sweep_command(CLI::App& command, int& exit_status) {
                      "I/N: run every N-th point from the I-th on, for nearkv merge");
   command.add_option("--cache", options->cache, "Folder of results that sweeps share; empty: none");
   command.add_flag("--json", options->as_json, "Print the summary as JSON");
-  command.callback([options, &exit_status] { exit_status = run(*options); });
+  command
+      .add_option("--backend", options->backend,
+                  "Where points run: local, or slurm: as job arrays of a Slurm cluster")
+      ->check(CLI::IsMember({"local", "slurm"}))
+      ->capture_default_str();
+  command.add_flag("--wait", options->waits,
+                   "Wait for the cluster, submit what it loses again, and write the table");
+  command.add_flag("--status", options->wants_status,
+                   "Say how far the sweep is; the status is 75 until it is done");
+  const CLI::Option* chunk =
+      command.add_option("--chunk", options->chunk, "Points of a task of the cluster, at least")
+          ->check(CLI::Range(kFewestPointsATask, std::size_t{1'000'000}))
+          ->capture_default_str();
+  command
+      .add_option("--sbatch", options->sbatch,
+                  "An option for sbatch, as in --sbatch partition=short; may be repeated")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command.callback([options, jobs, chunk, &exit_status] {
+    options->has_jobs = jobs->count() > 0;
+    options->has_chunk = chunk->count() > 0;
+    exit_status = run(*options);
+  });
 }
 
 }  // namespace nearkv

@@ -1,13 +1,12 @@
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
+#include "sim/core/test_folder.hpp"
 
 using namespace nearkv;
 namespace fs = std::filesystem;
@@ -15,28 +14,16 @@ using nlohmann::json;
 
 namespace {
 
-/// A folder of config files that goes with the test; messages name files without it.
-class Files {
+/// A folder of config files; messages name files without it.
+class Files : public TestFolder {
  public:
-  Files() : path_(fs::temp_directory_path() / ("nearkv_config_test_" + std::to_string(getpid()))) {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~Files() { fs::remove_all(path_); }
-  Files(const Files&) = delete;
-  Files& operator=(const Files&) = delete;
-
-  void write(const std::string& name, const std::string& text) const {
-    fs::create_directories((path_ / name).parent_path());
-    std::ofstream(path_ / name, std::ios::binary) << text;
-  }
-  [[nodiscard]] fs::path path(const std::string& name) const { return path_ / name; }
-  [[nodiscard]] json config(const std::string& name) const { return load_config(path_ / name); }
+  [[nodiscard]] fs::path path(const std::string& name) const { return TestFolder::path() / name; }
+  [[nodiscard]] json config(const std::string& name) const { return load_config(path(name)); }
 
   /// The message of loading `name`, without the folder; "" when it loads.
   [[nodiscard]] std::string refusal(const std::string& name) const {
     try {
-      static_cast<void>(load_config(path_ / name));
+      static_cast<void>(load_config(path(name)));
       return "";
     } catch (const ConfigError& error) {
       return without_folder(error.what());
@@ -50,14 +37,12 @@ class Files {
 
  private:
   [[nodiscard]] std::string without_folder(std::string text) const {
-    const std::string folder = path_.string() + "/";
+    const std::string folder = TestFolder::path().string() + "/";
     for (std::size_t at = text.find(folder); at != std::string::npos; at = text.find(folder)) {
       text.erase(at, folder.size());
     }
     return text;
   }
-
-  fs::path path_;
 };
 
 std::string override_refusal(json config, const std::string& assignment) {

@@ -13,27 +13,12 @@
 
 #include "sim/core/check.hpp"
 #include "sim/core/hash.hpp"
+#include "sim/core/test_folder.hpp"
 
 using namespace nearkv;
 namespace fs = std::filesystem;
 
 namespace {
-
-/// A folder of its own that goes with the test.
-class Folder {
- public:
-  Folder() : path_(fs::temp_directory_path() / ("nearkv_record_test_" + std::to_string(getpid()))) {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~Folder() { fs::remove_all(path_); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  [[nodiscard]] const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
 
 std::string text_of(const fs::path& file) {
   std::ifstream stream(file, std::ios::binary);
@@ -113,7 +98,7 @@ TEST_CASE("record: out of memory is a status with its detail") {
 }
 
 TEST_CASE("record: a file is written whole, into folders that are made, over an older one") {
-  const Folder folder;
+  const TestFolder folder;
   const fs::path file = folder.path() / "deep" / "er" / "record.json";
   write_file_atomically(file, "first");
   CHECK(text_of(file) == "first");
@@ -126,7 +111,7 @@ TEST_CASE("record: a file is written whole, into folders that are made, over an 
 }
 
 TEST_CASE("record: what cannot be written is an error of one line and leaves nothing") {
-  const Folder folder;
+  const TestFolder folder;
   const std::string root = folder.path().string();
   write_file_atomically(folder.path() / "file", "a file");
   fs::create_directory(folder.path() / "folder");
@@ -156,7 +141,7 @@ TEST_CASE("record: what cannot be written is an error of one line and leaves not
 }
 
 TEST_CASE("record: without permission, or with a full disk, nothing is left") {
-  const Folder folder;
+  const TestFolder folder;
   const fs::path locked = folder.path() / "locked";
   fs::create_directory(locked);
   fs::permissions(locked, fs::perms::all & ~fs::perms::owner_write & ~fs::perms::group_write &

@@ -3,10 +3,10 @@
 #include <fstream>
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include "sim/core/check.hpp"
 #include "sim/core/record.hpp"
+#include "sim/core/test_folder.hpp"
 
 namespace nearkv {
 
@@ -14,63 +14,53 @@ namespace fs = std::filesystem;
 
 namespace {
 
-struct TemporaryFolder {
-  TemporaryFolder() { fs::create_directories(path); }
-  ~TemporaryFolder() { fs::remove_all(path); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  void write(const std::string& file, const std::string& text) const {
-    write_file_atomically(path / file, text);
-  }
+struct ResultsFolder : TestFolder {
   [[nodiscard]] std::string problem() const {
     try {
-      FigureFolder{path};
+      FigureFolder{path()};
     } catch (const ConfigError& error) {
       return error.what();
     }
     return "";
   }
-
-  fs::path path = fs::temp_directory_path() / ("nearkv_folder_" + std::to_string(getpid()));
 };
 
 }  // namespace
 
 TEST_CASE("figure folder: what a figure listed is its own, and nothing else") {
-  const TemporaryFolder folder;
-  FigureFolder figures(folder.path);
+  const ResultsFolder folder;
+  FigureFolder figures(folder.path());
   figures.begin("fig14", {"fig14.csv", "fig14/a.record.json"}, {});
   folder.write("fig14.csv", "x");
   folder.write("fig15.csv", "a user's");
-  const FigureFolder again(folder.path);
+  const FigureFolder again(folder.path());
   CHECK_NOTHROW(again.check_are_ours({"fig14.csv", "fig16.csv"}));
   CHECK_THROWS_WITH_AS(again.check_are_ours({"fig14.csv", "fig15.csv"}),
                        doctest::Contains("fig15.csv: is there, but "), ConfigError);
 }
 
 TEST_CASE("figure folder: old files of a figure go, those of others stay") {
-  const TemporaryFolder folder;
-  FigureFolder figures(folder.path);
+  const ResultsFolder folder;
+  FigureFolder figures(folder.path());
   figures.begin("fig14", {"fig14.csv", "fig14.png", "fig14/old.record.json"}, {});
   figures.begin("fig15", {"fig15.csv"}, {});
   for (const char* file :
        {"fig14.csv", "fig14.png", "fig14/old.record.json", "fig15.csv", "fig14/users.txt"}) {
     folder.write(file, "x");
   }
-  FigureFolder(folder.path).begin("fig14", {"fig14.csv", "fig14.png"}, {"fig14.png"});
-  CHECK(fs::exists(folder.path / "fig14.csv"));
-  CHECK_FALSE(fs::exists(folder.path / "fig14.png"));  // drawn again, or missing
-  CHECK_FALSE(fs::exists(folder.path / "fig14/old.record.json"));
-  CHECK(fs::exists(folder.path / "fig14/users.txt"));
-  CHECK(fs::exists(folder.path / "fig15.csv"));
+  FigureFolder(folder.path()).begin("fig14", {"fig14.csv", "fig14.png"}, {"fig14.png"});
+  CHECK(fs::exists(folder.path() / "fig14.csv"));
+  CHECK_FALSE(fs::exists(folder.path() / "fig14.png"));  // drawn again, or missing
+  CHECK_FALSE(fs::exists(folder.path() / "fig14/old.record.json"));
+  CHECK(fs::exists(folder.path() / "fig14/users.txt"));
+  CHECK(fs::exists(folder.path() / "fig15.csv"));
 }
 
 TEST_CASE("figure folder: lists of others and of other versions are refused") {
-  const TemporaryFolder folder;
+  const ResultsFolder folder;
   CHECK(folder.problem().empty());
-  FigureFolder(folder.path).begin("fig14", {"fig14.csv"}, {});
-  std::ifstream stream(folder.path / kFigureList);
+  FigureFolder(folder.path()).begin("fig14", {"fig14.csv"}, {});
+  std::ifstream stream(folder.path() / kFigureList);
   const nlohmann::json list = nlohmann::json::parse(stream);
   const auto problem_after = [&](const std::string& patch) {
     nlohmann::json changed = list;

@@ -1,12 +1,15 @@
 #include "sim/app/sweep/result_store.hpp"
 
+#include <cerrno>
 #include <cstring>
 #include <string_view>
 #include <utility>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <sqlite3.h>
+#include <unistd.h>
 
 #include "sim/core/check.hpp"
 
@@ -19,6 +22,7 @@ namespace {
 
 constexpr int kApplicationId = 0x4e4b5653;  // "NKVS": says whose file it is
 constexpr int kFormat = 1;
+constexpr int kToWrite = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
 constexpr int kBusyMilliseconds = 60'000;  // other programs share the cache
 
 constexpr const char* kSchema = R"(
@@ -99,9 +103,10 @@ struct ResultStore::Database {
     int bound_ = 0;
   };
 
-  explicit Database(fs::path path) : file(std::move(path)) {
+  /// `name` is what SQLite is told where it differs from the file.
+  Database(fs::path path, int flags, const std::string& name = {}) : file(std::move(path)) {
     const int opened =
-        sqlite3_open_v2(file.c_str(), &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);
+        sqlite3_open_v2(name.empty() ? file.c_str() : name.c_str(), &handle, flags, nullptr);
     if (opened != SQLITE_OK) {
       const std::string problem = problem_of(opened);
       sqlite3_close(handle);
@@ -112,26 +117,35 @@ struct ResultStore::Database {
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
-  void prepare() {
-    sqlite3_busy_timeout(handle, kBusyMilliseconds);
-    const auto number_of = [this](const char* pragma) {
-      Query query(*this, pragma);
-      query.step();
-      return query.number(0);
-    };
+  [[nodiscard]] std::int64_t number_of(const char* query_text) const {
+    Query query(*this, query_text);
+    query.step();
+    return query.number(0);
+  }
+
+  [[nodiscard]] bool is_new() const { return number_of("SELECT count(*) FROM sqlite_master") == 0; }
+
+  void check_is_ours() const {
     const std::int64_t id = number_of("PRAGMA application_id");
     const std::int64_t format = number_of("PRAGMA user_version");
-    const bool is_new = number_of("SELECT count(*) FROM sqlite_master") == 0;
-    if (!is_new && (id != kApplicationId || format != kFormat)) {
+    if (id != kApplicationId || format != kFormat) {
       throw ConfigError(fmt::format(
           "{}: {}; move it away or name another folder", file.string(),
           id != kApplicationId
               ? "is no file of results"
               : fmt::format("has format {}, and this program writes {}", format, kFormat)));
     }
+  }
+
+  void prepare() {
+    sqlite3_busy_timeout(handle, kBusyMilliseconds);
+    const bool was_empty = is_new();
+    if (!was_empty) {
+      check_is_ours();
+    }
     run("PRAGMA journal_mode = WAL");
     run("PRAGMA synchronous = NORMAL");  // in WAL: at most the last results are lost, none is torn
-    if (is_new) {
+    if (was_empty) {
       run("BEGIN IMMEDIATE");
       run(kSchema);
       run(fmt::format("PRAGMA application_id = {}", kApplicationId));
@@ -226,11 +240,31 @@ struct ResultStore::Database {
 ResultStore::ResultStore(const fs::path& file) {
   std::error_code ignored;
   fs::create_directories(file.parent_path(), ignored);
-  database_ = std::make_unique<Database>(file);
+  database_ = std::make_unique<Database>(file, kToWrite);
   database_->prepare();
 }
 
+ResultStore::ResultStore() : database_(std::make_unique<Database>(":memory:", kToWrite)) {
+  database_->prepare();
+}
+
+ResultStore::ResultStore(std::unique_ptr<Database> database) : database_(std::move(database)) {}
+
+ResultStore ResultStore::to_read(const fs::path& file) {
+  // Nothing is made beside the file, and no lock is asked of a file system that may have none.
+  std::string name = "file:";
+  for (const char letter : fs::absolute(file).string()) {
+    const bool is_special = letter == '?' || letter == '#' || letter == '%';
+    name += is_special ? fmt::format("%{:02x}", static_cast<int>(letter)) : std::string(1, letter);
+  }
+  auto database = std::make_unique<Database>(file, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI,
+                                             name + "?immutable=1");
+  database->check_is_ours();
+  return ResultStore(std::move(database));
+}
+
 ResultStore::~ResultStore() = default;
+ResultStore::ResultStore(ResultStore&&) noexcept = default;
 
 std::optional<std::string> ResultStore::note(const std::string& name) const {
   Database::Query query(*database_, "SELECT text FROM note WHERE name = ?");
@@ -286,6 +320,33 @@ void ResultStore::commit() {
   if (database_->is_writing) {
     database_->run("COMMIT");
     database_->is_writing = false;
+  }
+}
+
+void ResultStore::write_copy(const fs::path& file) const {
+  const fs::path unfinished = fmt::format("{}.{}.tmp", file.string(), getpid());
+  std::error_code problem;
+  fs::remove(unfinished, problem);
+  const auto fail = [&](const std::string& why) {
+    fs::remove(unfinished, problem);
+    throw ConfigError(fmt::format("{}: cannot be written ({})", file.string(), why));
+  };
+  Database::Query query(*database_, "VACUUM INTO ?");
+  query.bind(unfinished.string());
+  try {
+    query.step();
+  } catch (const ConfigError&) {
+    fail(sqlite3_errmsg(database_->handle));
+  }
+  // SQLite leaves it to the system when a copy is on the disk.
+  const int written = open(unfinished.c_str(), O_RDONLY | O_CLOEXEC);
+  if (written < 0 || fsync(written) != 0) {
+    fail(std::strerror(errno));
+  }
+  ::close(written);
+  fs::rename(unfinished, file, problem);
+  if (problem) {
+    fail(problem.message());
   }
 }
 

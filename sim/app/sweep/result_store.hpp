@@ -30,9 +30,14 @@ class ResultStore {
  public:
   /// Opens or makes the file. Throws ConfigError when it cannot be read or is none of ours.
   explicit ResultStore(const std::filesystem::path& file);
+  /// In memory.
+  ResultStore();
+  /// A file that nobody writes, to be read alone. Throws the same.
+  [[nodiscard]] static ResultStore to_read(const std::filesystem::path& file);
   ~ResultStore();
   ResultStore(const ResultStore&) = delete;
   ResultStore& operator=(const ResultStore&) = delete;
+  ResultStore(ResultStore&&) noexcept;
 
   // All below throw ConfigError when the file cannot be read or written.
 
@@ -48,6 +53,8 @@ class ResultStore {
   void remove_point(std::size_t point);
   /// Makes what was added last.
   void commit();
+  /// Writes what is committed to another file, which is there whole or not at all.
+  void write_copy(const std::filesystem::path& file) const;
 
   /// Points that have a result, ascending.
   [[nodiscard]] std::vector<std::size_t> points() const;
@@ -59,6 +66,8 @@ class ResultStore {
 
  private:
   struct Database;
+  explicit ResultStore(std::unique_ptr<Database> database);
+
   std::unique_ptr<Database> database_;
 };
 

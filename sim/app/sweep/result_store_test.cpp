@@ -9,11 +9,11 @@
 #include "sim/app/sweep/sweep_ranking.hpp"
 #include "sim/app/sweep/test_sweep.hpp"
 #include "sim/core/check.hpp"
+#include "sim/core/test_folder.hpp"
 
 namespace nearkv {
 
 using test_sweep::plan_of;
-using test_sweep::TemporaryFolder;
 
 namespace {
 
@@ -24,7 +24,7 @@ PointResult ran(double throughput, double price) {
 }  // namespace
 
 TEST_CASE("result store: what was committed is there again, the rest is not") {
-  const TemporaryFolder folder;
+  const TestFolder folder;
   const auto file = folder.path() / "journal.sqlite";
   {
     ResultStore store(file);
@@ -57,7 +57,7 @@ TEST_CASE("result store: what was committed is there again, the rest is not") {
 }
 
 TEST_CASE("result store: a file of something else is refused and left alone") {
-  const TemporaryFolder folder;
+  const TestFolder folder;
   const auto file = folder.path() / "journal.sqlite";
   std::ofstream(file) << "hello, this is no database of any kind at all";
   CHECK_THROWS_AS(ResultStore{file}, ConfigError);
@@ -67,7 +67,7 @@ TEST_CASE("result store: a file of something else is refused and left alone") {
 }
 
 TEST_CASE("ranking: constraints, the front and the best") {
-  const TemporaryFolder folder;
+  const TestFolder folder;
   ResultStore store(folder.path() / "journal.sqlite");
   const SweepPlan plan = plan_of({{{"path", "/workload/batch"}, {"values", {1, 2, 3, 4, 5, 6}}}});
   const std::vector<PointResult> results{

@@ -71,29 +71,60 @@ std::string differences(const json& a, const json& b) {
   return fmt::format("{}{}", fmt::join(paths, ", "), rest);
 }
 
-/// Says whose results the journal has.
-void begin_journal(ResultStore& journal, const SweepPlan& plan) {
-  journal.set_note("sweep", plan.sweep().document.dump());
-  journal.set_note("points", std::to_string(plan.size()));
-  journal.set_note("program", program_hash());
-  journal.set_note("version", std::string(build_info::kVersion));
-  journal.commit();
+void check_earlier(const SweepPlan& plan, const SweepFolder& folder, const ResultStore& journal,
+                   EarlierResults allowed) {
+  const std::string place = folder.path().string();
+  if (allowed == EarlierResults::refuse) {
+    throw ConfigError(fmt::format(
+        "{}: has results of {} of {} points of this name; --resume goes on, --again starts over, "
+        "--out names another folder",
+        place, journal.points().size(), journal.note("points").value_or("?")));
+  }
+  const json before = json::parse(journal.note("sweep").value_or("null"));
+  if (before != plan.sweep().document) {
+    throw ConfigError(fmt::format(
+        "{}: cannot be resumed: the sweep was another one when it was begun; what changed: {}; "
+        "--again starts over",
+        place, differences(before, plan.sweep().document)));
+  }
+  if (journal.note("program") != program_hash()) {
+    throw ConfigError(
+        fmt::format("{}: cannot be resumed: it was begun by another build of nearkv ({}); "
+                    "--again starts over",
+                    place, journal.note("version").value_or("unknown")));
+  }
 }
 
-/// One sweep in one folder.
+void check_is_of(const SweepPlan& plan, const ResultStore& store, const std::string& name) {
+  if (json::parse(store.note("sweep").value_or("null")) != plan.sweep().document) {
+    throw ConfigError(fmt::format("{}: has results of another sweep", name));
+  }
+  if (store.note("program") != program_hash()) {
+    throw ConfigError(fmt::format("{}: was made by another build of nearkv ({})", name,
+                                  store.note("version").value_or("unknown")));
+  }
+}
+
+std::optional<PointResult> known_result(const std::string& key, const ResultStore& journal,
+                                        const ResultStore* cache) {
+  if (std::optional<PointResult> known = journal.find(key); known && known->is_repeatable()) {
+    return known;
+  }
+  return cache != nullptr ? cache->find(key) : std::nullopt;
+}
+
+/// Runs points into a journal.
 class Runner {
  public:
-  Runner(const SweepPlan& plan, SweepFolder& folder, const SweepRunOptions& options)
-      : plan_(plan), folder_(folder), options_(options) {
+  Runner(const SweepPlan& plan, std::vector<std::size_t> points, ResultStore& journal,
+         const PointRunOptions& options)
+      : plan_(plan), journal_(journal), options_(options), todo_(std::move(points)) {
     if (!options.cache.empty()) {
-      cache_ =
-          std::make_unique<ResultStore>(options.cache / "points" / (program_hash() + ".sqlite"));
+      cache_ = std::make_unique<ResultStore>(cache_file(options.cache));
     }
   }
 
   SweepCounts run() {
-    prepare_journal();
-    find_points_to_run();
     Progress progress(plan_.sweep().name, todo_.size(), options_.progress);
     const auto next = [&] { return next_task(progress); };
     const auto work = [this](std::size_t point) {
@@ -120,73 +151,15 @@ class Runner {
   }
 
  private:
-  void prepare_journal() {
-    ResultStore& journal = folder_.journal();
-    const std::optional<std::string> earlier = journal.note("sweep");
-    if (earlier && options_.earlier == EarlierResults::drop) {
-      folder_.clear();
-    } else if (earlier) {
-      check_earlier(*earlier);
-      return;
-    }
-    begin_journal(folder_.journal(), plan_);
-  }
-
-  void check_earlier(const std::string& earlier) {
-    const std::string folder = folder_.path().string();
-    if (options_.earlier == EarlierResults::refuse) {
-      throw ConfigError(fmt::format(
-          "{}: has results of {} of {} points of this name; --resume goes on, --again starts over, "
-          "--out names another folder",
-          folder, folder_.journal().points().size(),
-          folder_.journal().note("points").value_or("?")));
-    }
-    const json before = json::parse(earlier);
-    if (before != plan_.sweep().document) {
-      throw ConfigError(fmt::format(
-          "{}: cannot be resumed: the sweep was another one when it was begun; what changed: {}; "
-          "--again starts over",
-          folder, differences(before, plan_.sweep().document)));
-    }
-    if (folder_.journal().note("program") != program_hash()) {
-      throw ConfigError(
-          fmt::format("{}: cannot be resumed: it was begun by another build of nearkv ({}); "
-                      "--again starts over",
-                      folder, folder_.journal().note("version").value_or("unknown")));
-    }
-  }
-
-  void find_points_to_run() {
-    ResultStore& journal = folder_.journal();
-    std::vector<bool> has_result(plan_.size());
-    if (options_.earlier == EarlierResults::retry_failed) {
-      journal.for_each([&](std::size_t point, const std::string&, const PointResult& result) {
-        has_result.at(point) = result.is_repeatable();
-      });
-    } else {
-      for (const std::size_t point : journal.points()) {
-        has_result.at(point) = true;
-      }
-    }
-    for (std::size_t i = options_.shard.index; i < plan_.size(); i += options_.shard.count) {
-      ++counts_.asked;
-      if (has_result[i]) {
-        ++counts_.earlier;
-      } else {
-        todo_.push_back(i);
-      }
-    }
-  }
-
   /// The next point that must run; those whose result is known are written on the way.
   std::optional<std::size_t> next_task(Progress& progress) {
     while (next_ < todo_.size()) {
       const std::size_t point = todo_[next_++];
       json config = plan_.config(point);
       std::string key = config_key(config);
-      if (const std::optional<PointResult> known = known_result(key)) {
-        folder_.journal().add(key, *known);
-        folder_.journal().add_point(point, key);
+      if (const std::optional<PointResult> known = known_result(key, journal_, cache_.get())) {
+        journal_.add(key, *known);
+        journal_.add_point(point, key);
         ++counts_.shared;
         progress.advance();
         commit_now_and_then();
@@ -203,22 +176,14 @@ class Runner {
     return std::nullopt;
   }
 
-  std::optional<PointResult> known_result(const std::string& key) {
-    if (std::optional<PointResult> known = folder_.journal().find(key);
-        known && known->is_repeatable()) {
-      return known;
-    }
-    return cache_ ? cache_->find(key) : std::nullopt;
-  }
-
   void finish(std::size_t point, const PointResult& result) {
     const std::string key = keys_.extract(point).mapped();
     configs_.erase(point);
-    folder_.journal().add(key, result);
-    folder_.journal().add_point(point, key);
+    journal_.add(key, result);
+    journal_.add_point(point, key);
     const auto equal_points = running_.extract(key);
     for (const std::size_t equal : equal_points.mapped()) {
-      folder_.journal().add_point(equal, key);
+      journal_.add_point(equal, key);
       ++counts_.shared;
     }
     if (cache_ && result.is_repeatable()) {
@@ -245,15 +210,18 @@ class Runner {
   }
 
   void commit() {
-    folder_.journal().commit();
+    journal_.commit();
     if (cache_) {
       cache_->commit();
+    }
+    if (options_.committed) {
+      options_.committed();
     }
   }
 
   const SweepPlan& plan_;
-  SweepFolder& folder_;
-  const SweepRunOptions& options_;
+  ResultStore& journal_;
+  const PointRunOptions& options_;
   std::unique_ptr<ResultStore> cache_;
   std::vector<std::size_t> todo_;
   std::size_t next_ = 0;
@@ -305,8 +273,81 @@ void SweepFolder::clear() {
   journal_ = std::make_unique<ResultStore>(journal_file());
 }
 
-SweepCounts run_sweep(const SweepPlan& plan, SweepFolder& folder, const SweepRunOptions& options) {
-  return Runner(plan, folder, options).run();
+void begin_journal(ResultStore& journal, const SweepPlan& plan) {
+  journal.set_note("sweep", plan.sweep().document.dump());
+  journal.set_note("points", std::to_string(plan.size()));
+  journal.set_note("program", program_hash());
+  journal.set_note("version", std::string(build_info::kVersion));
+  journal.commit();
+}
+
+void open_journal(const SweepPlan& plan, SweepFolder& folder, EarlierResults earlier) {
+  const bool has_results = folder.journal().note("sweep").has_value();
+  if (has_results && earlier != EarlierResults::drop) {
+    check_earlier(plan, folder, folder.journal(), earlier);
+    return;
+  }
+  if (has_results) {
+    folder.clear();
+  }
+  begin_journal(folder.journal(), plan);
+}
+
+std::vector<std::size_t> points_to_run(const SweepPlan& plan, const ResultStore& journal,
+                                       const SweepShard& shard, EarlierResults earlier) {
+  std::vector<bool> has_result(plan.size());
+  if (earlier == EarlierResults::retry_failed) {
+    journal.for_each([&](std::size_t point, const std::string&, const PointResult& result) {
+      has_result.at(point) = result.is_repeatable();
+    });
+  } else {
+    for (const std::size_t point : journal.points()) {
+      has_result.at(point) = true;
+    }
+  }
+  std::vector<std::size_t> points;
+  for (std::size_t i = shard.index; i < plan.size(); i += shard.count) {
+    if (!has_result[i]) {
+      points.push_back(i);
+    }
+  }
+  return points;
+}
+
+SweepCounts run_points(const SweepPlan& plan, std::vector<std::size_t> points, ResultStore& journal,
+                       const PointRunOptions& options) {
+  return Runner(plan, std::move(points), journal, options).run();
+}
+
+std::vector<std::size_t> take_known_results(const SweepPlan& plan,
+                                            const std::vector<std::size_t>& points,
+                                            ResultStore& journal, ResultStore& cache) {
+  std::vector<std::size_t> unknown;
+  for (const std::size_t point : points) {
+    const std::string key = config_key(plan.config(point));
+    if (const std::optional<PointResult> known = known_result(key, journal, &cache)) {
+      journal.add(key, *known);
+      journal.add_point(point, key);
+    } else {
+      unknown.push_back(point);
+    }
+  }
+  journal.commit();
+  return unknown;
+}
+
+fs::path cache_file(const fs::path& cache) {
+  return cache / "points" / (program_hash() + ".sqlite");
+}
+
+void take_results(const SweepPlan& plan, ResultStore& journal, const ResultStore& part,
+                  const std::string& name) {
+  check_is_of(plan, part, name);
+  part.for_each([&](std::size_t point, const std::string& key, const PointResult& result) {
+    journal.add(key, result);
+    journal.add_point(point, key);
+  });
+  journal.commit();
 }
 
 std::size_t merge_sweeps(const SweepPlan& plan, const std::vector<fs::path>& parts,
@@ -315,29 +356,10 @@ std::size_t merge_sweeps(const SweepPlan& plan, const std::vector<fs::path>& par
   if (!journal.note("sweep")) {
     begin_journal(journal, plan);
   }
-  std::vector<fs::path> all = parts;
-  all.insert(all.begin(), folder.path());
-  for (const fs::path& part : all) {
-    const bool is_own = part == folder.path();
-    const std::unique_ptr<ResultStore> opened =
-        is_own ? nullptr : std::make_unique<ResultStore>(part / "journal.sqlite");
-    const ResultStore& source = is_own ? journal : *opened;
-    if (json::parse(source.note("sweep").value_or("null")) != plan.sweep().document) {
-      throw ConfigError(fmt::format("{}: has results of another sweep", part.string()));
-    }
-    if (source.note("program") != journal.note("program")) {
-      throw ConfigError(fmt::format("{}: was made by another build of nearkv than {}",
-                                    part.string(), folder.path().string()));
-    }
-    if (is_own) {
-      continue;
-    }
-    source.for_each([&](std::size_t point, const std::string& key, const PointResult& result) {
-      journal.add(key, result);
-      journal.add_point(point, key);
-    });
+  check_is_of(plan, journal, folder.path().string());
+  for (const fs::path& part : parts) {
+    take_results(plan, journal, ResultStore(part / "journal.sqlite"), part.string());
   }
-  journal.commit();
   return journal.points().size();
 }
 

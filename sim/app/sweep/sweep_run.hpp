@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,18 +23,15 @@ struct SweepShard {
 /// What to do when the folder has results.
 enum class EarlierResults { refuse, resume, retry_failed, drop };
 
-struct SweepRunOptions {
+struct PointRunOptions {
   int jobs = 1;
-  SweepShard shard;
-  EarlierResults earlier = EarlierResults::refuse;
   Progress::Style progress = Progress::Style::silent;
-  std::filesystem::path cache;  // folder of results that sweeps share; empty: none
+  std::filesystem::path cache{};      // folder of results that sweeps share; empty: none
+  std::function<void()> committed{};  // called after results were committed; may be empty
 };
 
 struct SweepCounts {
-  std::size_t asked = 0;    // points of this shard
-  std::size_t earlier = 0;  // had a result in the journal
-  std::size_t shared = 0;   // took that of an equal point, of this or another sweep
+  std::size_t shared = 0;  // took the result of an equal point, of this or another sweep
   std::size_t ran = 0;
 };
 
@@ -49,6 +47,7 @@ class SweepFolder {
 
   [[nodiscard]] const std::filesystem::path& path() const { return folder_; }
   [[nodiscard]] ResultStore& journal() { return *journal_; }
+  [[nodiscard]] const ResultStore& journal() const { return *journal_; }
   /// Deletes all results.
   void clear();
 
@@ -60,10 +59,37 @@ class SweepFolder {
   std::unique_ptr<ResultStore> journal_;
 };
 
-/// Runs the points that have no result. Each result is in the journal a moment after its point
-/// ended, however this program ends. Throws Interrupted, and ConfigError when the journal has
-/// results that `earlier` does not allow, is of another sweep or program, or cannot be written.
-SweepCounts run_sweep(const SweepPlan& plan, SweepFolder& folder, const SweepRunOptions& options);
+/// Says in a journal whose results it has.
+void begin_journal(ResultStore& journal, const SweepPlan& plan);
+
+/// Begins the folder's journal, or checks that it may go on. Throws ConfigError when it has results
+/// that `earlier` does not allow, or is of another sweep or program.
+void open_journal(const SweepPlan& plan, SweepFolder& folder, EarlierResults earlier);
+
+/// The shard's points that are to run: those without a result, or with one that `earlier` retries.
+[[nodiscard]] std::vector<std::size_t> points_to_run(const SweepPlan& plan,
+                                                     const ResultStore& journal,
+                                                     const SweepShard& shard,
+                                                     EarlierResults earlier);
+
+/// Runs points into a journal. Each result is there a moment after its point ended, however this
+/// program ends. Throws Interrupted, and ConfigError when the journal cannot be written.
+SweepCounts run_points(const SweepPlan& plan, std::vector<std::size_t> points, ResultStore& journal,
+                       const PointRunOptions& options);
+
+/// Gives points the result that the journal or the cache has of an equal point, and returns those
+/// that neither knows.
+[[nodiscard]] std::vector<std::size_t> take_known_results(const SweepPlan& plan,
+                                                          const std::vector<std::size_t>& points,
+                                                          ResultStore& journal, ResultStore& cache);
+
+/// The file in a cache's folder with the results of this program.
+[[nodiscard]] std::filesystem::path cache_file(const std::filesystem::path& cache);
+
+/// Takes all results that `part`, of the same sweep and program, has. Throws ConfigError, which
+/// calls it `name`, where it is of another.
+void take_results(const SweepPlan& plan, ResultStore& journal, const ResultStore& part,
+                  const std::string& name);
 
 /// Takes the results of other folders of the same sweep and program into `folder`, and returns how
 /// many points it then has. Throws ConfigError for a folder of another sweep or program.

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <map>
 #include <set>
 #include <string>
@@ -15,6 +13,7 @@
 #include "sim/app/validation/report.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
+#include "sim/core/test_folder.hpp"
 
 using namespace nearkv;
 using namespace std::chrono_literals;
@@ -58,14 +57,8 @@ SuiteReport run_file(const std::string& file) {
 }
 
 SuiteReport run_suite(const nlohmann::json& suite) {
-  const std::filesystem::path file =
-      std::filesystem::temp_directory_path() / "nearkv_mqsim_suite_test.json";
-  std::ofstream(file) << suite;
-  struct Remover {
-    const std::filesystem::path& file;
-    ~Remover() { std::filesystem::remove(file); }
-  } const remover{file};
-  return run_file(file.string());
+  const TestFolder folder;
+  return run_file(folder.write("suite.json", suite.dump()).string());
 }
 
 const RowResult& result_of(const SuiteReport& report, const std::string& id) {
@@ -262,7 +255,7 @@ TEST_CASE("mqsim: a file of points that is not as it should be is the user's err
       run_suite(suite);
     } catch (const ConfigError& error) {
       const std::string text = error.what();
-      const std::string file = "nearkv_mqsim_suite_test.json: ";
+      const std::string file = "/suite.json: ";
       const std::size_t at = text.find(file);
       return at == std::string::npos ? text : text.substr(at + file.size());
     }

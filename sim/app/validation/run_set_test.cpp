@@ -4,11 +4,11 @@
 #include <iterator>
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include "sim/app/point_key.hpp"
 #include "sim/app/record_view.hpp"
 #include "sim/core/check.hpp"
+#include "sim/core/test_folder.hpp"
 
 namespace nearkv {
 
@@ -16,23 +16,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 namespace {
-
-class TemporaryFolder {
- public:
-  TemporaryFolder()
-      : path_(fs::temp_directory_path() / ("nearkv_run_set_" + std::to_string(getpid()))) {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~TemporaryFolder() { fs::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  [[nodiscard]] const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
 
 RunRecord doubled(const PreparedPoint& point) {
   if (!point.config.contains("x")) {
@@ -67,7 +50,7 @@ double result_of(const PointOutcome& outcome) {
 }  // namespace
 
 TEST_CASE("run set: equal points run once, and come from the cache later") {
-  const TemporaryFolder folder;
+  const TestFolder folder;
   const RunSetOptions options{.jobs = 2, .label = "test", .progress = {}, .cache = folder.path()};
   const std::vector<PreparedPoint> points{point_of({{"x", 1}}), point_of({{"x", 3}}),
                                           point_of({{"x", 1}})};
@@ -87,7 +70,7 @@ TEST_CASE("run set: equal points run once, and come from the cache later") {
 }
 
 TEST_CASE("run set: a cached record that is not as it was written is not used") {
-  const TemporaryFolder folder;
+  const TestFolder folder;
   const RunSetOptions options{
       .jobs = 1, .label = "test", .progress = Progress::Style::silent, .cache = folder.path()};
   const PreparedPoint point = point_of({{"x", 1}});
@@ -106,7 +89,7 @@ TEST_CASE("run set: a cached record that is not as it was written is not used") 
 }
 
 TEST_CASE("run set: without a cache all runs, and what fails is not cached") {
-  const TemporaryFolder folder;
+  const TestFolder folder;
   RunSetOptions options{
       .jobs = 1, .label = "test", .progress = Progress::Style::silent, .cache = {}};
   CHECK(run_set({point_of({{"x", 1}})}, options).run == 1);
@@ -119,7 +102,7 @@ TEST_CASE("run set: without a cache all runs, and what fails is not cached") {
 }
 
 TEST_CASE("run set: the folders of the last programs are kept") {
-  const TemporaryFolder folder;
+  const TestFolder folder;
   for (int i = 0; i < 20; ++i) {
     fs::create_directories(folder.path() / "records" / std::to_string(i));
   }
@@ -132,7 +115,7 @@ TEST_CASE("run set: the folders of the last programs are kept") {
 }
 
 TEST_CASE("run set: the key changes with the config and with the files that it names") {
-  const TemporaryFolder folder;
+  const TestFolder folder;
   const std::string file = (folder.path() / "x.trace").string();
   std::ofstream(file) << "one";
   const std::string before = config_key(point_of({{"trace", file}}).config);

@@ -1,32 +1,27 @@
 #include "sim/app/validation/stored_numbers.hpp"
 
-#include <filesystem>
-#include <fstream>
 #include <string>
 
 #include <doctest/doctest.h>
 
 #include "sim/core/check.hpp"
-#include "sim/core/record.hpp"
+#include "sim/core/test_folder.hpp"
 
 namespace nearkv {
 
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr const char* kFile = "stored_numbers_test.json";
 
 /// Reads `content` as the numbers of a run.
 PreparedPoint read(const json& content, const json& named_by, const std::string& list = "rows") {
-  const fs::path folder = fs::temp_directory_path();
-  write_file_atomically(folder / kFile, content.dump());
+  const TestFolder folder;
+  folder.write(kFile, content.dump());
   const json run{{"numbers", kFile}, {"list", list}, {"named_by", named_by.dump()}};
   REQUIRE(is_of_stored_numbers(run));
-  PreparedPoint point = stored_numbers(run, folder, "mine");
-  fs::remove(folder / kFile);
-  return point;
+  return stored_numbers(run, folder.path(), "mine");
 }
 
 std::string problem_of(const json& content, const json& named_by, const std::string& list) {

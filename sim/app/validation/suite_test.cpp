@@ -1,14 +1,13 @@
 #include "sim/app/validation/suite.hpp"
 
-#include <fstream>
 #include <set>
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include "sim/app/test_records.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
+#include "sim/core/test_folder.hpp"
 
 namespace nearkv {
 
@@ -34,14 +33,8 @@ json small_suite() {
 }
 
 Suite load(const json& document) {
-  const fs::path file =
-      fs::temp_directory_path() / ("nearkv_suite_" + std::to_string(getpid()) + ".json");
-  std::ofstream(file) << document.dump();
-  struct Remover {
-    const fs::path& file;
-    ~Remover() { fs::remove(file); }
-  } const remover{file};
-  return load_suite(file);
+  const TestFolder folder;
+  return load_suite(folder.write("suite.json", document.dump()));
 }
 
 /// The message with which the suite is refused after a merge patch, without the file's name.

@@ -1,15 +1,14 @@
 #include "sim/app/validation/table_rows.hpp"
 
 #include <algorithm>
-#include <fstream>
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include "sim/app/record_view.hpp"
 #include "sim/app/validation/framework_call.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
+#include "sim/core/test_folder.hpp"
 
 namespace nearkv {
 
@@ -22,15 +21,11 @@ namespace {
 class OtherTable {
  public:
   OtherTable(const std::string& suite, const json& table)
-      : file_(fs::temp_directory_path() / ("nearkv_table_" + std::to_string(getpid()) + ".json")) {
-    std::ofstream(file_) << table.dump();
+      : file_(folder_.write("table.json", table.dump())) {
     const fs::path shipped = suite_file(suite);
     const json rows = load_config(shipped).at("rows");
     spec_ = read_table_spec(rows, shipped.parent_path(), file_.string());
   }
-  ~OtherTable() { fs::remove(file_); }
-  OtherTable(const OtherTable&) = delete;
-  OtherTable& operator=(const OtherTable&) = delete;
 
   [[nodiscard]] TableSpec& spec() { return spec_; }
   [[nodiscard]] Table read() const { return read_table(spec_); }
@@ -46,6 +41,7 @@ class OtherTable {
   }
 
  private:
+  TestFolder folder_;
   fs::path file_;
   TableSpec spec_;
 };
