@@ -189,6 +189,39 @@ def check_refusals(folder):
     assert f"another program writes there (process {child.pid})" in done.stderr, done.stderr
 
 
+def check_full_disk(folder, whole):
+    """A full disk ends a sweep with a clear message; with room it goes on where it was."""
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "none", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        print("a full disk was not tried: no file system can be mounted here")
+        return
+    try:
+        sweep = write_sweep(folder)
+        done = run("sweep", sweep, "--out", disk, *WITHOUT_CACHE, status=2)
+        assert "journal.sqlite: the disk is full; results so far are kept" in done.stderr, done
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        done = run("sweep", sweep, "--out", disk, "--resume", "--json", *WITHOUT_CACHE)
+        assert 0 < counts(done)["earlier"] < POINTS, done.stdout
+        assert table(disk) == whole, "the table differs after a full disk"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def check_status(folder):
+    """How far a sweep is."""
+    sweep = write_sweep(folder)
+    done = run("sweep", sweep, "--out", folder / "whole", "--status")
+    assert f"small: {POINTS} of {POINTS} points have a result: {POINTS} ok" in done.stdout, done
+    out = folder / "shards_status"
+    run("sweep", sweep, "--out", out, "--shard", "1/3", *WITHOUT_CACHE)
+    run("merge", sweep, "--out", out)
+    done = run("sweep", sweep, "--out", out, "--status", "--json", status=75)
+    status = json.loads(done.stdout)
+    assert status["done"] == (POINTS + 2) // 3 and status["points"] == POINTS, status
+
+
 def check_plan_and_ranking(folder):
     sweep = write_sweep(folder)
     plan = json.loads(run("sweep", sweep, "--dry-run", "--json").stdout)
@@ -216,6 +249,8 @@ def main():
         check_shards(folder, whole)
         check_failures(folder)
         check_refusals(folder)
+        check_full_disk(folder, whole)
+        check_status(folder)
         check_plan_and_ranking(folder)
     print("sweeps: all as expected")
 

@@ -2,13 +2,12 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <string>
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include "sim/core/check.hpp"
+#include "sim/core/test_folder.hpp"
 
 using namespace nearkv;
 using nlohmann::json;
@@ -221,25 +220,6 @@ ModelShape as_shape(const json& config) {
   return shape;
 }
 
-/// A folder with a config.json and what extends it.
-class Folder {
- public:
-  Folder() : path_(fs::temp_directory_path() / ("nearkv_hf_test_" + std::to_string(getpid()))) {
-    fs::remove_all(path_);
-    fs::create_directories(path_ / "Mistral-7B");
-  }
-  ~Folder() { fs::remove_all(path_); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  void write(const std::string& name, const std::string& text) const {
-    std::ofstream(path_ / name) << text;
-  }
-  [[nodiscard]] fs::path path(const std::string& name) const { return path_ / name; }
-
- private:
-  fs::path path_;
-};
-
 }  // namespace
 
 TEST_CASE("Hugging Face configs: models of every family have the parameters of their classes") {
@@ -419,11 +399,11 @@ TEST_CASE("Hugging Face configs: the decoder of a model that sees pictures") {
 }
 
 TEST_CASE("Hugging Face configs: a config may extend one and change it") {
-  const Folder folder;
+  const TestFolder folder;
   folder.write("Mistral-7B/config.json", kPublished[2].config);
   folder.write("point.json",
                R"({"model": {"extends": "Mistral-7B/config.json", "max_positions": 8192}})");
-  const json config = load_config(folder.path("point.json"), translate_huggingface);
+  const json config = load_config(folder.path() / "point.json", translate_huggingface);
   const ModelShape shape = as_shape(config.at("model"));
   CHECK(shape.name == "Mistral-7B");
   CHECK(shape.max_positions == 8192);

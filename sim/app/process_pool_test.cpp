@@ -53,6 +53,32 @@ TEST_CASE("every task runs once in a process of its own") {
   }
 }
 
+TEST_CASE("children leave it to the parent what a signal to all of them means") {
+  const auto work = [](std::size_t) {
+    for (const int number : {SIGINT, SIGHUP, SIGTERM}) {
+      kill(getpid(), number);
+    }
+    return std::string("done");
+  };
+  CHECK(run_all(1, 1, work).front().output == "done");
+}
+
+TEST_CASE("a pause ends after its time, or with a signal") {
+  const auto started = std::chrono::steady_clock::now();
+  pause_for(0.05);
+  CHECK(std::chrono::steady_clock::now() - started >= std::chrono::milliseconds(50));
+  const pid_t sender = fork();
+  if (sender == 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    kill(getppid(), SIGTERM);
+    _exit(0);
+  }
+  // Blocked here too, or the signal might come before the pause has begun.
+  const SignalsPutOff signals;
+  CHECK_THROWS_AS(pause_for(60), Interrupted);
+  waitpid(sender, nullptr, 0);
+}
+
 TEST_CASE("a child that runs too long is ended, and the others are not") {
   std::vector<ChildResult> results(3);
   const auto work = [](std::size_t i) {

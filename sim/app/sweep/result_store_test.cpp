@@ -1,6 +1,8 @@
 #include "sim/app/sweep/result_store.hpp"
 
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -64,6 +66,34 @@ TEST_CASE("result store: a file of something else is refused and left alone") {
   std::string text;
   std::getline(std::ifstream(file), text);
   CHECK(text == "hello, this is no database of any kind at all");
+}
+
+TEST_CASE("result store: a copy has what was committed, and is read without a trace") {
+  const TestFolder folder;
+  const auto file = folder.path() / "a copy?.sqlite";
+  ResultStore store;
+  store.set_note("sweep", "x");
+  store.add("a", ran(0.1, 5));
+  store.add_point(7, "a");
+  store.commit();
+  store.write_copy(file);
+  {
+    const ResultStore copy = ResultStore::to_read(file);
+    CHECK(copy.note("sweep") == "x");
+    CHECK(copy.points() == std::vector<std::size_t>{7});
+    CHECK(copy.find("a").value().metrics.at(1).value == 5);
+  }
+  store.add("b", ran(1, 2));
+  store.add_point(1, "b");
+  store.commit();
+  store.write_copy(file);  // over the old one
+  CHECK(ResultStore::to_read(file).points() == std::vector<std::size_t>{1, 7});
+  CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);
+  CHECK_THROWS_WITH_AS(store.write_copy(folder.path() / "missing" / "x"),
+                       doctest::Contains("missing/x: cannot be written"), ConfigError);
+  CHECK_THROWS_AS(static_cast<void>(ResultStore::to_read(folder.write("torn", "damaged"))),
+                  ConfigError);
+  CHECK_THROWS_AS(static_cast<void>(ResultStore::to_read(folder.path() / "none")), ConfigError);
 }
 
 TEST_CASE("ranking: constraints, the front and the best") {
