@@ -89,8 +89,9 @@ class Cluster:
         (folder / "state").mkdir(parents=True)
         host = socket.gethostname()
         ports = free_ports(NODES + 1)
-        nodes = "\n".join(f"NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[i]} CPUs=1"
-                          for i in range(1, NODES + 1))
+        nodes = "\n".join(
+            f"NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[i]} CPUs=1"
+            for i in range(1, NODES + 1))
         file = folder / "slurm.conf"
         file.write_text(CONFIGURATION.format(host=host, ports=ports, folder=folder, nodes=nodes),
                         encoding="utf-8")
@@ -238,10 +239,10 @@ def check_lost_tasks(cluster, folder):
     sweep = write_sweep(folder, "tasks", POINT, [4, 8, 16], 100)
     whole = whole_table(cluster, folder, sweep)
     out = ("--out", folder / "slurm")
-    waiting = subprocess.Popen(
-        [NEARKV, "sweep", str(sweep), "--out", str(folder / "slurm"), "--backend", "slurm", "--wait",
-         "--chunk", "100", *WITHOUT_CACHE], env=cluster.environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True)
+    command = [NEARKV, "sweep", str(sweep), "--out", str(folder / "slurm"), "--backend", "slurm",
+               "--wait", *WITHOUT_CACHE]
+    waiting = subprocess.Popen([*command, "--chunk", "100"], env=cluster.environment,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_until(task_processes, "a task runs")
     done = cluster.run("sweep", sweep, *out, "--backend", "slurm", "--resume", *WITHOUT_CACHE,
                        status=2)
@@ -258,10 +259,8 @@ def check_lost_tasks(cluster, folder):
     logs = list((folder / "slurm/tasks/slurm/1").glob("task_*.log"))
     wait_until(lambda: any("another attempt goes on" in log.read_text(encoding="utf-8")
                            for log in logs), "a task says that it ended early", 20)
-    waiting = subprocess.Popen(
-        [NEARKV, "sweep", str(sweep), "--out", str(folder / "slurm"), "--backend", "slurm",
-         "--resume", "--wait", *WITHOUT_CACHE], env=cluster.environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    waiting = subprocess.Popen([*command, "--resume"], env=cluster.environment,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     time.sleep(1)
     cluster.call("scancel", f"{job}_2")
     _, said = waiting.communicate(timeout=120)

@@ -1,9 +1,11 @@
 #include "sim/app/sweep/sweep_task.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -42,8 +44,12 @@ void take_earlier_results(const SweepPlan& plan, const fs::path& folder, std::si
 }
 
 int restarts() {
-  const char* count = std::getenv("SLURM_RESTART_COUNT");
-  return count != nullptr ? std::atoi(count) : 0;
+  const char* text = std::getenv("SLURM_RESTART_COUNT");
+  int count = 0;
+  if (text != nullptr) {
+    std::from_chars(text, text + std::strlen(text), count);
+  }
+  return count;
 }
 
 int status_after(const std::string& problem) {
