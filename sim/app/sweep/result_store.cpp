@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <string_view>
 #include <utility>
 
@@ -53,14 +54,18 @@ std::string numbers_of(const std::vector<Metric>& metrics) {
 }  // namespace
 
 struct ResultStore::Database {
-  /// A statement, ready to be run again when the object dies.
+  /// A statement; compiled once, and kept for the next query of this text.
   class Query {
    public:
-    Query(const Database& database, std::string_view text) : database_(database) {
-      database.require(sqlite3_prepare_v2(database.handle, text.data(),
-                                          static_cast<int>(text.size()), &statement_, nullptr));
+    Query(const Database& database, std::string_view text)
+        : database_(database), text_(text), statement_(database.take_compiled(text)) {
+      if (statement_ == nullptr) {
+        database.require(sqlite3_prepare_v3(database.handle, text.data(),
+                                            static_cast<int>(text.size()),
+                                            SQLITE_PREPARE_PERSISTENT, &statement_, nullptr));
+      }
     }
-    ~Query() { sqlite3_finalize(statement_); }
+    ~Query() { database_.keep_compiled(text_, statement_); }
     Query(const Query&) = delete;
     Query& operator=(const Query&) = delete;
 
@@ -99,7 +104,8 @@ struct ResultStore::Database {
 
    private:
     const Database& database_;
-    sqlite3_stmt* statement_ = nullptr;
+    std::string text_;
+    sqlite3_stmt* statement_;
     int bound_ = 0;
   };
 
@@ -113,7 +119,12 @@ struct ResultStore::Database {
       throw ConfigError(problem);
     }
   }
-  ~Database() { sqlite3_close(handle); }
+  ~Database() {
+    for (const auto& [text, statement] : compiled) {
+      sqlite3_finalize(statement);
+    }
+    sqlite3_close(handle);
+  }
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
@@ -151,6 +162,23 @@ struct ResultStore::Database {
       run(fmt::format("PRAGMA application_id = {}", kApplicationId));
       run(fmt::format("PRAGMA user_version = {}", kFormat));
       run("COMMIT");
+    }
+  }
+
+  /// Null where there is none, or another query has it.
+  sqlite3_stmt* take_compiled(std::string_view text) const {
+    const auto found = compiled.find(text);
+    return found == compiled.end() ? nullptr : std::exchange(found->second, nullptr);
+  }
+
+  void keep_compiled(const std::string& text, sqlite3_stmt* statement) const {
+    sqlite3_reset(statement);
+    sqlite3_clear_bindings(statement);
+    sqlite3_stmt*& kept = compiled[text];
+    if (kept == nullptr) {
+      kept = statement;
+    } else {
+      sqlite3_finalize(statement);
     }
   }
 
@@ -233,6 +261,7 @@ struct ResultStore::Database {
   fs::path file;
   sqlite3* handle = nullptr;
   bool is_writing = false;
+  mutable std::map<std::string, sqlite3_stmt*, std::less<>> compiled;
   std::map<std::string, std::int64_t> list_ids;
   std::map<std::int64_t, json> lists;
 };
