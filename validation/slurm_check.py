@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -202,6 +203,17 @@ def check_wait(cluster, folder):
     assert "160 points in 3 tasks: job" in done.stderr, done.stderr
     assert table(folder / "slurm", "small") == whole, "the table of the cluster differs"
     print("wait: as a local run")
+    files = [folder / "slurm/small/journal.sqlite",
+             *(folder / "slurm/small/slurm/1").glob("task_*.sqlite")]
+    for file in files:  # as if a point had failed
+        with contextlib.closing(sqlite3.connect(file)) as store, store:
+            store.execute("UPDATE result SET status = 'failed' WHERE key = "
+                          "(SELECT key FROM point WHERE number = 7)")
+    done = cluster.run("sweep", sweep, "--out", folder / "slurm", "--backend", "slurm", "--wait",
+                       "--retry-failed", "--json", *WITHOUT_CACHE)
+    assert json.loads(done.stdout)["ran"] == 1, done.stdout
+    assert table(folder / "slurm", "small") == whole, "the table differs after a failed point"
+    print("retry: as a local run")
 
 
 def check_lost_node(cluster, folder):

@@ -215,8 +215,8 @@ std::string tasks_text(const ClusterState& state) {
                          : fmt::format("{}", fmt::join(parts, ", "));
 }
 
-int run_on_cluster(const SweepPlan& plan, SweepFolder& folder, std::vector<std::size_t> points,
-                   SweepSummary summary, const SweepOptions& options) {
+int run_on_cluster(const SweepPlan& plan, SweepFolder& folder, EarlierResults earlier,
+                   const SweepOptions& options) {
   ResultStore& journal = folder.journal();
   ClusterSweep cluster(plan, folder,
                        {.points_a_task = options.chunk,
@@ -229,17 +229,15 @@ int run_on_cluster(const SweepPlan& plan, SweepFolder& folder, std::vector<std::
         "--backend slurm: the cluster does not answer, and tasks of this sweep may still run "
         "there; try again");
   }
-  // Those with a result that is not to be kept must not look done.
-  for (const std::size_t point : points) {
-    journal.remove_point(point);
-  }
-  journal.commit();
   cluster.collect();
-  const auto is_done_or_queued = [&, done = journal.points()](std::size_t point) {
-    return std::binary_search(done.begin(), done.end(), point) ||
-           std::binary_search(state.points.begin(), state.points.end(), point);
-  };
-  std::erase_if(points, is_done_or_queued);
+  std::vector<std::size_t> points = points_to_run(plan, journal, {}, earlier);
+  SweepSummary summary{plan.size(), plan.size() - points.size(), {}};
+  if (earlier == EarlierResults::retry_failed) {
+    cluster.forget(points);
+  }
+  std::erase_if(points, [&](std::size_t point) {
+    return std::binary_search(state.points.begin(), state.points.end(), point);
+  });
   if (!options.cache.empty() && fs::exists(cache_file(options.cache))) {
     const std::size_t before = points.size();
     ResultStore cache(cache_file(options.cache));
@@ -357,10 +355,13 @@ int run(const SweepOptions& options) {
   }
   SweepFolder folder(path);
   open_journal(plan, folder, earlier);
+  if (is_slurm) {
+    return run_on_cluster(plan, folder, earlier, options);
+  }
   std::vector<std::size_t> points = points_to_run(plan, folder.journal(), shard, earlier);
   const std::size_t asked = (plan.size() - shard.index + shard.count - 1) / shard.count;
   const SweepSummary summary{asked, asked - points.size(), {}};
-  return (is_slurm ? run_on_cluster : run_here)(plan, folder, std::move(points), summary, options);
+  return run_here(plan, folder, std::move(points), summary, options);
 }
 
 /// Folders of shards beside that of the sweep, sorted.

@@ -98,6 +98,19 @@ std::size_t ClusterSweep::collect() {
   return folder_.journal().points().size();
 }
 
+void ClusterSweep::forget(const std::vector<std::size_t>& points) {
+  for (const std::size_t point : points) {
+    folder_.journal().remove_point(point);
+  }
+  folder_.journal().commit();
+  // The files of tasks have these results too, and the journal has all others of theirs.
+  for (const Job& job : jobs_) {
+    for (const fs::path& file : task_result_files(job.folder)) {
+      fs::remove(file);
+    }
+  }
+}
+
 void ClusterSweep::take(const fs::path& file) {
   const ResultStore part = ResultStore::to_read(file);
   take_results(plan_, folder_.journal(), part, file.string());

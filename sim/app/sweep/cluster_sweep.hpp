@@ -44,6 +44,9 @@ class ClusterSweep {
   /// Takes what tasks have written since, and returns how many points have a result.
   std::size_t collect();
 
+  /// Drops the results of points, which collect() has taken, so that they run again.
+  void forget(const std::vector<std::size_t>& points);
+
   /// Throws ConfigError when Slurm's commands are not on the path, and Interrupted.
   [[nodiscard]] ClusterState state() const;
 
