@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cstdint>
 #include <cstdlib>
 #include <fstream>
 #include <set>
@@ -21,34 +22,39 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t kDeepestNesting = 64;
+// What is read within two seconds and 500 MB.
+constexpr std::uintmax_t kLargestFile = 32 << 20;
+constexpr std::size_t kMostValues = 1'500'000;
 constexpr std::size_t kMostFiles = 10'000;  // of one config, a file counts each time it is named
 constexpr std::string_view kShippedPrefix = "nearkv:";
 
-/// Follows the parser through a document to know the path of every key. `where` begins messages.
-class DuplicateKeyWatch {
+/// Goes through a document to know the path of every key, and stops at bad syntax. `where` begins
+/// messages. (A callback of the parser that builds the values could do it as well, but takes time
+/// that grows with the square of a list's length.)
+class DuplicateKeyWatch final : public nlohmann::json_sax<json> {
  public:
   explicit DuplicateKeyWatch(std::string where) : where_(std::move(where)) {}
 
-  bool operator()(int /*depth*/, json::parse_event_t event, const json& parsed) {
-    using Event = json::parse_event_t;
-    switch (event) {
-      case Event::object_start:
-      case Event::array_start:
-        count_element();
-        open(event == Event::array_start);
-        break;
-      case Event::object_end:
-      case Event::array_end:
-        frames_.pop_back();
-        break;
-      case Event::key:
-        see_key(parsed.get<std::string>());
-        break;
-      case Event::value:
-        count_element();
-        break;
-    }
+  bool null() override { return count_element(); }
+  bool boolean(bool /*value*/) override { return count_element(); }
+  bool number_integer(json::number_integer_t /*value*/) override { return count_element(); }
+  bool number_unsigned(json::number_unsigned_t /*value*/) override { return count_element(); }
+  bool number_float(json::number_float_t /*value*/, const std::string& /*text*/) override {
+    return count_element();
+  }
+  bool string(std::string& /*value*/) override { return count_element(); }
+  bool binary(json::binary_t& /*value*/) override { return count_element(); }
+  bool start_object(std::size_t /*size*/) override { return open(/*is_array=*/false); }
+  bool start_array(std::size_t /*size*/) override { return open(/*is_array=*/true); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(std::string& name) override {
+    see_key(name);
     return true;
+  }
+  bool parse_error(std::size_t /*at*/, const std::string& /*token*/,
+                   const json::exception& /*problem*/) override {
+    return false;
   }
 
  private:
@@ -59,18 +65,30 @@ class DuplicateKeyWatch {
     std::set<std::string> keys;
   };
 
-  void open(bool is_array) {
+  bool open(bool is_array) {
+    count_element();
     if (frames_.size() >= kDeepestNesting) {
       throw ConfigError(fmt::format("{}: {}: nested deeper than {} levels; no config needs that",
                                     where_, path(), kDeepestNesting));
     }
     frames_.push_back({.is_array = is_array, .elements = 0, .key = {}, .keys = {}});
+    return true;
   }
 
-  void count_element() {
+  bool close() {
+    frames_.pop_back();
+    return true;
+  }
+
+  bool count_element() {
+    if (++values_ > kMostValues) {
+      throw ConfigError(fmt::format("{}: {}: more than {} values; no config needs so many", where_,
+                                    path(), kMostValues));
+    }
     if (!frames_.empty() && frames_.back().is_array) {
       ++frames_.back().elements;
     }
+    return true;
   }
 
   void see_key(const std::string& key) {
@@ -91,7 +109,15 @@ class DuplicateKeyWatch {
 
   std::string where_;
   std::vector<Frame> frames_;
+  std::size_t values_ = 0;
 };
+
+/// Throws what json::parse() throws, and ConfigError for a key that is there twice.
+json parse_json(std::string_view text, const std::string& where) {
+  DuplicateKeyWatch watch(where);
+  json::sax_parse(text, &watch);
+  return json::parse(text);
+}
 
 /// "file:3:1", for the byte at `at`; lines and columns (in bytes) count from 1.
 std::string place_in(const std::string& file, std::string_view text, std::size_t at) {
@@ -428,6 +454,10 @@ json load_json(const fs::path& file) {
     throw ConfigError(
         fmt::format("{}: {}; name a JSON file", name, error ? error.message() : "is not a file"));
   }
+  if (const std::uintmax_t size = fs::file_size(file, error); !error && size > kLargestFile) {
+    throw ConfigError(fmt::format("{}: has {} MiB; a config has {} at most", name, size >> 20,
+                                  kLargestFile >> 20));
+  }
   std::ifstream stream(file, std::ios::binary);
   std::ostringstream buffer;
   buffer << stream.rdbuf();
@@ -440,7 +470,7 @@ json load_json(const fs::path& file) {
   }
   json document;
   try {
-    document = json::parse(text, DuplicateKeyWatch(name));
+    document = parse_json(text, name);
   } catch (const json::parse_error& syntax) {
     throw ConfigError(syntax_error_line(name, text, syntax));
   } catch (const json::out_of_range& overflow) {
@@ -481,7 +511,7 @@ namespace {
 /// JSON, or else a string: --set t_read=30us needs no quotes.
 json value_of_override(const std::string& where, std::string_view text) {
   try {
-    return json::parse(text, DuplicateKeyWatch(where));
+    return parse_json(text, where);
   } catch (const json::exception&) {
     json string = std::string(text);
     try {

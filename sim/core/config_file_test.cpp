@@ -63,6 +63,18 @@ json overridden(json config, const std::string& assignment) {
 
 // -- Strict JSON --------------------------------------------------------------------------------
 
+TEST_CASE("config: a file that is too large, or has too many values, is refused at once") {
+  const Files files;
+  const std::string large(33 << 20, ' ');
+  CHECK(files.refusal_of(large) == "point.json: has 33 MiB; a config has 32 at most");
+  std::string many = "{\"x\": [0";
+  for (int i = 1; i < 1'500'000; ++i) {
+    many += ",0";
+  }
+  CHECK(files.refusal_of(many + "]}") ==
+        "point.json: /x/1499997: more than 1500000 values; no config needs so many");
+}
+
 TEST_CASE("config file: broken JSON is named by line and column, in words") {
   const Files files;
   CHECK(files.refusal_of("") == "point.json: the file is empty; a JSON object was expected");
