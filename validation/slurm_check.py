@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -174,12 +173,13 @@ class Cluster:
         return done
 
 
-def write_sweep(folder, name, point, channels, batches):
+def write_sweep(folder, name, point, channels, batches, **more):
     file = folder / f"{name}.json"
     file.write_text(json.dumps({
         "title": "a test", "point": point,
         "axes": [{"path": "/csd/0/flash/channels", "values": channels},
                  {"path": "/workload/batch", "range": {"from": 1, "to": batches, "step": 1}}],
+        **more,
     }), encoding="utf-8")
     return file
 
@@ -203,17 +203,19 @@ def check_wait(cluster, folder):
     assert "160 points in 3 tasks: job" in done.stderr, done.stderr
     assert table(folder / "slurm", "small") == whole, "the table of the cluster differs"
     print("wait: as a local run")
-    files = [folder / "slurm/small/journal.sqlite",
-             *(folder / "slurm/small/slurm/1").glob("task_*.sqlite")]
-    for file in files:  # as if a point had failed
-        with contextlib.closing(sqlite3.connect(file)) as store, store:
-            store.execute("UPDATE result SET status = 'failed' WHERE key = "
-                          "(SELECT key FROM point WHERE number = 7)")
-    done = cluster.run("sweep", sweep, "--out", folder / "slurm", "--backend", "slurm", "--wait",
-                       "--retry-failed", "--json", *WITHOUT_CACHE)
-    assert json.loads(done.stdout)["ran"] == 1, done.stdout
-    assert table(folder / "slurm", "small") == whole, "the table differs after a failed point"
-    print("retry: as a local run")
+
+
+def check_retry(cluster, folder):
+    """Points that failed run again on request, though tasks have left their results."""
+    slow = {"extends": POINT["extends"], "simulation": {"fidelity": "exact"}}
+    sweep = write_sweep(folder, "slow", slow, [4], 50, most_seconds=0.1)
+    command = ("sweep", sweep, "--out", folder / "slurm", "--backend", "slurm", "--wait", "--json",
+               *WITHOUT_CACHE)
+    for more, ran in ((), 50), (("--resume",), 0), (("--retry-failed",), 50):
+        done = cluster.run(*command, *more, status=3)
+        result = json.loads(done.stdout)
+        assert result["ran"] == ran and result["statuses"] == {"timed_out": 50}, result
+    print("retry: as asked")
 
 
 def check_lost_node(cluster, folder):
@@ -331,6 +333,7 @@ def main():
         folder = Path(name)
         with Cluster(folder / "cluster") as cluster:
             check_wait(cluster, folder)
+            check_retry(cluster, folder)
             check_lost_node(cluster, folder)
             check_lost_tasks(cluster, folder)
             check_hopeless_tasks(cluster, folder)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "sim/core/check.hpp"
+#include "sim/core/hash.hpp"
 
 namespace nearkv {
 
@@ -22,18 +23,30 @@ using nlohmann::json;
 namespace {
 
 constexpr int kApplicationId = 0x4e4b5653;  // "NKVS": says whose file it is
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 constexpr int kToWrite = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
 constexpr int kBusyMilliseconds = 60'000;  // other programs share the cache
 
 constexpr const char* kSchema = R"(
-  CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS metric_list (id INTEGER PRIMARY KEY, names TEXT NOT NULL UNIQUE);
+  CREATE TABLE IF NOT EXISTS note (
+    name TEXT PRIMARY KEY, text TEXT NOT NULL, seal TEXT NOT NULL) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS metric_list (
+    id INTEGER PRIMARY KEY, names TEXT NOT NULL UNIQUE, seal TEXT NOT NULL);
   CREATE TABLE IF NOT EXISTS result (
     key TEXT PRIMARY KEY, status TEXT NOT NULL, detail TEXT NOT NULL,
-    metric_list INTEGER NOT NULL, numbers BLOB NOT NULL) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS point (number INTEGER PRIMARY KEY, key TEXT NOT NULL);
+    metric_list INTEGER NOT NULL, numbers BLOB NOT NULL, seal TEXT NOT NULL) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS point (
+    number INTEGER PRIMARY KEY, key TEXT NOT NULL, seal TEXT NOT NULL);
 )";
+
+/// A hash of a row, kept with it: SQLite does not notice a bit that changed on the disk.
+template <class... Columns>
+std::string seal_of(const Columns&... columns) {
+  constexpr std::size_t kLength = 16;
+  std::string text;
+  ((text += fmt::format("{} ", columns), text += '\0'), ...);
+  return content_hash(text).substr(0, kLength);
+}
 
 std::string names_of(const std::vector<Metric>& metrics) {
   json names = json::array();
@@ -199,6 +212,12 @@ struct ResultStore::Database {
     }
   }
 
+  void require_whole(bool is_whole) const {
+    if (!is_whole) {
+      throw ConfigError(problem_of(SQLITE_CORRUPT));
+    }
+  }
+
   [[nodiscard]] std::string problem_of(int result) const {
     switch (result & 0xff) {
       case SQLITE_FULL:
@@ -223,7 +242,10 @@ struct ResultStore::Database {
     if (const auto known = list_ids.find(names); known != list_ids.end()) {
       return known->second;
     }
-    Query(*this, "INSERT OR IGNORE INTO metric_list (names) VALUES (?)").bind(names).step();
+    Query(*this, "INSERT OR IGNORE INTO metric_list (names, seal) VALUES (?, ?)")
+        .bind(names)
+        .bind(seal_of(names))
+        .step();
     Query query(*this, "SELECT id FROM metric_list WHERE names = ?");
     query.bind(names);
     check(query.step(), "a list of metrics that was just added");
@@ -234,22 +256,22 @@ struct ResultStore::Database {
   const json& names_of_list(std::int64_t id) {
     const auto [known, is_new] = lists.try_emplace(id);
     if (is_new) {
-      Query query(*this, "SELECT names FROM metric_list WHERE id = ?");
+      Query query(*this, "SELECT names, seal FROM metric_list WHERE id = ?");
       query.bind(id);
-      check(query.step(), "a result whose metrics have no names");
+      require_whole(query.step() && query.bytes(1) == seal_of(query.bytes(0)));
       known->second = json::parse(query.bytes(0));
     }
     return known->second;
   }
 
-  /// Of the columns status, detail, metric_list and numbers, from `first` on.
-  PointResult result_of(const Query& query, int first) {
+  /// Of the columns status, detail, metric_list, numbers and seal, from `first` on.
+  PointResult result_of(const std::string& key, const Query& query, int first) {
     PointResult result{query.bytes(first), query.bytes(first + 1), {}};
-    const json& names = names_of_list(query.number(first + 2));
     const std::string numbers = query.bytes(first + 3);
-    if (numbers.size() != names.size() * sizeof(double)) {
-      throw ConfigError(problem_of(SQLITE_CORRUPT));
-    }
+    require_whole(query.bytes(first + 4) ==
+                  seal_of(key, result.status, result.detail, query.number(first + 2), numbers));
+    const json& names = names_of_list(query.number(first + 2));
+    require_whole(numbers.size() == names.size() * sizeof(double));
     for (std::size_t i = 0; i < names.size(); ++i) {
       double value = 0;
       std::memcpy(&value, numbers.data() + i * sizeof(double), sizeof(double));
@@ -296,45 +318,54 @@ ResultStore::~ResultStore() = default;
 ResultStore::ResultStore(ResultStore&&) noexcept = default;
 
 std::optional<std::string> ResultStore::note(const std::string& name) const {
-  Database::Query query(*database_, "SELECT text FROM note WHERE name = ?");
+  Database::Query query(*database_, "SELECT text, seal FROM note WHERE name = ?");
   query.bind(name);
-  return query.step() ? std::optional(query.bytes(0)) : std::nullopt;
+  if (!query.step()) {
+    return std::nullopt;
+  }
+  database_->require_whole(query.bytes(1) == seal_of(name, query.bytes(0)));
+  return query.bytes(0);
 }
 
 void ResultStore::set_note(const std::string& name, const std::string& text) {
   database_->begin();
-  Database::Query(*database_, "INSERT OR REPLACE INTO note (name, text) VALUES (?, ?)")
+  Database::Query(*database_, "INSERT OR REPLACE INTO note (name, text, seal) VALUES (?, ?, ?)")
       .bind(name)
       .bind(text)
+      .bind(seal_of(name, text))
       .step();
 }
 
 std::optional<PointResult> ResultStore::find(const std::string& key) const {
   Database::Query query(*database_,
-                        "SELECT status, detail, metric_list, numbers FROM result WHERE key = ?");
+                        "SELECT status, detail, metric_list, numbers, seal FROM result "
+                        "WHERE key = ?");
   query.bind(key);
-  return query.step() ? std::optional(database_->result_of(query, 0)) : std::nullopt;
+  return query.step() ? std::optional(database_->result_of(key, query, 0)) : std::nullopt;
 }
 
 void ResultStore::add(const std::string& key, const PointResult& result) {
   database_->begin();
   const std::int64_t list = database_->metric_list_of(names_of(result.metrics));
+  const std::string numbers = numbers_of(result.metrics);
   Database::Query(*database_,
-                  "INSERT OR REPLACE INTO result (key, status, detail, metric_list, numbers) "
-                  "VALUES (?, ?, ?, ?, ?)")
+                  "INSERT OR REPLACE INTO result "
+                  "(key, status, detail, metric_list, numbers, seal) VALUES (?, ?, ?, ?, ?, ?)")
       .bind(key)
       .bind(result.status)
       .bind(result.detail)
       .bind(list)
-      .bind_bytes(numbers_of(result.metrics))
+      .bind_bytes(numbers)
+      .bind(seal_of(key, result.status, result.detail, list, numbers))
       .step();
 }
 
 void ResultStore::add_point(std::size_t point, const std::string& key) {
   database_->begin();
-  Database::Query(*database_, "INSERT OR REPLACE INTO point (number, key) VALUES (?, ?)")
+  Database::Query(*database_, "INSERT OR REPLACE INTO point (number, key, seal) VALUES (?, ?, ?)")
       .bind(static_cast<std::int64_t>(point))
       .bind(key)
+      .bind(seal_of(point, key))
       .step();
 }
 
@@ -381,9 +412,10 @@ void ResultStore::write_copy(const fs::path& file) const {
 
 std::vector<std::size_t> ResultStore::points() const {
   std::vector<std::size_t> points;
-  Database::Query query(*database_, "SELECT number FROM point ORDER BY number");
+  Database::Query query(*database_, "SELECT number, key, seal FROM point ORDER BY number");
   while (query.step()) {
     points.push_back(static_cast<std::size_t>(query.number(0)));
+    database_->require_whole(query.bytes(2) == seal_of(points.back(), query.bytes(1)));
   }
   return points;
 }
@@ -401,10 +433,13 @@ std::map<std::string, std::size_t> ResultStore::statuses() const {
 void ResultStore::for_each(
     const std::function<void(std::size_t, const std::string&, const PointResult&)>& use) const {
   Database::Query query(*database_,
-                        "SELECT number, key, status, detail, metric_list, numbers "
-                        "FROM point JOIN result USING (key) ORDER BY number");
+                        "SELECT number, key, point.seal, status, detail, metric_list, numbers, "
+                        "result.seal FROM point LEFT JOIN result USING (key) ORDER BY number");
   while (query.step()) {
-    use(static_cast<std::size_t>(query.number(0)), query.bytes(1), database_->result_of(query, 2));
+    const auto point = static_cast<std::size_t>(query.number(0));
+    const std::string key = query.bytes(1);
+    database_->require_whole(query.bytes(2) == seal_of(point, key));
+    use(point, key, database_->result_of(key, query, 3));
   }
 }
 
