@@ -141,7 +141,7 @@ def check_read_only(folder, sweep):
         for more in ("--resume", "--again", "--status"):
             done = run(sweep, disk, more)
             assert done.returncode == REFUSED, done
-                assert "is not writable; name another folder" in done.stderr, done
+            assert "is not writable; name another folder" in done.stderr, done
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     return "refused"

@@ -391,14 +391,16 @@ def unfinished(file):
 
 
 def plots_read_files(file):
-    # The Python package, which runs the program, lies beside the plots.
-    if not file.under("plots") or not file.path.endswith(".py") or file.under("plots/nearkv"):
+    # The Python package, which runs the program, and worked examples of it lie beside the plots.
+    if (not file.under("plots") or not file.path.endswith(".py") or file.under("plots/nearkv")
+            or file.under("plots/notebooks")):
         return
-    ours = "sim|models|kernels|traces|validation" + ("" if file.is_test else "|nearkv")
-    imports = re.compile(rf"\s*(?:import|from)\s+({ours})\b")
+    imports = re.compile(r"\s*(?:import|from)\s+(sim|models|kernels|traces|validation)\b")
+    runs = re.compile(r"\bnearkv\.(run|sweep)\(")
     programs = re.compile(r"\s*(?:import|from)\s+(subprocess|ctypes|cffi)\b|\bos\.(system|popen)\b")
     for number, line in enumerate(file.lines, 1):
-        if imports.match(line) or (programs.search(line) and not file.is_test):
+        if imports.match(line) or (not file.is_test
+                                   and (programs.search(line) or runs.search(line))):
             yield number, "a plot that runs code of the simulator", (
                 "read result files only; what needs computing belongs in the result"
             )

@@ -83,13 +83,15 @@ BROKEN = [
     ("unfinished", "plots/a.py", "# FIX" "ME later\n", 1),
     ("plots-read-files", "plots/a.py", "from models import gpu\n", 1),
     ("plots-read-files", "plots/a.py", "import subprocess\n", 1),
-    ("plots-read-files", "plots/a.py", "import nearkv\n", 1),
+    ("plots-read-files", "plots/a.py", "import nearkv\n\nnearkv.sweep('a.json')\n", 3),
 ]
 
 # path, content: allowed, however close to a rule
 CLEAN = [
     ("plots/nearkv/program.py", "import subprocess\n"),
-    ("plots/nearkv_test.py", "import nearkv\n"),
+    ("plots/nearkv_test.py", "import nearkv\nnearkv.run({})\n"),
+    ("plots/a.py", "import nearkv\nnearkv.read('folder')\n"),
+    ("plots/notebooks/a.py", "import nearkv\nnearkv.run({})\n"),
     ("sim/core/engine.cpp", '#include <simgrid/s4u.hpp>\n#include "sim/core/units.hpp"\n'),
     ("sim/app/main.cpp", '#include "models/gpu/gpu.hpp"\n#include "build_info.hpp"\nexit(2);\n'),
     ("sim/app/sweep.cpp", "_exit(0);\n  auto t = std::chrono::steady_clock::now();\n"),
