@@ -1,0 +1,85 @@
+"""Random design points run to their end, or are refused with a message; nothing else.
+
+Usage: random_points_check.py [POINTS [SEED]]     (the tests take few; 10000 takes an hour)
+Needs NEARKV_BINARY and NEARKV_HOME.
+"""
+
+import collections
+import concurrent.futures
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from random_points import RandomPoints
+
+NEARKV = os.environ["NEARKV_BINARY"]
+CONFIGS = Path(os.environ["NEARKV_HOME"]) / "configs"
+MOST_SECONDS = 60
+MOST_BYTES = 4 << 30
+REFUSED = 2
+
+
+def resolved(file, folder):
+    """A shipped point as its record has it."""
+    done = subprocess.run(
+        [NEARKV, "run", str(file), "--json", "--out", str(folder), "--set", "workload/batch=1",
+         "--set", "workload/prompt_tokens=16", "--set", "workload/output_tokens=2"],
+        capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (file, done.stderr)
+    return json.loads(done.stdout)["config"]
+
+
+def outcome_of(point, number, folder):
+    """(how it ended, what it said)."""
+    file = folder / f"point_{number}.json"
+    file.write_text(json.dumps(point), encoding="utf-8")
+    limit = ["prlimit", f"--as={MOST_BYTES}"]
+    try:
+        done = subprocess.run([*limit, NEARKV, "run", str(file), "--json", "--out", str(folder)],
+                              capture_output=True, text=True, check=False, timeout=MOST_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "too slow", str(file)
+    if done.returncode == 0:
+        file.unlink()
+        return json.loads(done.stdout)["status"], ""
+    if done.returncode == REFUSED and done.stderr.strip():
+        file.unlink()
+        return "refused", done.stderr.splitlines()[0]
+    return "failed", f"{file}: status {done.returncode}: {done.stderr.strip()[-600:]}"
+
+
+def main():
+    count, seed = (int(word) for word in (sys.argv[1:] + ["60", "1"][len(sys.argv) - 1:]))
+    keep = tempfile.mkdtemp(prefix="nearkv_random_points_")
+    folder = Path(keep)
+    schema = json.loads((CONFIGS / "schema/design_point.schema.json").read_text(encoding="utf-8"))
+    seeds = [resolved(file, folder) for file in sorted((CONFIGS / "design_points").glob("*.json"))]
+    models = [json.loads(file.read_text(encoding="utf-8"))
+              for file in sorted((CONFIGS / "models").glob("*.json"))]
+    points = RandomPoints(schema, seeds, models, seed)
+    outcomes = collections.Counter()
+    problems = []
+    reasons = collections.Counter()
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        drawn = ((points.draw(), i) for i in range(count))
+        for outcome, said in pool.map(lambda job: outcome_of(*job, folder), drawn):
+            outcomes[outcome] += 1
+            if outcome in ("failed", "too slow"):
+                problems.append(f"{outcome}: {said}")
+            elif outcome == "refused":
+                reasons[said] += 1
+    print(f"{count} random points, seed {seed}: "
+          + ", ".join(f"{number} {what}" for what, number in outcomes.most_common()))
+    if "--reasons" in os.environ.get("NEARKV_VERBOSE", ""):
+        print(*(f"  {number} {what}" for what, number in reasons.most_common(15)), sep="\n")
+    for problem in problems:
+        print(problem)
+    assert not problems, f"{len(problems)} points failed; they are in {folder}"
+    assert outcomes["refused"] < 0.8 * count, "hardly any point runs: the generator is broken"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
