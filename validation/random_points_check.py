@@ -32,9 +32,13 @@ def resolved(file, folder):
     return json.loads(done.stdout)["config"]
 
 
-def outcome_of(point, number, folder):
-    """(how it ended, what it said)."""
-    file = folder / f"point_{number}.json"
+def shipped_points(folder):
+    return [resolved(file, folder) for file in sorted((CONFIGS / "design_points").glob("*.json"))]
+
+
+def run_point(point, name, folder):
+    """(how it ended, its record or what it said)."""
+    file = folder / f"point_{name}.json"
     file.write_text(json.dumps(point), encoding="utf-8")
     limit = ["prlimit", f"--as={MOST_BYTES}"]
     try:
@@ -44,7 +48,7 @@ def outcome_of(point, number, folder):
         return "too slow", str(file)
     if done.returncode == 0:
         file.unlink()
-        return json.loads(done.stdout)["status"], ""
+        return json.loads(done.stdout)["status"], done.stdout
     if done.returncode == REFUSED and done.stderr.strip():
         file.unlink()
         return "refused", done.stderr.splitlines()[0]
@@ -56,16 +60,15 @@ def main():
     keep = tempfile.mkdtemp(prefix="nearkv_random_points_")
     folder = Path(keep)
     schema = json.loads((CONFIGS / "schema/design_point.schema.json").read_text(encoding="utf-8"))
-    seeds = [resolved(file, folder) for file in sorted((CONFIGS / "design_points").glob("*.json"))]
     models = [json.loads(file.read_text(encoding="utf-8"))
               for file in sorted((CONFIGS / "models").glob("*.json"))]
-    points = RandomPoints(schema, seeds, models, seed)
+    points = RandomPoints(schema, shipped_points(folder), models, seed)
     outcomes = collections.Counter()
     problems = []
     reasons = collections.Counter()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         drawn = ((points.draw(), i) for i in range(count))
-        for outcome, said in pool.map(lambda job: outcome_of(*job, folder), drawn):
+        for outcome, said in pool.map(lambda job: run_point(*job, folder), drawn):
             outcomes[outcome] += 1
             if outcome in ("failed", "too slow"):
                 problems.append(f"{outcome}: {said}")

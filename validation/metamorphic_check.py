@@ -1,0 +1,109 @@
+"""Rules that hold for every design point: twice the time, twice the same.
+
+Time: with all durations doubled and all rates halved, every time doubles, every rate halves and
+every count stays. "Doubles" to a ten-thousandth of it or a thousand roundings: ends of transfers are
+whole picoseconds. Same: a second run gives the same record, byte for byte.
+
+Usage: metamorphic_check.py [POINTS [SEED]]   (random points besides the shipped ones)
+Needs NEARKV_BINARY and NEARKV_HOME.
+"""
+
+import concurrent.futures
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from random_points import RandomPoints
+from random_points_check import CONFIGS, run_point, shipped_points
+
+QUANTITY = re.compile(r"^([0-9.]+(?:e-?[0-9]+)?)([A-Za-z/]+)$")
+TIMES = {"ps", "ns", "us", "ms", "s", "min", "h"}
+DATA_RATES = {"B/s": 1, "KB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12}
+RATES_WITHOUT_UNIT = ("mega_transfers", "argtopk_rate")
+PLAIN = ("name", "citation", "source", "comment", "kind")
+# How a metric goes with time; those that are not here (energy, price) have parts that do not.
+EXPONENTS = {"s": 1, "token/s": -1, "request/s": -1, "B/s": -1, "1/s": -1, "B": 0, "1": 0,
+             "token": 0, "request": 0, "page": 0}
+RELATIVE = 1e-4  # an engine of a drive rounds each of many nanoseconds
+ROUNDINGS = 1e-9  # seconds
+
+
+def slowed(value, factor):
+    """The point with durations times `factor` and rates over it; rates are made even before."""
+    if isinstance(value, list):
+        return [slowed(element, factor) for element in value]
+    if isinstance(value, dict):
+        changed = {key: element if key in PLAIN else slowed(element, factor)
+                   for key, element in value.items() if key != "interval"}
+        for key in RATES_WITHOUT_UNIT:
+            if key in changed:
+                rate = int(changed[key]["value"]) // 2 * 2 // factor
+                changed[key] = {**changed[key], "value": rate}
+        return changed
+    quantity = QUANTITY.match(value) if isinstance(value, str) else None
+    if not quantity:
+        return value
+    number, unit = float(quantity[1]), quantity[2]
+    if unit in TIMES:
+        return f"{number * factor:.6f}{unit}"
+    if unit in DATA_RATES:
+        return f"{max(1, round(number * DATA_RATES[unit] / 2)) * 2 // factor}B/s"
+    return f"{number / factor:.9f}{unit}" if unit.endswith("/s") else value
+
+
+def differences(record, slow):
+    """Metrics that did not go with time as they must."""
+    after = {metric["name"]: metric["value"] for metric in slow["metrics"]}
+    assert after.keys() == {metric["name"] for metric in record["metrics"]}, "other metrics"
+    for metric in record["metrics"]:
+        exponent = EXPONENTS.get(metric["unit"])
+        # A bound is made of the few longest of many tiny parts.
+        if exponent is None or "bound" in metric["name"] or "cost" in metric["name"]:
+            continue
+        expected = metric["value"] * 2.0 ** exponent
+        found = after[metric["name"]]
+        slack = RELATIVE * abs(expected) + (ROUNDINGS if metric["unit"] in ("s", "1") else 0)
+        if abs(found - expected) > slack:
+            yield f"{metric['name']}: {found} {metric['unit']} instead of {expected}"
+
+
+def problems_of(job):
+    point, number, folder = job
+    outcome, said = run_point(slowed(point, 1), f"{number}_a", folder)
+    if outcome != "ok":
+        return None
+    slow_outcome, slow_said = run_point(slowed(point, 2), f"{number}_b", folder)
+    if slow_outcome != "ok":
+        return [f"point {number}: slowed down: {slow_outcome}: {slow_said}"]
+    again = run_point(slowed(point, 1), f"{number}_a", folder)
+    return ([f"point {number}: {text}" for text in differences(json.loads(said),
+                                                               json.loads(slow_said))]
+            + ([] if again == (outcome, said) else [f"point {number}: a second run differs"]))
+
+
+def main():
+    count, seed = (int(word) for word in (sys.argv[1:] + ["12", "1"][len(sys.argv) - 1:]))
+    schema = json.loads((CONFIGS / "schema/design_point.schema.json").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shipped = shipped_points(folder)
+        models = [json.loads(file.read_text(encoding="utf-8"))
+                  for file in sorted((CONFIGS / "models").glob("*.json"))]
+        drawn = RandomPoints(schema, shipped, models, seed)
+        points = shipped + [drawn.draw() for _ in range(count)]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            results = list(pool.map(problems_of, ((point, i, folder)
+                                                  for i, point in enumerate(points))))
+    held = [result for result in results if result is not None]
+    problems = [problem for result in held for problem in result]
+    print(f"{len(held)} of {len(points)} points run: {len(problems)} differences")
+    print(*problems[:20], sep="\n")
+    assert not problems
+    assert len(held) >= len(shipped) // 2, "hardly any point ran"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
