@@ -1,6 +1,8 @@
-"""The Python package: points, sweeps, tables, errors. Needs NEARKV_BINARY, NEARKV_HOME and pandas.
+"""The Python package: points, sweeps, tables, errors; the studies and notebooks that use it. Needs
+NEARKV_BINARY, NEARKV_HOME and pandas.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -8,9 +10,11 @@ import tempfile
 from pathlib import Path
 
 SKIPPED = 77
+PLOTS = Path(__file__).resolve().parent
+CONFIGS = PLOTS.parent / "configs"
 
 try:
-    import pandas  # noqa: F401
+    import pandas
 except ModuleNotFoundError:
     print("pandas is missing; install the Debian package python3-pandas")
     sys.exit(SKIPPED)
@@ -125,14 +129,19 @@ def check_tornado(folder):
     slow = nearkv.run(DENSE, settings={"csd/0/flash/t_read": "200us"})["throughput"]
     flexgen = nearkv.run(SPEC["systems"]["flexgen"])["throughput"]
     assert abs(rows["t_read"]["at_high"] / (slow / flexgen) - 1) < 1e-4
-    subprocess.run(["/usr/bin/python3", "-B", Path(__file__).with_name("sensitivity.py"),
-                    folder / "tornado/sensitivity.csv", folder / "picture"], check=True)
-    assert (folder / "picture.png").stat().st_size > 10_000
+    assert not analysis.drawn and not (folder / "tornado/samples.csv").exists()
+    draw("sensitivity", folder / "tornado/sensitivity.csv", folder / "picture")
+
+
+def draw(script, data, stem):
+    subprocess.run(["/usr/bin/python3", "-B", PLOTS / f"{script}.py", data, stem], check=True)
+    assert Path(f"{stem}.png").stat().st_size > 10_000
 
 
 def check_indices(folder):
     """Without SALib, the message; with it, what one dominant parameter must give."""
-    for kind, settings in (("morris", {"trajectories": 8}), ("sobol", {"base_samples": 16})):
+    for kind, settings in (("morris", {"trajectories": 8}),
+                           ("sobol", {"base_samples": 16, "second_order": True})):
         spec = {**SPEC, "value": {"metric": "throughput", "of": "dense"},
                 "parameters": SPEC["parameters"][:2], "method": {"kind": kind, **settings}}
         try:
@@ -149,6 +158,20 @@ def check_indices(folder):
         assert [row["parameter"] for row in analysis.rows] == ["t_read", "command_cost"]
         first = analysis.rows[0]
         assert first["mu"] < 0 if kind == "morris" else 0.8 < first["ST"] < 1.3, first
+        check_samples(analysis, folder / kind)
+        assert len(analysis.pairs) == (1 if kind == "sobol" else 0), analysis.pairs
+
+
+def check_samples(analysis, folder):
+    """Slow flash goes with few tokens, in the object and in the table, which is then drawn."""
+    drawn = analysis.drawn["t_read"]
+    assert len(drawn) == len(analysis.values) and 10e-6 <= min(drawn) < max(drawn) <= 200e-6
+    slowest, fastest = (analysis.values[drawn.index(one)] for one in (max(drawn), min(drawn)))
+    assert slowest < fastest
+    table = pandas.read_csv(folder / "samples.csv")
+    assert list(table.columns) == ["t_read [s]", "command_cost [s]", "value [token/s]"]
+    assert table["value [token/s]"].tolist() == analysis.values
+    draw("sensitivity", folder / "sensitivity.csv", folder / "picture")
 
 
 def check_bad_specs():
@@ -173,6 +196,62 @@ def check_bad_specs():
                 raise AssertionError(words)
 
 
+def small_study(name, folder):
+    """A shipped sweep with two values an axis and one model, run and drawn."""
+    text = (CONFIGS / "sweeps" / f"{name}.json").read_text(encoding="utf-8")
+    document = json.loads(text.replace('"../', f'"{CONFIGS}/'))
+    for axis in document["axes"]:
+        for one in axis.get("zip", [axis]):
+            if "values" in one:
+                one["values"] = one["values"][:2]
+            if one.get("name") == "model":
+                one["variants"] = one["variants"][:1]
+    results = nearkv.sweep(document, name=name, out=folder, cache="")
+    assert set(results.frame["status"]) == {"ok"}, results.frame[["status", "detail"]]
+    draw(name, folder / name, folder / f"{name}_picture")
+    return results.frame
+
+
+def check_studies(folder):
+    """What short contexts and small changes must show."""
+    import attention_map  # once plots/style.py may be imported
+
+    frame = small_study("attention_map", folder)
+    for metric, _, sign in attention_map.PANELS:
+        cells = attention_map.compared(attention_map.goodness(frame, metric, sign))
+        assert len(cells) == 4 and set(cells["winner"]) == {"continuous_batching"}, cells
+        assert (cells["factor"] < 1).all(), cells
+
+    frame = small_study("sparsity_page_size", folder)
+    speed = frame.pivot(index="compression", columns="page_size", values="throughput")
+    assert speed.loc["dense", 2048] > 1.2 * speed.loc["dense", 1024]  # fewer commands
+    assert speed.loc["1/32", 1024] > 1.5 * speed.loc["1/8", 1024] > 4 * speed.loc["dense", 1024]
+
+    frame = small_study("csds_uplink", folder)
+    frame = frame.set_index(["system", "csds", "uplink_generation", "uplink_lanes"])
+    for system in ("insti_dense", "insti_sparf"):
+        fast = frame["throughput"][system, 2, 4, 2]
+        assert fast > 1.7 * frame["throughput"][system, 1, 4, 2]
+        assert 0.9 < frame["throughput"][system, 2, 3, 1] / fast < 1
+        assert frame["ttft"][system, 2, 3, 1] > 3 * frame["ttft"][system, 2, 4, 2]
+
+
+def check_notebooks(folder):
+    def said(name):
+        done = subprocess.run([sys.executable, "-B", PLOTS / "notebooks" / f"{name}.py",
+                               folder / name, "--quick", "--workers", "1"],
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    text = said("design_sweep")
+    assert "The simplest drive with 15 token/s or more has 16 channels" in text, text
+    assert (folder / "design_sweep/design_sweep.png").stat().st_size > 10_000
+    text = said("sensitivity")
+    assert "most depends on /host/file_system/hit_per_page" in text, text
+    assert (folder / "sensitivity/tornado/sensitivity.png").stat().st_size > 10_000
+
+
 def main():
     os.environ.setdefault("NEARKV_BINARY", "nearkv")
     check_sweep(check_run())
@@ -180,6 +259,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         check_tornado(Path(folder))
         check_indices(Path(folder))
+        check_studies(Path(folder))
+        check_notebooks(Path(folder))
     check_bad_specs()
 
 

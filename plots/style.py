@@ -196,9 +196,9 @@ def save(figure, stem, endings=("pdf", "png")):
     plt.close(figure)
 
 
-def arguments():
-    """(data file, stem) from the command line."""
+def arguments(data="DATA.csv"):
+    """(data, stem) from the command line; `data` says what the first one is."""
     if len(sys.argv) != 3:
-        print(f"usage: {Path(sys.argv[0]).name} DATA.csv STEM", file=sys.stderr)
+        print(f"usage: {Path(sys.argv[0]).name} {data} STEM", file=sys.stderr)
         sys.exit(2)
     return sys.argv[1], sys.argv[2]

@@ -1,8 +1,8 @@
 """Rules that hold for every design point: twice the time, twice the same.
 
 Time: with all durations doubled and all rates halved, every time doubles, every rate halves and
-every count stays. "Doubles" to a ten-thousandth of it or a thousand roundings: ends of transfers are
-whole picoseconds. Same: a second run gives the same record, byte for byte.
+every count stays. "Doubles" to a ten-thousandth of it or a thousand roundings: ends of transfers
+are whole picoseconds. Same: a second run gives the same record, byte for byte.
 
 Usage: metamorphic_check.py [POINTS [SEED]]   (random points besides the shipped ones)
 Needs NEARKV_BINARY and NEARKV_HOME.

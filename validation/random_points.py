@@ -19,8 +19,9 @@ FACTOR = 8
 LARGEST = {"/workload/batch": 64, "/workload/prompt_tokens": 512, "/workload/output_tokens": 48,
            "/csd/*/count": 8, "/ssd/*/count": 8}
 # What names something, makes a constant one, or hangs together with its neighbours by rules.
-FIXED = {"name", "citation", "source", "comment", "interval", "kind", "generation", "policy", "cell",
-         "cluster_pages", "dirty_background_ratio", "dirty_ratio", "readahead_window", "page_size"}
+FIXED = {"name", "citation", "source", "comment", "interval", "kind", "generation", "policy",
+         "cell", "cluster_pages", "dirty_background_ratio", "dirty_ratio", "readahead_window",
+         "page_size"}
 LANES = (1, 2, 4, 8, 16)
 
 

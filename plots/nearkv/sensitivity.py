@@ -19,12 +19,14 @@ of the config. "parameters": "uncertain" takes all constants that have one. With
 "of": A, "over": B} the value is the ratio of two systems; a parameter that a system lacks does not
 move it. Methods: tornado (each parameter alone, to the ends of its interval or range), morris
 (mean and spread of elementary effects; "trajectories", "levels"), sobol (first-order and total
-indices; "base_samples", a power of two). Morris and Sobol are SALib's (pip install SALib).
+indices; "base_samples", a power of two; with "second_order": true those of pairs as well, of nearly
+twice as many runs). Morris and Sobol are SALib's (pip install SALib).
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -33,14 +35,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .records import Record, run
-from .sweeps import sweep
+from .sweeps import SweepResults, sweep
 
 if TYPE_CHECKING:
     import numpy
 
-METHODS = {"tornado": set(), "morris": {"trajectories", "levels"}, "sobol": {"base_samples"}}
+METHODS = {"tornado": set(), "morris": {"trajectories", "levels"},
+           "sobol": {"base_samples", "second_order"}}
 INTERVAL = (0.05, 0.95)  # the ends of a 90 % interval as probabilities
 INSIDE = 1e-6  # shares lie strictly between 0 and 1
+LEAST_TOTAL = 0.8  # of total indices, which add up to 1 at least: a fifth below is no noise
 
 
 class SpecError(ValueError):
@@ -88,8 +92,10 @@ class Spec:
 class Analysis:
     """What came out.
 
-    `rows`: a dict a parameter, the most important first; `values`: of all samples; `sentence`: the
-    answer in words.
+    `rows`: a dict a parameter, the most important first; `values`: of all samples; `drawn`: what
+    each parameter was in these, by its name, in SI units (of a tornado, which moves one at a time,
+    nothing); `sentence`: the answer in words; `pairs`: second-order indices, where they are asked
+    for.
     """
 
     spec: Spec
@@ -98,6 +104,8 @@ class Analysis:
     rows: list[dict[str, Any]]
     values: list[float]
     sentence: str
+    drawn: dict[str, list[float]] = field(default_factory=dict)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _known(document: Mapping, known: set[str], place: str) -> None:
@@ -202,7 +210,10 @@ def _settings(kind: str, method: Mapping) -> dict[str, int]:
             raise SpecError("/method/base_samples: must be a power of two, as Sobol sequences "
                             f"are balanced there; {1 << count.bit_length() - 1} and "
                             f"{1 << count.bit_length()} are near")
-        return {"base_samples": count}
+        second_order = method.get("second_order", False)
+        if not isinstance(second_order, bool):
+            raise SpecError("/method/second_order: must be true or false")
+        return {"base_samples": count, "second_order": second_order}
     return {}
 
 
@@ -274,6 +285,9 @@ class _Runner:
                 raise SpecError(f"/parameters/{i}/path: {parameter.path}: no system has it")
         self.nominal = self.ratio({name: record[spec.metric]
                                    for name, record in self.records.items()})
+        self.pairs: list[dict[str, Any]] = []  # second-order indices
+        self.drawn: dict[str, list[float]] = {}  # of samples that move all parameters
+        self.drawn_units: dict[str, str] = {}
 
     def ratio(self, values: Mapping[str, Any]) -> Any:
         return (values[self.spec.of] / values[self.spec.over] if self.spec.over
@@ -304,7 +318,14 @@ class _Runner:
         if self.spec.metric not in results.frame:
             raise SpecError(f"/systems/{system}: no sample ran: "
                             f"{results.frame['detail'].iloc[0]}")
+        if len(moved) == len(self.parameters) and self.spec.method != "tornado":
+            self._keep_drawn(results, [axis["name"] for axis in axes])
         return results.frame[self.spec.metric].to_numpy(dtype=float)
+
+    def _keep_drawn(self, results: SweepResults, names: list[str]) -> None:
+        for name in names:
+            self.drawn[name] = results.frame[name].tolist()
+            self.drawn_units[name] = results.units[name]
 
 
 def _same_sweep(file: Path, document: dict) -> bool:
@@ -322,8 +343,8 @@ def _salib() -> Any:
         import SALib
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
-            "SALib is missing: pip install SALib, in a virtual environment made with "
-            "--system-site-packages", name="SALib") from missing
+            "SALib is missing: pip install SALib, in a virtual environment (python3 -m venv; it "
+            "brings its own pandas)", name="SALib") from missing
     return SALib
 
 
@@ -383,10 +404,17 @@ def _sobol(runner: _Runner) -> tuple[list[dict], list[float]]:
     problem = _problem(runner)
     for bounds in problem["bounds"]:
         bounds[:] = [INSIDE, 1 - INSIDE]
+    has_pairs = bool(runner.spec.settings["second_order"])
     shares = sampling.sample(problem, runner.spec.settings["base_samples"],
-                             calc_second_order=True, seed=runner.spec.seed)
+                             calc_second_order=has_pairs, seed=runner.spec.seed)
     values = _all_ran(runner.values(shares, runner.parameters))
-    found = analysis.analyze(problem, values, calc_second_order=True, seed=runner.spec.seed)
+    found = analysis.analyze(problem, values, calc_second_order=has_pairs, seed=runner.spec.seed)
+    names = [parameter.name for parameter in runner.parameters]
+    if has_pairs:
+        runner.pairs = [
+            {"first": names[i], "second": names[j], "S2": float(found["S2"][i][j]),
+             "S2_conf": float(found["S2_conf"][i][j])}
+            for i, j in itertools.combinations(range(len(names)), 2)]
     rows = [{"parameter": parameter.name, "path": parameter.path,
              **{key: float(found[key][i]) for key in ("S1", "S1_conf", "ST", "ST_conf")}}
             for i, parameter in enumerate(runner.parameters)]
@@ -421,15 +449,31 @@ def _sentence(runner: _Runner, rows: list[dict], values: list[float]) -> str:
         text += (f". {first['parameter']} explains most of its variance: {100 * first['S1']:.3g} "
                  f"+- {100 * first['S1_conf']:.2g} % alone, {100 * first['ST']:.3g} +- "
                  f"{100 * first['ST_conf']:.2g} % with what it does together with others")
+        total = sum(row["ST"] for row in rows)
+        if total < LEAST_TOTAL:
+            text += (f". These indices cannot be right, as those with others add up to only "
+                     f"{100 * total:.2g} %: take more base_samples")
     return text + "."
+
+
+def _write_samples(file: Path, runner: _Runner, values: list[float]) -> None:
+    """A row a sample: each parameter in the specification's order, and the value."""
+    drawn = {name: runner.drawn[name] for name in
+             (parameter.name for parameter in runner.parameters) if name in runner.drawn}
+    titles = [f"{name} [{runner.drawn_units[name]}]" for name in drawn]
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow([*titles, f"value [{runner.unit}]"])
+        writer.writerows(zip(*drawn.values(), values))
 
 
 def analyse(document: str | os.PathLike | Mapping, out: str | os.PathLike,
             jobs: int | None = None, cache: str | os.PathLike | None = None) -> Analysis:
     """Runs an analysis; its sweeps and tables are in the folder `out`.
 
-    A run that was interrupted goes on. Writes sensitivity.csv (a row a parameter) and
-    sensitivity.json. Raises SpecError and Error.
+    A run that was interrupted goes on. Writes sensitivity.csv (a row a parameter),
+    sensitivity.json and, of Morris and Sobol, samples.csv (a row a sample). Raises SpecError and
+    Error.
     """
     spec = load(document)
     folder = Path(out)
@@ -438,7 +482,11 @@ def analyse(document: str | os.PathLike | Mapping, out: str | os.PathLike,
     method = {"tornado": _tornado, "morris": _morris, "sobol": _sobol}[spec.method]
     rows, values = method(runner)
     analysis = Analysis(spec, runner.nominal, runner.unit, rows, values,
-                        _sentence(runner, rows, values))
+                        _sentence(runner, rows, values), runner.drawn, runner.pairs)
+    samples = folder / "samples.csv"
+    samples.unlink(missing_ok=True)  # of an earlier run with another method
+    if runner.drawn:
+        _write_samples(samples, runner, values)
     with open(folder / "sensitivity.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -446,6 +494,7 @@ def analyse(document: str | os.PathLike | Mapping, out: str | os.PathLike,
     (folder / "sensitivity.json").write_text(json.dumps(
         {"title": spec.title, "value": spec.value_name, "unit": runner.unit,
          "nominal": runner.nominal, "method": spec.method, "above": spec.above,
-         "below": spec.below, "sentence": analysis.sentence, "values": values},
+         "below": spec.below, "sentence": analysis.sentence, "pairs": analysis.pairs,
+         "values": values},
         indent=2) + "\n", encoding="utf-8")
     return analysis
