@@ -174,6 +174,11 @@ def check_samples(analysis, folder):
     draw("sensitivity", folder / "sensitivity.csv", folder / "picture")
 
 
+def check_shipped_specs():
+    for file in (CONFIGS / "sensitivity").glob("*.json"):
+        assert sensitivity.load(file).parameters, file
+
+
 def check_bad_specs():
     for changes, words in (
         ({"parameters": []}, "/parameters: must be a list of parameters"),
@@ -261,6 +266,7 @@ def main():
         check_indices(Path(folder))
         check_studies(Path(folder))
         check_notebooks(Path(folder))
+    check_shipped_specs()
     check_bad_specs()
 
 
