@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -56,10 +57,13 @@ void read_all(Reader& reader, Record record) {
 /// A parser of quantities and its inverse agree.
 template <class Quantity>
 void round_trip(Quantity (*parse)(std::string_view), std::string_view text) {
-  may_refuse([&] {
-    const Quantity value = parse(text);
-    check(parse(format_exact(value)) == value, "a quantity that changes when it is written");
-  });
+  Quantity value{};
+  try {
+    value = parse(text);
+  } catch (const std::invalid_argument&) {
+    return;  // what the parsers say of themselves; readers of configs make a ConfigError of it
+  }
+  check(parse(format_exact(value)) == value, "a quantity that changes when it is written");
 }
 
 void fuzz_quantity(std::string_view bytes) {
