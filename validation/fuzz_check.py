@@ -1,9 +1,10 @@
-"""Fuzzes every reader of foreign input: its seeds, and some seconds more.
+"""Fuzzes every reader of foreign input: its seeds, and some seconds more; compares records.
 
 Usage: fuzz_check.py [SECONDS [TARGET...]]   (a target; 1800 for a long night)
-Builds preset fuzz (clang++ with its address and undefined-behaviour sanitizers). Inputs that it
-finds on the way are kept in build/fuzz/corpus; one that ends a target is in build/fuzz/crashes.
-Skipped where there is no clang++. Needs NEARKV_SOURCE.
+Builds preset fuzz (clang++ with sanitizers). Inputs that it finds on the way are kept in
+build/fuzz/corpus; one that ends a target is in build/fuzz/crashes. Records of that build are equal
+to those of NEARKV_BINARY, byte for byte. Skipped where there is no clang++. Needs NEARKV_SOURCE,
+NEARKV_BINARY and NEARKV_HOME.
 """
 
 import concurrent.futures
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from same_bytes import compare
+
 SOURCE = Path(os.environ["NEARKV_SOURCE"])
 BUILD = SOURCE / "build/fuzz"
 SEEDS = SOURCE / "validation/fuzz/corpus"
@@ -21,11 +24,12 @@ SKIPPED = 77
 # Of one input: seconds, MiB.
 SLOWEST = 10
 LARGEST = 2048
+POINTS = 20
 
 
 def build():
     for command in (["cmake", "--preset", "fuzz"],
-                    ["cmake", "--build", "build/fuzz", "--target", "nearkv_fuzz"]):
+                    ["cmake", "--build", "build/fuzz", "--target", "nearkv_fuzz", "nearkv"]):
         done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
@@ -62,6 +66,11 @@ def main():
     for target, said, _ in results:
         print(f"{target}: {said}")
     assert all(fine for _, _, fine in results)
+    # The same build runs points too: another compiler, little optimised, with the sanitizers.
+    os.environ.setdefault("ASAN_OPTIONS", "detect_leaks=0")
+    ran, problems = compare([os.environ["NEARKV_BINARY"], str(BUILD / "nearkv")], POINTS, seed=1)
+    print(f"{ran} points: {len(problems)} records differ from those of the optimised build")
+    assert not problems, problems
     return 0
 
 

@@ -50,7 +50,7 @@ void add_text(std::string& bytes, const std::string& text) {
 }
 
 /// Adds what the value is, so that no two values give the same bytes, and the files that it names.
-/// A sweep does this for each of its points; writing JSON would take several times as long.
+/// Writing JSON would take several times as long.
 void add_value(std::string& bytes, const json& value) {
   if (value.is_object()) {
     const std::uint64_t size = value.size();
@@ -83,13 +83,15 @@ void add_value(std::string& bytes, const json& value) {
 
 }  // namespace
 
-std::string config_key(const json& config) {
-  constexpr std::size_t kUsualSize = 1 << 17;
+std::string config_key(const json& config) { return key_of_bytes(key_bytes(config)); }
+
+std::string key_bytes(const json& value) {
   std::string bytes;
-  bytes.reserve(kUsualSize);
-  add_value(bytes, config);
-  return content_hash(bytes);
+  add_value(bytes, value);
+  return bytes;
 }
+
+std::string key_of_bytes(const std::string& bytes) { return content_hash(bytes); }
 
 std::string program_hash() {
   static const std::string hash = content_hash(content_of("/proc/self/exe"));

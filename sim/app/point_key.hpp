@@ -12,6 +12,11 @@ namespace nearkv {
 /// of the files that it names (traces).
 [[nodiscard]] std::string config_key(const nlohmann::json& config);
 
+/// What the key is made of, for who makes keys of many configs that are alike: the bytes of a value
+/// stand for it alone, and those of an object or a list contain those of its parts.
+[[nodiscard]] std::string key_bytes(const nlohmann::json& value);
+[[nodiscard]] std::string key_of_bytes(const std::string& bytes);
+
 /// Hash of the running program.
 [[nodiscard]] std::string program_hash();
 

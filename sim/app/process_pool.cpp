@@ -315,16 +315,20 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
   check(options.jobs > 0, "a pool without workers");
   const SignalWatch signals;
   std::vector<std::unique_ptr<Child>> children;
-  bool has_more = true;
-  while (has_more || !children.empty()) {
-    while (has_more && children.size() < static_cast<std::size_t>(options.jobs)) {
-      const std::optional<std::size_t> task = next();
-      has_more = task.has_value();
-      if (has_more) {
-        children.push_back(
-            std::make_unique<Child>(*task, signals, [&work, task] { return work(*task); }));
-      }
+  std::vector<std::unique_ptr<Child>> ended;
+  // The next task is there before a child ends, and results wait until it has begun: what the
+  // parent does is done while children work.
+  std::optional<std::size_t> task = next();
+  while (task || !children.empty() || !ended.empty()) {
+    while (task && children.size() < static_cast<std::size_t>(options.jobs)) {
+      children.push_back(
+          std::make_unique<Child>(*task, signals, [&work, &task] { return work(*task); }));
+      task = next();
     }
+    for (const auto& child : ended) {
+      done(child->task(), child->finish());
+    }
+    ended.clear();
     std::vector<pollfd> polled{{signals.descriptor(), POLLIN, 0}};
     for (const auto& child : children) {
       child->add_to(polled);
@@ -344,9 +348,8 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
         (*child)->end_after(options.most_seconds);
       }
       if ((*child)->has_ended()) {
-        const std::unique_ptr<Child> ended = std::move(*child);
+        ended.push_back(std::move(*child));
         child = children.erase(child);
-        done(ended->task(), ended->finish());
       } else {
         ++child;
       }

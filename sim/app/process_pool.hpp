@@ -50,7 +50,7 @@ struct PoolOptions {
   double most_seconds = 0;     // of a child, by the clock; 0: no limit
 };
 
-/// The number of the next task, or nothing when there is none.
+/// The number of the next task, or nothing when there is none. Asked for while others work.
 using NextTask = std::function<std::optional<std::size_t>()>;
 
 /// Runs work(0) ... work(count - 1), each in a forked child, started in this order. Calls `done`
@@ -60,7 +60,7 @@ void run_in_processes(std::size_t count, const PoolOptions& options,
                       const std::function<std::string(std::size_t)>& work,
                       const std::function<void(std::size_t, ChildResult)>& done);
 
-/// The same for the tasks that `next` names; it is called in the parent when a child can start.
+/// The same for the tasks that `next` names; it is called in the parent, one task ahead.
 void run_in_processes(const NextTask& next, const PoolOptions& options,
                       const std::function<std::string(std::size_t)>& work,
                       const std::function<void(std::size_t, ChildResult)>& done);

@@ -94,7 +94,7 @@ TEST_CASE("a child that runs too long is ended, and the others are not") {
   CHECK_FALSE(has_children());
 }
 
-TEST_CASE("tasks are asked for one at a time, when a child can start") {
+TEST_CASE("tasks are asked for one ahead, and a task begins before the last one's result is told") {
   std::vector<std::size_t> waiting{9, 8, 7};
   std::vector<std::string> events;
   const auto next = [&]() -> std::optional<std::size_t> {
@@ -103,7 +103,7 @@ TEST_CASE("tasks are asked for one at a time, when a child can start") {
     }
     const std::size_t task = waiting.back();
     waiting.pop_back();
-    events.push_back("start " + std::to_string(task));
+    events.push_back("ask for " + std::to_string(task));
     return task;
   };
   run_in_processes(
@@ -112,7 +112,7 @@ TEST_CASE("tasks are asked for one at a time, when a child can start") {
         events.push_back("end " + result.output);
       });
   CHECK(events ==
-        std::vector<std::string>{"start 7", "end 7", "start 8", "end 8", "start 9", "end 9"});
+        std::vector<std::string>{"ask for 7", "ask for 8", "ask for 9", "end 7", "end 8", "end 9"});
 }
 
 TEST_CASE("results larger than a pipe arrive whole") {

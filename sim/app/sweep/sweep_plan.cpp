@@ -13,6 +13,7 @@
 #include "models/systems/design_point.hpp"
 #include "sim/app/axis_values.hpp"
 #include "sim/app/point.hpp"
+#include "sim/app/point_key.hpp"
 #include "sim/app/uncertainty/constant_samples.hpp"
 #include "sim/app/uncertainty/distributions.hpp"
 #include "sim/core/check.hpp"
@@ -157,6 +158,9 @@ void SweepPlan::add_axes() {
     dimensions_.push_back({static_cast<std::size_t>(sweep_.sampling->count), drawn});
   }
   dimensions_.push_back({static_cast<std::size_t>(sweep_.repeats)});
+  moves_seed_ = sweep_.repeats > 1 && std::any_of(axes_.begin(), axes_.end(), [](const Axis& axis) {
+                  return axis.spec->path == kSeedPath;
+                });
   double all = 1;
   for (const Dimension& dimension : dimensions_) {
     all *= static_cast<double>(dimension.size);
@@ -501,25 +505,91 @@ json SweepPlan::variant_config(const Levels& levels) const {
   return config;
 }
 
-json SweepPlan::config_at(const Levels& levels) const {
-  json config = variant_config(levels);
+json SweepPlan::value_at(std::size_t axis, std::size_t level, const Levels& levels) const {
+  return axes_[axis].listed.empty()
+             ? number_as_json(*axes_[axis].type, number_at(axis, level, levels))
+             : axes_[axis].listed[level];
+}
+
+void SweepPlan::set_axes(json& config, const Levels& levels, const ValueOfAxis& value) const {
   for (std::size_t d = 0; d < dimensions_.size(); ++d) {
-    for (const std::size_t a : dimensions_[d].axes) {
-      const Axis& axis = axes_[a];
-      if (axis.spec->kind == AxisKind::variants) {
-        continue;
+    for (const std::size_t axis : dimensions_[d].axes) {
+      const SweepAxis& spec = *axes_[axis].spec;
+      if (spec.kind != AxisKind::variants) {
+        set_existing(config, spec.path, value(axis, levels[d]), spec.place);
       }
-      const json value = axis.listed.empty()
-                             ? number_as_json(*axis.type, number_at(a, levels[d], levels))
-                             : axis.listed[levels[d]];
-      set_existing(config, axis.spec->path, value, axis.spec->place);
     }
   }
+}
+
+json SweepPlan::config_at(const Levels& levels) const {
+  json config = variant_config(levels);
+  set_axes(config, levels,
+           [&](std::size_t axis, std::size_t level) { return value_at(axis, level, levels); });
   if (sweep_.repeats > 1) {
     json& seed = config.at(json::json_pointer(std::string(kSeedPath)));
     seed = seed.get<std::int64_t>() + static_cast<std::int64_t>(levels.back());
   }
   return config;
+}
+
+const SweepPlan::KeyBytes& SweepPlan::key_bytes_of(const Levels& levels) const {
+  constexpr std::size_t kMostKept = 64;
+  const std::size_t variant = variant_of(levels);
+  if (const auto known = key_bytes_.find(variant); known != key_bytes_.end()) {
+    return known->second;
+  }
+  const auto mark = [](std::size_t slot) { return json(fmt::format("\x01slot {}\x02", slot)); };
+  json config = variant_config(levels);
+  set_axes(config, levels, [&](std::size_t axis, std::size_t) { return mark(axis); });
+  KeyBytes parts;
+  if (sweep_.repeats > 1) {
+    json& seed = config.at(json::json_pointer(std::string(kSeedPath)));
+    parts.seed = seed.get<std::int64_t>();
+    seed = mark(axes_.size());
+  }
+  const std::string bytes = key_bytes(config);
+  std::map<std::size_t, std::pair<std::size_t, std::size_t>> places;  // where, of which slot, size
+  for (std::size_t slot = 0; slot <= axes_.size(); ++slot) {
+    const std::string marked = key_bytes(mark(slot));
+    if (const std::size_t at = bytes.find(marked); at != std::string::npos) {
+      places[at] = {slot, marked.size()};
+    }
+  }
+  std::size_t begin = 0;
+  for (const auto& [at, slot] : places) {
+    parts.pieces.push_back(bytes.substr(begin, at - begin));
+    parts.slots.push_back(slot.first);
+    begin = at + slot.second;
+  }
+  parts.pieces.push_back(bytes.substr(begin));
+  if (key_bytes_.size() >= kMostKept) {
+    key_bytes_.clear();
+  }
+  return key_bytes_.emplace(variant, std::move(parts)).first->second;
+}
+
+std::string SweepPlan::key(std::size_t point) const {
+  const Levels levels = levels_of(point);
+  if (moves_seed_) {
+    return config_key(config_at(levels));
+  }
+  std::vector<std::size_t> level_of(axes_.size());
+  for (std::size_t d = 0; d < dimensions_.size(); ++d) {
+    for (const std::size_t axis : dimensions_[d].axes) {
+      level_of[axis] = levels[d];
+    }
+  }
+  const KeyBytes& parts = key_bytes_of(levels);
+  std::string bytes = parts.pieces.front();
+  for (std::size_t i = 0; i < parts.slots.size(); ++i) {
+    const std::size_t slot = parts.slots[i];
+    bytes +=
+        key_bytes(slot == axes_.size() ? json(parts.seed + static_cast<std::int64_t>(levels.back()))
+                                       : value_at(slot, level_of[slot], levels));
+    bytes += parts.pieces[i + 1];
+  }
+  return key_of_bytes(bytes);
 }
 
 std::vector<NamedValue> SweepPlan::values_at(const Levels& levels) const {

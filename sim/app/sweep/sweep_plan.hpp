@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -46,6 +48,8 @@ class SweepPlan {
   [[nodiscard]] std::vector<NamedValue> values(std::size_t point) const;
   /// The resolved design point; its rules are not checked.
   [[nodiscard]] nlohmann::json config(std::size_t point) const;
+  /// config_key() of it, but much faster.
+  [[nodiscard]] std::string key(std::size_t point) const;
 
  private:
   /// What an axis goes through: `listed` values as configs write them, or `drawn` ones in base
@@ -63,7 +67,14 @@ class SweepPlan {
     std::vector<std::size_t> axes{};
     bool has_variants = false;
   };
-  using Levels = std::vector<std::size_t>;                    // one a dimension
+  using Levels = std::vector<std::size_t>;  // one a dimension
+  /// The bytes that a key is made of, cut where the values of axes (and the seed of repeats) are:
+  /// piece, slot, piece, slot, ..., piece.
+  struct KeyBytes {
+    std::vector<std::string> pieces;
+    std::vector<std::size_t> slots;  // axes; their number stands for the seed
+    std::int64_t seed = 0;           // of the first repeat
+  };
   using Constants = std::vector<std::optional<FieldNumber>>;  // one an axis: those of intervals
 
   void add_axes();
@@ -84,6 +95,13 @@ class SweepPlan {
   [[nodiscard]] std::string variant_text(const Levels& levels) const;
   [[nodiscard]] nlohmann::json variant_config(const Levels& levels) const;
   [[nodiscard]] nlohmann::json config_at(const Levels& levels) const;
+  using ValueOfAxis = std::function<nlohmann::json(std::size_t axis, std::size_t level)>;
+
+  /// What an axis sets; not of variants.
+  [[nodiscard]] nlohmann::json value_at(std::size_t axis, std::size_t level,
+                                        const Levels& levels) const;
+  void set_axes(nlohmann::json& config, const Levels& levels, const ValueOfAxis& value) const;
+  [[nodiscard]] const KeyBytes& key_bytes_of(const Levels& levels) const;
   [[nodiscard]] std::vector<NamedValue> values_at(const Levels& levels) const;
   /// Of an axis that is not listed, in base units.
   [[nodiscard]] double number_at(std::size_t axis, std::size_t level, const Levels& levels) const;
@@ -95,6 +113,8 @@ class SweepPlan {
   std::vector<Constants> constants_;  // by variant
   std::size_t all_ = 1;
   std::optional<std::vector<std::size_t>> kept_;  // where there are conditions
+  bool moves_seed_ = false;                       // an axis does, and repeats count up from there
+  mutable std::map<std::size_t, KeyBytes> key_bytes_;  // of the variants that were asked for last
 };
 
 }  // namespace nearkv

@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include "sim/app/point_key.hpp"
 #include "sim/app/sweep/test_sweep.hpp"
 
 namespace nearkv {
@@ -54,6 +55,33 @@ TEST_CASE("sweep plan: the product of the axes, the first one slowest") {
   CHECK(at(plan.config(4), kChannels) == 8);
   CHECK(at(plan.config(4), kBatch) == 32);
   CHECK(plan.config(4).at(json::json_pointer(kChannels)).at("source") == "override");
+}
+
+TEST_CASE("sweep plan: the quick key of a point is that of its config") {
+  const json variants{
+      {"name", "system"},
+      {"variants",
+       {{{"name", "a"}, {"point", json::object()}},
+        {{"name", "b"}, {"point", {{"simulation", {{"seed", 7}}}, {"name", "other"}}}}}}};
+  const std::vector<SweepPlan> plans = [&] {
+    std::vector<SweepPlan> all;
+    all.push_back(
+        plan_of({variants, list(kBatch, {1, 2}), list(kReadTime, {"36us", "40us"}),
+                 range("/workload/prompt_tokens", {{"from", 16}, {"to", 64}})},
+                {{"repeats", 2}, {"sample", {{"method", "random"}, {"count", 3}, {"seed", 1}}}}));
+    all.push_back(
+        plan_of({list(kChannels, {4, 12}), list("/simulation/seed", {1, 2})}, {{"repeats", 2}}));
+    all.push_back(plan_of({list("/simulation/fidelity", {"sampled", "exact"})}));
+    return all;
+  }();
+  for (const SweepPlan& plan : plans) {
+    std::set<std::string> keys;
+    for (std::size_t i = 0; i < plan.size(); ++i) {
+      CHECK(plan.key(i) == config_key(plan.config(i)));
+      keys.insert(plan.key(i));
+    }
+    CHECK(keys.size() >= plan.size() / 2);
+  }
 }
 
 TEST_CASE("sweep plan: quantities are shown in SI units and set as they are written") {

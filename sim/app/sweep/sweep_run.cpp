@@ -128,7 +128,7 @@ class Runner {
     Progress progress(plan_.sweep().name, todo_.size(), options_.progress);
     const auto next = [&] { return next_task(progress); };
     const auto work = [this](std::size_t point) {
-      return as_json(run_sweep_point(configs_.at(point))).dump();
+      return as_json(run_sweep_point(plan_.config(point))).dump();
     };
     const auto done = [&](std::size_t point, const ChildResult& child) {
       say_diagnostics(progress, point, child);
@@ -155,8 +155,7 @@ class Runner {
   std::optional<std::size_t> next_task(Progress& progress) {
     while (next_ < todo_.size()) {
       const std::size_t point = todo_[next_++];
-      json config = plan_.config(point);
-      std::string key = config_key(config);
+      std::string key = plan_.key(point);
       if (const std::optional<PointResult> known = known_result(key, journal_, cache_.get())) {
         journal_.add(key, *known);
         journal_.add_point(point, key);
@@ -170,7 +169,6 @@ class Runner {
         continue;
       }
       keys_.emplace(point, std::move(key));
-      configs_.emplace(point, std::move(config));
       return point;
     }
     return std::nullopt;
@@ -178,7 +176,6 @@ class Runner {
 
   void finish(std::size_t point, const PointResult& result) {
     const std::string key = keys_.extract(point).mapped();
-    configs_.erase(point);
     journal_.add(key, result);
     journal_.add_point(point, key);
     const auto equal_points = running_.extract(key);
@@ -225,8 +222,7 @@ class Runner {
   std::unique_ptr<ResultStore> cache_;
   std::vector<std::size_t> todo_;
   std::size_t next_ = 0;
-  std::map<std::size_t, json> configs_;                      // of the points that run
-  std::map<std::size_t, std::string> keys_;                  // of the same
+  std::map<std::size_t, std::string> keys_;                  // of the points that run
   std::map<std::string, std::vector<std::size_t>> running_;  // and points equal to them
   std::chrono::steady_clock::time_point committed_{};
   SweepCounts counts_;
@@ -324,7 +320,7 @@ std::vector<std::size_t> take_known_results(const SweepPlan& plan,
                                             ResultStore& journal, ResultStore& cache) {
   std::vector<std::size_t> unknown;
   for (const std::size_t point : points) {
-    const std::string key = config_key(plan.config(point));
+    const std::string key = plan.key(point);
     if (const std::optional<PointResult> known = known_result(key, journal, &cache)) {
       journal.add(key, *known);
       journal.add_point(point, key);
