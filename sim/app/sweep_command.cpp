@@ -282,38 +282,59 @@ int run_on_cluster(const SweepPlan& plan, SweepFolder& folder, EarlierResults ea
 }
 
 /// How far a sweep is.
-int print_status(const SweepPlan& plan, const fs::path& path, const SweepOptions& options) {
-  if (!fs::exists(path / "journal.sqlite")) {
-    throw ConfigError(
-        fmt::format("{}: has no results; nearkv sweep {} makes them", path.string(), options.file));
-  }
+struct SweepStatus {
+  std::size_t done = 0;
+  std::map<std::string, std::size_t> statuses;
+  std::string tasks;  // what a cluster, or another program, does for it
+  std::string table;
+};
+
+/// Of a sweep whose folder another program writes to.
+SweepStatus status_from_outside(const SweepPlan& plan, const fs::path& path,
+                                const FolderInUse& why) {
+  const ResultStore journal(SweepFolder::journal_in(path));
+  check_is_of(plan, journal, path.string());
+  return {journal.points().size(), journal.statuses(), why.what(), {}};
+}
+
+SweepStatus status_of(const SweepPlan& plan, const fs::path& path, const SweepOptions& options) {
   SweepFolder folder(path);
   open_journal(plan, folder, EarlierResults::resume);
   ClusterSweep cluster(plan, folder, {.cache = options.cache});
   const std::size_t done = cluster.collect();
-  const std::map<std::string, std::size_t> statuses = folder.journal().statuses();
-  const bool is_complete = done == plan.size();
-  if (is_complete) {
-    write_sweep_table(plan, folder.journal(), folder.path());
+  SweepStatus status{done, folder.journal().statuses(), {}, {}};
+  if (done == plan.size()) {
+    status.table = write_sweep_table(plan, folder.journal(), folder.path()).csv.string();
+  } else {
+    status.tasks = "tasks of a cluster: " + tasks_text(cluster.state());
   }
-  const ClusterState state = is_complete ? ClusterState{} : cluster.state();
+  return status;
+}
+
+int print_status(const SweepPlan& plan, const fs::path& path, const SweepOptions& options) {
+  if (!fs::exists(SweepFolder::journal_in(path))) {
+    throw ConfigError(
+        fmt::format("{}: has no results; nearkv sweep {} makes them", path.string(), options.file));
+  }
+  SweepStatus status;
+  try {
+    status = status_of(plan, path, options);
+  } catch (const FolderInUse& why) {
+    status = status_from_outside(plan, path, why);
+  }
   if (options.as_json) {
     fmt::print("{}", json_text({{"sweep", plan.sweep().name},
                                 {"points", plan.size()},
-                                {"done", done},
-                                {"statuses", statuses},
-                                {"tasks", state.tasks},
-                                {"is_known", state.is_known}}));
+                                {"done", status.done},
+                                {"statuses", status.statuses},
+                                {"tasks", status.tasks}}));
   } else {
-    fmt::print("{}: {} of {} points have a result{}{}\n", plan.sweep().name, done, plan.size(),
-               statuses.empty() ? "" : ": ", statuses_text(statuses));
-    if (is_complete) {
-      fmt::print("table: {}\n", (folder.path() / "points.csv").string());
-    } else {
-      fmt::print("  tasks of a cluster: {}\n", tasks_text(state));
-    }
+    fmt::print("{}: {} of {} points have a result{}{}\n", plan.sweep().name, status.done,
+               plan.size(), status.statuses.empty() ? "" : ": ", statuses_text(status.statuses));
+    fmt::print("  {}\n",
+               status.table.empty() ? status.tasks : fmt::format("table: {}", status.table));
   }
-  return is_complete ? kExitOk : kExitTryAgain;
+  return status.done == plan.size() ? kExitOk : kExitTryAgain;
 }
 
 void check_options_agree(const SweepOptions& options) {

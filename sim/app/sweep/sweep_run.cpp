@@ -95,16 +95,6 @@ void check_earlier(const SweepPlan& plan, const SweepFolder& folder, const Resul
   }
 }
 
-void check_is_of(const SweepPlan& plan, const ResultStore& store, const std::string& name) {
-  if (json::parse(store.note("sweep").value_or("null")) != plan.sweep().document) {
-    throw ConfigError(fmt::format("{}: has results of another sweep", name));
-  }
-  if (store.note("program") != program_hash()) {
-    throw ConfigError(fmt::format("{}: was made by another build of nearkv ({})", name,
-                                  store.note("version").value_or("unknown")));
-  }
-}
-
 std::optional<PointResult> known_result(const std::string& key, const ResultStore& journal,
                                         const ResultStore* cache) {
   if (std::optional<PointResult> known = journal.find(key); known && known->is_repeatable()) {
@@ -242,7 +232,7 @@ SweepFolder::SweepFolder(fs::path folder) : folder_(std::move(folder)) {
     std::string holder;
     std::getline(std::ifstream(file), holder);
     ::close(lock_);
-    throw ConfigError(
+    throw FolderInUse(
         fmt::format("{}: another program writes there ({}); wait for it, or name "
                     "another folder with --out",
                     folder_.string(), holder));
@@ -253,7 +243,7 @@ SweepFolder::SweepFolder(fs::path folder) : folder_(std::move(folder)) {
     ::close(lock_);
     throw ConfigError(fmt::format("{}: {}", file.string(), std::strerror(errno)));
   }
-  journal_ = std::make_unique<ResultStore>(journal_file());
+  journal_ = std::make_unique<ResultStore>(journal_in(folder_));
 }
 
 SweepFolder::~SweepFolder() {
@@ -264,9 +254,19 @@ SweepFolder::~SweepFolder() {
 void SweepFolder::clear() {
   journal_.reset();
   for (const char* ending : {"", "-wal", "-shm"}) {
-    fs::remove(journal_file().string() + ending);
+    fs::remove(journal_in(folder_).string() + ending);
   }
-  journal_ = std::make_unique<ResultStore>(journal_file());
+  journal_ = std::make_unique<ResultStore>(journal_in(folder_));
+}
+
+void check_is_of(const SweepPlan& plan, const ResultStore& store, const std::string& name) {
+  if (json::parse(store.note("sweep").value_or("null")) != plan.sweep().document) {
+    throw ConfigError(fmt::format("{}: has results of another sweep", name));
+  }
+  if (store.note("program") != program_hash()) {
+    throw ConfigError(fmt::format("{}: was made by another build of nearkv ({})", name,
+                                  store.note("version").value_or("unknown")));
+  }
 }
 
 void begin_journal(ResultStore& journal, const SweepPlan& plan) {
@@ -354,7 +354,7 @@ std::size_t merge_sweeps(const SweepPlan& plan, const std::vector<fs::path>& par
   }
   check_is_of(plan, journal, folder.path().string());
   for (const fs::path& part : parts) {
-    take_results(plan, journal, ResultStore(part / "journal.sqlite"), part.string());
+    take_results(plan, journal, ResultStore(SweepFolder::journal_in(part)), part.string());
   }
   return journal.points().size();
 }

@@ -11,6 +11,7 @@
 #include "sim/app/progress.hpp"
 #include "sim/app/sweep/result_store.hpp"
 #include "sim/app/sweep/sweep_plan.hpp"
+#include "sim/core/check.hpp"
 
 namespace nearkv {
 
@@ -35,16 +36,25 @@ struct SweepCounts {
   std::size_t ran = 0;
 };
 
+/// Another program writes to the folder of a sweep.
+class FolderInUse : public ConfigError {
+ public:
+  using ConfigError::ConfigError;
+};
+
 /// A folder with a sweep's results; one program at a time writes there.
 class SweepFolder {
  public:
-  /// Makes the folder, takes its lock and opens the journal. Throws ConfigError when another
-  /// program has the lock.
+  /// Makes the folder, takes its lock and opens the journal. Throws FolderInUse when another
+  /// program has the lock, and ConfigError.
   explicit SweepFolder(std::filesystem::path folder);
   ~SweepFolder();
   SweepFolder(const SweepFolder&) = delete;
   SweepFolder& operator=(const SweepFolder&) = delete;
 
+  [[nodiscard]] static std::filesystem::path journal_in(const std::filesystem::path& folder) {
+    return folder / "journal.sqlite";
+  }
   [[nodiscard]] const std::filesystem::path& path() const { return folder_; }
   [[nodiscard]] ResultStore& journal() { return *journal_; }
   [[nodiscard]] const ResultStore& journal() const { return *journal_; }
@@ -52,8 +62,6 @@ class SweepFolder {
   void clear();
 
  private:
-  [[nodiscard]] std::filesystem::path journal_file() const { return folder_ / "journal.sqlite"; }
-
   std::filesystem::path folder_;
   int lock_ = -1;
   std::unique_ptr<ResultStore> journal_;
@@ -61,6 +69,9 @@ class SweepFolder {
 
 /// Says in a journal whose results it has.
 void begin_journal(ResultStore& journal, const SweepPlan& plan);
+
+/// Throws ConfigError, which calls the store `name`, when it is of another sweep or program.
+void check_is_of(const SweepPlan& plan, const ResultStore& store, const std::string& name);
 
 /// Begins the folder's journal, or checks that it may go on. Throws ConfigError when it has results
 /// that `earlier` does not allow, or is of another sweep or program.
