@@ -250,19 +250,19 @@ def task_processes():
 def check_lost_tasks(cluster, folder):
     """A task that is asked to end goes on later; one that is cancelled is submitted again; the
     program that waits may be killed."""
-    sweep = write_sweep(folder, "tasks", POINT, [4, 8, 16], 100)
+    sweep = write_sweep(folder, "tasks", POINT, [4, 8, 16], 200)
     whole = whole_table(cluster, folder, sweep)
     out = ("--out", folder / "slurm")
     command = [NEARKV, "sweep", str(sweep), "--out", str(folder / "slurm"), "--backend", "slurm",
                "--wait", *WITHOUT_CACHE]
-    waiting = subprocess.Popen([*command, "--chunk", "100"], env=cluster.environment,
+    waiting = subprocess.Popen([*command, "--chunk", "200"], env=cluster.environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_until(task_processes, "a task runs")
     done = cluster.run("sweep", sweep, *out, "--backend", "slurm", "--resume", *WITHOUT_CACHE,
                        status=2)
     assert "another program writes there" in done.stderr, done.stderr
     done = cluster.run("sweep", sweep, *out, "--status", *WITHOUT_CACHE, status=75)
-    assert "of 300 points have a result" in done.stdout, done.stdout
+    assert "of 600 points have a result" in done.stdout, done.stdout
     assert f"another program writes there (process {waiting.pid})" in done.stdout, done.stdout
     waiting.kill()
     job = waiting.stderr.readline().rsplit(" ", 1)[-1].strip()
