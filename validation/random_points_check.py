@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,8 +58,7 @@ def run_point(point, name, folder):
 
 def main():
     count, seed = (int(word) for word in (sys.argv[1:] + ["60", "1"][len(sys.argv) - 1:]))
-    keep = tempfile.mkdtemp(prefix="nearkv_random_points_")
-    folder = Path(keep)
+    folder = Path(tempfile.mkdtemp(prefix="nearkv_random_points_"))
     schema = json.loads((CONFIGS / "schema/design_point.schema.json").read_text(encoding="utf-8"))
     models = [json.loads(file.read_text(encoding="utf-8"))
               for file in sorted((CONFIGS / "models").glob("*.json"))]
@@ -76,12 +76,12 @@ def main():
                 reasons[said] += 1
     print(f"{count} random points, seed {seed}: "
           + ", ".join(f"{number} {what}" for what, number in outcomes.most_common()))
-    if "--reasons" in os.environ.get("NEARKV_VERBOSE", ""):
-        print(*(f"  {number} {what}" for what, number in reasons.most_common(15)), sep="\n")
+    print(*(f"  {number} refused: {what}" for what, number in reasons.most_common(5)), sep="\n")
     for problem in problems:
         print(problem)
     assert not problems, f"{len(problems)} points failed; they are in {folder}"
     assert outcomes["refused"] < 0.8 * count, "hardly any point runs: the generator is broken"
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,7 @@ class Cluster:
         for process in self.processes.values():
             self.kill_tree(process.pid)
             process.wait()
+        self.kill_steps(lambda title: True)
         if self.munged:
             self.munged.terminate()
             self.munged.wait()
@@ -137,6 +138,14 @@ class Cluster:
     def states(self):
         return self.call("sinfo", "--noheader", "--Node", "--format=%T", check=False).split()
 
+    def owns(self, pid):
+        """Whether a process belongs to this cluster; the machine may be part of another one."""
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return f"SLURM_CONF={self.environment['SLURM_CONF']}".encode() in environment.split(b"\0")
+
     def tasks_of_node(self, name):
         return self.call("squeue", "--noheader", f"--nodelist={name}", "--format=%A",
                          "--states=RUNNING").split()
@@ -153,16 +162,20 @@ class Cluster:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
+    def kill_steps(self, is_meant):
+        """The step daemons whose title ("slurmstepd: [12.batch]") is meant, and what they run."""
+        for pid in self.call("pgrep", "slurmstepd", check=False).split():
+            with contextlib.suppress(OSError):
+                if self.owns(pid) and is_meant(
+                        Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")):
+                    self.kill_tree(int(pid))
+
     def lose_node(self, name):
         """As if its power went: the daemon, its step daemons, which are no children of it, and what
         they run."""
         tasks = self.tasks_of_node(name)
         node = self.processes.pop(name)
-        for pid in self.call("pgrep", "slurmstepd", check=False).split():
-            with contextlib.suppress(OSError):
-                title = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
-                if any(f"[{task}." in title for task in tasks):
-                    self.kill_tree(int(pid))
+        self.kill_steps(lambda title: any(f"[{task}." in title for task in tasks))
         self.kill_tree(node.pid)
         node.wait()
 
@@ -241,9 +254,9 @@ def check_lost_node(cluster, folder):
     print("lost node: as a local run")
 
 
-def task_processes():
-    listed = subprocess.run(["pgrep", "-f", "nearkv sweep-task"], capture_output=True, text=True,
-                            check=False).stdout
+def task_processes(folder):
+    listed = subprocess.run(["pgrep", "-f", f"nearkv sweep-task {folder}/"], capture_output=True,
+                            text=True, check=False).stdout
     return [int(word) for word in listed.split()]
 
 
@@ -257,7 +270,7 @@ def check_lost_tasks(cluster, folder):
                "--wait", *WITHOUT_CACHE]
     waiting = subprocess.Popen([*command, "--chunk", "200"], env=cluster.environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_until(task_processes, "a task runs")
+    wait_until(lambda: task_processes(folder), "a task runs")
     done = cluster.run("sweep", sweep, *out, "--backend", "slurm", "--resume", *WITHOUT_CACHE,
                        status=2)
     assert "another program writes there" in done.stderr, done.stderr
@@ -268,7 +281,7 @@ def check_lost_tasks(cluster, folder):
     job = waiting.stderr.readline().rsplit(" ", 1)[-1].strip()
     waiting.wait()
     time.sleep(0.3)
-    tasks = task_processes()
+    tasks = task_processes(folder)
     assert tasks, "no task runs any more"
     for pid in tasks:
         with contextlib.suppress(ProcessLookupError):
