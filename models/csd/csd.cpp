@@ -47,6 +47,7 @@ Csd::Work operator-(Csd::Work a, const Csd::Work& b) {
 Csd::Csd(EventLoop& loop, const CsdConfig& config, std::string name, const Options& options)
     : loop_(loop),
       config_(config),
+      normal_(config),
       name_(std::move(name)),
       reuse_(options.reuse),
       flash_(config, name_, options.seed),
@@ -218,7 +219,7 @@ void Csd::begin(SimTime now, Waiting next) {
   if (is_recorded && flash_.is_event_driven() && told_.empty()) {
     told_ = bus_busy_by_channel();
   }
-  if (!reuse_ || is_recorded || !flash_.has_state()) {
+  if (!reuse_ || is_recorded || !flash_.has_state() || start < stalled_until_) {
     running_->disturbed = true;
     simulate();
     return;
@@ -948,6 +949,82 @@ void Csd::finish_store(int index, SimTime now) {
   }
   stores_.erase(index);
   reclaim_if_idle(now);
+}
+
+// -- Faults -----------------------------------------------------------------------------------
+
+void Csd::set_conditions(SimTime now, const DriveConditions& conditions) {
+  disturb(now);
+  config_ = normal_;
+  put_under(config_, conditions);
+  AttentionEngineConfig& engine = config_.engine;
+  engine.attend_cost = slowed(engine.attend_cost, conditions.speed);
+  engine.softmax_latency = slowed(engine.softmax_latency, conditions.speed);
+  engine.gemv_rate = scaled(engine.gemv_rate, conditions.speed);
+  engine.filter_rate = scaled(engine.filter_rate, conditions.speed);
+  engine.argtopk_rate = scaled(FlopRate{engine.argtopk_rate}, conditions.speed).per_second();
+  flash_.set_times(config_);
+  memory_ = make_memory();  // what is remembered took other times
+}
+
+void Csd::stall(SimTime now, SimDuration duration) {
+  disturb(now);
+  for (int core = 0; core < cores_.servers(); ++core) {
+    stalled_until_ = std::max(stalled_until_, cores_.issue(now, duration).done);
+  }
+}
+
+void Csd::require_room(KvFtl::Outcome remapped) const {
+  if (remapped == KvFtl::Outcome::exhausted) {
+    const Bytes page = config_.flash.page_size;
+    const KvFtl& ftl = flash_.ftl();
+    throw OutOfCapacity(flash_capacity_.resource(), ftl.exhaustion(),
+                        page * ftl.last_refusal().needed, page * ftl.last_refusal().available,
+                        flash_capacity_.capacity());
+  }
+}
+
+std::vector<KvFtl::LostPage> Csd::fail_planes(SimTime now, const std::vector<int>& planes) {
+  disturb(now);
+  const std::int64_t bad_before = flash_.ftl().pages().bad;
+  std::vector<KvFtl::LostPage> lost;
+  const KvFtl::Outcome remapped = flash_.ftl().fail_planes(planes, lost);
+  const Bytes failed = config_.flash.page_size * (flash_.ftl().pages().bad - bad_before);
+  flash_capacity_.allocate("failed dies", std::min(failed, flash_capacity_.available()));
+  require_room(remapped);
+  return lost;
+}
+
+std::vector<KvFtl::LostPage> Csd::lose_pages(SimTime now, std::int64_t count, Rng& rng) {
+  disturb(now);
+  std::vector<KvFtl::LostPage> lost;
+  require_room(flash_.ftl().lose_pages(count, rng, lost));
+  return lost;
+}
+
+void Csd::submit_rewrite(SimTime now, const std::vector<KvFtl::LostPage>& pages, Completion& done) {
+  check(!pages.empty(), "a rewrite of no pages");
+  disturb(now);
+  const int number = next_store_++;
+  Store& store = stores_[number];
+  store = {.done = &done, .submitted = now, .asked = why()};
+  SimTime last = now;
+  for (const KvFtl::LostPage& page : pages) {
+    const CsdFlash::Stream stream = flash_.stream({page.task, page.layer}, page.pair, page.stream);
+    if (flash_.is_event_driven()) {
+      flash_.add_program(stream, page.page, tag_of(PageOwner::store, number));
+    } else {
+      last = std::max(last, flash_.program(now, stream, page.page));
+    }
+  }
+  if (flash_.is_event_driven()) {
+    store.on_their_way = static_cast<std::int64_t>(pages.size());
+    flash_.engine().start(now);
+    return;
+  }
+  work_.storing += last - now;
+  flash_busy_until_ = std::max(flash_busy_until_, last);
+  push(last, EventKind::stored, number, {{"flash/dies", "programs", last}});
 }
 
 // -- What the activity log is told --------------------------------------------------------------

@@ -50,6 +50,7 @@
 #include "models/csd/csd_activity.hpp"
 #include "models/csd/csd_config.hpp"
 #include "models/csd/csd_flash.hpp"
+#include "models/ssd/drive_conditions.hpp"
 #include "sim/core/activity_log.hpp"
 #include "sim/core/capacity.hpp"
 #include "sim/core/event_loop.hpp"
@@ -109,6 +110,20 @@ class Csd final : public Component, private PageSink {
   /// before the next batch begins.
   void submit_background_store(SimTime now, const PageBatch& batch, Completion* done,
                                const KvLayer& layer = {});
+
+  // -- Faults.
+
+  /// Of what begins from `now` on; pages that are under way take the time that they were given.
+  void set_conditions(SimTime now, const DriveConditions& conditions);
+  /// All controller cores do nothing for so long, behind what they have.
+  void stall(SimTime now, SimDuration duration);
+  /// KvFtl::fail_planes() and lose_pages(); finished tasks are erased first when flash is short.
+  /// Throws OutOfCapacity when the other planes have no room.
+  [[nodiscard]] std::vector<KvFtl::LostPage> fail_planes(SimTime now,
+                                                         const std::vector<int>& planes);
+  [[nodiscard]] std::vector<KvFtl::LostPage> lose_pages(SimTime now, std::int64_t count, Rng& rng);
+  /// Programs pages of one layer, whose data are in the drive's DRAM, where they were remapped to.
+  void submit_rewrite(SimTime now, const std::vector<KvFtl::LostPage>& pages, Completion& done);
 
   [[nodiscard]] SimTime next_event() const override;
   void process(SimTime until) override;
@@ -310,6 +325,7 @@ class Csd final : public Component, private PageSink {
   void begin_next(SimTime now);
   void finish_store(int index, SimTime now);
   SimTime program(const PageBatch& batch, const KvLayer& layer, int store, SimTime now);
+  void require_room(KvFtl::Outcome remapped) const;
   void erase(const KvOperations& erases, SimTime now);
   void reclaim_if_idle(SimTime now);
 
@@ -359,8 +375,10 @@ class Csd final : public Component, private PageSink {
 
   EventLoop& loop_;
   CsdConfig config_;
+  CsdConfig normal_;  // without conditions
   std::string name_;
   bool reuse_;
+  SimTime stalled_until_{};
   CsdFlash flash_;
   FifoServers cores_;
   FifoServers kernels_;  // feed blocks: all GeMV units of a kernel work on one head

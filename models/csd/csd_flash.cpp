@@ -49,6 +49,15 @@ CsdFlash::CsdFlash(const CsdConfig& config, const std::string& name, std::uint64
   }
 }
 
+void CsdFlash::set_times(const CsdConfig& config) {
+  if (engine_) {
+    engine_->set_times(config.flash);
+  } else {
+    array_->set_times(config.flash.recurrence());
+  }
+  filter_time_ = time_for(config.flash.page_size, config.engine.filter_rate);
+}
+
 void CsdFlash::log_reads(const Stream& stream, const std::vector<int>& pages) {
   for (const int page : pages) {
     log_->push_back({stream.base, page, stream.table == nullptr ? kNoPage : stream.table[page]});

@@ -62,6 +62,9 @@ class CsdFlash {
   [[nodiscard]] bool has_log() const { return log_ != nullptr; }
   void log_reads(const Stream& stream, const std::vector<int>& pages);
 
+  /// Times of commands from now on.
+  void set_times(const CsdConfig& config);
+
   // -- By recurrence: calls come in time order; each returns when it is done.
   SimTime read(SimTime now, const Stream& stream, int page) {
     const PagePlace place = place_of(stream, page);

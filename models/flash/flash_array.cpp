@@ -18,6 +18,17 @@ FlashArray::FlashArray(const FlashArrayConfig& config)
   check(config.channels > 0 && units_ > 0, "a flash array without channels or units");
 }
 
+void FlashArray::set_times(const FlashArrayConfig& config) {
+  check(config.channels == config_.channels &&
+            config.units_per_channel == config_.units_per_channel &&
+            config.cache_read == config_.cache_read,
+        "a flash array is given another geometry");
+  config_ = config;
+  t_command_ = config.t_command;
+  t_read_ = config.t_read;
+  transfer_ = config.transfer;
+}
+
 Grant FlashArray::program(SimTime now, int channel, int unit) {
   BusSchedule& bus = bus_at(now, channel);
   SimTime& unit_free = unit_free_at_[index_of(channel, unit)];

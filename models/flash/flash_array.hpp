@@ -89,6 +89,8 @@ class FlashArray {
   /// Bus time of one page that is read: data, spare area and command cycles.
   [[nodiscard]] SimDuration bus_time_per_page() const { return t_command_ + transfer_; }
   [[nodiscard]] const FlashArrayConfig& config() const { return config_; }
+  /// Times of commands from now on; the geometry stays.
+  void set_times(const FlashArrayConfig& config);
   /// BusSchedule::busy_between() of a channel.
   [[nodiscard]] SimDuration bus_busy_between(int channel, SimTime from, SimTime to) const {
     return buses_[channel].busy_between(from, to);

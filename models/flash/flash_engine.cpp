@@ -66,6 +66,15 @@ FlashEngine::FlashEngine(const FlashConfig& config, const Rng& rng)
       channel.bus_by_recurrence = BusSchedule(BusOrder::first_gap);
     }
   }
+  set_times(config);
+}
+
+void FlashEngine::set_times(const FlashConfig& config) {
+  check(config.planes() == config_.planes() && config.channels == config_.channels &&
+            config.policy == config_.policy && config.bits_per_cell == config_.bits_per_cell,
+        "a flash engine is given another geometry");
+  config_ = config;
+  last_bytes_ = 0;
   for (const PageOp op : {PageOp::read, PageOp::program, PageOp::erase}) {
     OpTimes& times = times_[index_of(op)];
     times.command = config.command_time(op, 1).count();

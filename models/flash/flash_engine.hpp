@@ -120,6 +120,8 @@ class FlashEngine {
     return SimDuration{channels_[channel].bus_busy};
   }
   [[nodiscard]] const FlashConfig& config() const { return config_; }
+  /// Times of commands from now on; geometry, policy and random draws stay.
+  void set_times(const FlashConfig& config);
   /// Pages, commands and mean channel utilisation over `elapsed`.
   void report(Metrics& metrics, const std::string& prefix, SimDuration elapsed) const;
 

@@ -144,7 +144,8 @@ SimDuration Gpu::time_of(const OperatorWork& work) const {
   const Rate bandwidth = scaled(config_.memory_bandwidth, memory_fraction(work.kind));
   SimDuration time = time_for(work.bytes, bandwidth);
   if (work.flops > Flops{}) {
-    time = std::max(time, time_for(work.flops, scaled(config_.tensor_peak, peak_fraction(work))));
+    time = std::max(time, time_for(work.flops, scaled(config_.tensor_peak,
+                                                      peak_fraction(work) * compute_speed_)));
   }
   return time + work.kernels * config_.kernel_launch;
 }
@@ -182,6 +183,11 @@ Grant Gpu::issue(SimTime now, std::span<const OperatorWork> operators, SimDurati
     counters_.kernels += work.kernels;
   }
   return compute_.issue(now, time_of(operators, kernel_issue, ahead));
+}
+
+void Gpu::set_compute_speed(double speed) {
+  check(speed > 0 && speed <= 1, "a GPU of no speed, or a faster one");
+  compute_speed_ = speed;
 }
 
 void Gpu::add(const Counters& work) {

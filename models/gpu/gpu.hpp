@@ -98,6 +98,9 @@ class Gpu {
     std::int64_t kernels = 0;
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
+  /// Speed of its compute clock from now on, as a share of the normal one: it scales the tensor
+  /// peak. Memory has a clock of its own.
+  void set_compute_speed(double speed);
   /// Counts work that was reused instead of simulated.
   void add(const Counters& work);
 
@@ -109,6 +112,7 @@ class Gpu {
   [[nodiscard]] double peak_fraction(const OperatorWork& work) const;
 
   GpuConfig config_;
+  double compute_speed_ = 1;
   FifoServers compute_{1};
   CapacityLedger memory_;
   Counters counters_;

@@ -140,6 +140,10 @@ HostMemory::Victim HostMemory::make_room() {
   }
   check(swap_extents_ > swapped_extents_ || resident_anonymous_ < resident_extents_,
         "no memory can be evicted");
+  return evict_oldest();
+}
+
+HostMemory::Victim HostMemory::evict_oldest() {
   const auto is_anonymous = [this](std::int32_t n) {
     return objects_[nodes_[n].object].kind == MemoryKind::anonymous;
   };
@@ -155,6 +159,26 @@ HostMemory::Victim HostMemory::make_room() {
     oldest = next;
   }
   return evict(oldest);
+}
+
+std::vector<HostMemory::Victim> HostMemory::take_away(Bytes size) {
+  constexpr const char* kElse = "memory pressure";
+  committed_.allocate(kElse, whole_extents(size));
+  capacity_extents_ -= whole_extents(size) / extent_size_;
+  std::vector<Victim> victims;
+  while (resident_extents_ > std::max<std::int64_t>(capacity_extents_, 0)) {
+    if (swap_extents_ == swapped_extents_ && resident_anonymous_ == resident_extents_) {
+      throw OutOfCapacity("host DRAM", kElse, whole_extents(size), committed_.available(),
+                          pinned_.capacity());
+    }
+    victims.push_back(evict_oldest());
+  }
+  return victims;
+}
+
+void HostMemory::give_back(Bytes size) {
+  committed_.release("memory pressure", whole_extents(size));
+  capacity_extents_ += whole_extents(size) / extent_size_;
 }
 
 HostMemory::Victim HostMemory::evict(std::int32_t n) {

@@ -54,6 +54,13 @@ class HostMemory {
   /// back. The object may not be touched again.
   void remove(MemoryObject object);
 
+  /// Something else takes memory: what was used least recently has to go, as if the memory were
+  /// smaller. Throws OutOfCapacity when nothing can go any more.
+  struct Victim;
+  std::vector<Victim> take_away(Bytes size);
+  /// It is there again.
+  void give_back(Bytes size);
+
   /// An extent that had to go.
   struct Victim {
     MemoryObject object{};  // index -1: none was needed
@@ -131,6 +138,7 @@ class HostMemory {
   [[nodiscard]] std::int32_t node_of(MemoryObject object, std::int64_t extent) const;
   [[nodiscard]] Bytes whole_extents(Bytes size) const;
   Victim make_room();
+  Victim evict_oldest();
   void unlink(std::int32_t node);
   void append(std::int32_t node);
   void unlink_dirty(std::int32_t node);

@@ -226,3 +226,23 @@ TEST_CASE("host memory: removing gives back memory, swap and commitment") {
   CHECK(memory.touch(again, 0, 1, Access::read).to_zero == 1);
   CHECK_THROWS_AS(memory.touch(region, 0, 1, Access::read), CheckFailure);
 }
+
+TEST_CASE("host memory: what something else takes has to go, least recently used first") {
+  HostMemory memory(small_host(8, 4));
+  const MemoryObject file = memory.add(MemoryKind::file, 16_KiB * 6);
+  for (int extent = 0; extent < 6; ++extent) {
+    memory.touch(file, extent, 0b1111, extent % 2 == 0 ? Access::write : Access::read);
+  }
+  CHECK(memory.take_away(16_KiB * 2).empty());
+  const auto victims = memory.take_away(16_KiB * 3);
+  REQUIRE(victims.size() == 3);
+  for (int i = 0; i < 3; ++i) {
+    CHECK(victims[static_cast<std::size_t>(i)].extent == i);
+    CHECK(victims[static_cast<std::size_t>(i)].to_write == (i % 2 == 0 ? 0b1111U : 0U));
+  }
+  CHECK(memory.resident() == 16_KiB * 3);
+  CHECK(memory.touch(file, 0, 1, Access::read).victim.exists());
+  memory.give_back(16_KiB * 5);
+  CHECK_FALSE(memory.touch(file, 1, 1, Access::read).victim.exists());
+  CHECK_THROWS_AS(static_cast<void>(memory.take_away(16_KiB * 13)), OutOfCapacity);
+}

@@ -105,6 +105,19 @@ void HostStorage::remove(MemoryObject object) {
   memory_.remove(object);
 }
 
+void HostStorage::press(SimTime now, Bytes size) {
+  for (const HostMemory::Victim& victim : memory_.take_away(size)) {
+    for (int window = 0; window < memory_.windows_per_extent(); ++window) {
+      if ((victim.to_write >> window & 1) != 0) {
+        const Bytes offset = memory_.extent_size() * victim.extent + window_ * window;
+        const Bytes rest = memory_.size(victim.object) - offset;
+        ssds_.write(now, address_of(victim.object, offset), std::min(window_, rest));
+        ++counters_.written_in_background;
+      }
+    }
+  }
+}
+
 Bytes HostStorage::whole_extents(Bytes size) const {
   return memory_.extent_size() * ceil_div(size.count(), memory_.extent_size().count());
 }

@@ -75,6 +75,11 @@ class HostStorage final : public Component {
   /// the time that it takes.
   void assume_used(const MemorySpan& span, Access access);
 
+  /// Something else on the host takes memory, until relieve(): what has to go for it and is dirty
+  /// is on its way to the SSDs, which are busy with it. Throws OutOfCapacity.
+  void press(SimTime now, Bytes size);
+  void relieve(Bytes size) { memory_.give_back(size); }
+
   // -- Work for an actor: `done` finishes when the last page has been handled.
   void read_file(SimTime now, const MemorySpan& span, Completion& done);
   void write_file(SimTime now, const MemorySpan& span, Completion& done);

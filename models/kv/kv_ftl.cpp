@@ -57,6 +57,7 @@ KvFtl::KvFtl(const KvFtlConfig& config, const Parts& parts, std::uint64_t seed,
     free_blocks_ += pools_.back().free_blocks();
   }
   shared_.block.assign(planes, kNoBlock);
+  failed_.assign(planes, false);
   reserved_.assign(planes, 0);
   to_erase_.resize(planes);
 }
@@ -382,7 +383,6 @@ void KvFtl::store(Task& task, const KvHead& head, const Growth& tokens, KvOperat
   const bool has_table = task.table != nullptr;
   check(has_table || out == nullptr, "operations of a KV task that keeps counts only");
   PhysicalPage* table = task.table.get() + index * static_cast<std::size_t>(task.pages_a_head);
-  std::uint64_t& places = task.layer_places[head.layer];
   for (int stream = 0; stream < kKvStreams; ++stream) {
     const std::uint64_t base = slot_of(pair, stream);
     for (int page = from[stream]; page < to[stream]; ++page) {
@@ -395,19 +395,31 @@ void KvFtl::store(Task& task, const KvHead& head, const Growth& tokens, KvOperat
       const PhysicalPage at = program_at(task, slot);
       table[task.first[stream] + page] = at;
       if (tracks_page_indices_ || counters_.redirected_pages != redirected) {
-        places = mix_hash(places, static_cast<std::uint64_t>(pair));
-        const std::int64_t entry = std::int64_t{task.first[stream]} + page;
-        places = mix_hash(places, static_cast<std::uint64_t>(entry));
-        places = mix_hash(places, static_cast<std::uint64_t>(flash_.plane_of(at)));
-        places = mix_hash(places, tracks_page_indices_
-                                      ? at % static_cast<PhysicalPage>(flash_.pages_per_block)
-                                      : 0);
+        note_place(task,
+                   {.task = 0,
+                    .layer = head.layer,
+                    .pair = static_cast<int>(pair),
+                    .stream = static_cast<KvStream>(stream),
+                    .page = page},
+                   at);
       }
       if (out != nullptr) {
         out->push_back({FlashCommand::program, at});
       }
     }
   }
+}
+
+/// A page lies elsewhere than KvPlacement says, or its index in the block matters.
+void KvFtl::note_place(Task& task, const LostPage& page, PhysicalPage at) {
+  std::uint64_t& places = task.layer_places[page.layer];
+  places = mix_hash(places, static_cast<std::uint64_t>(page.pair));
+  const std::int64_t entry =
+      std::int64_t{task.first[static_cast<std::size_t>(page.stream)]} + page.page;
+  places = mix_hash(places, static_cast<std::uint64_t>(entry));
+  places = mix_hash(places, static_cast<std::uint64_t>(flash_.plane_of(at)));
+  places = mix_hash(
+      places, tracks_page_indices_ ? at % static_cast<PhysicalPage>(flash_.pages_per_block) : 0);
 }
 
 /// All heads' pages of so many layers at once, for a task that keeps counts only.
@@ -521,8 +533,12 @@ void KvFtl::program_pages(Task& task, int plane, std::int64_t pages) {
 }
 
 PhysicalPage KvFtl::program_at(Task& task, std::uint64_t slot) {
-  for (int tried = 0; tried < flash_.planes(); ++tried) {
-    const int plane = stripe_.plane_of(slot + static_cast<std::uint64_t>(tried));
+  const auto planes = static_cast<std::uint64_t>(flash_.planes());
+  // What a failed plane would have got is spread over the others, round by round of the stripe.
+  const std::uint64_t first =
+      planes > 1 && has_failed(stripe_.plane_of(slot)) ? 1 + slot / planes % (planes - 1) : 0;
+  for (std::uint64_t tried = first; tried < first + planes; ++tried) {
+    const int plane = stripe_.plane_of(slot + tried);
     if (open_block(task, plane)) {
       const int index = open_blocks_of(task).block[plane];
       const auto page = static_cast<int>(pools_[plane].block(index).written);
@@ -533,6 +549,152 @@ PhysicalPage KvFtl::program_at(Task& task, std::uint64_t slot) {
   }
   check(false, "no plane takes a KV page though one is available");
   return kNoPage;
+}
+
+// -- Losses -----------------------------------------------------------------------------------
+
+template <class Visit>
+void KvFtl::for_each_page(TaskId id, Visit visit) {
+  Task& task = tasks_[id];
+  std::size_t head = 0;
+  for (int layer = 0; layer < task.shape.layers; ++layer) {
+    for (int pair = 0; pair < static_cast<int>(pairs_of(task)); ++pair, ++head) {
+      const StreamPages flushed = stream_pages(task, held_tokens(task, head));
+      PhysicalPage* table = task.table.get() + head * static_cast<std::size_t>(task.pages_a_head);
+      for (int stream = 0; stream < kKvStreams; ++stream) {
+        for (int page = 0; page < flushed[stream]; ++page) {
+          visit(LostPage{id, layer, pair, static_cast<KvStream>(stream), page},
+                table[task.first[stream] + page]);
+        }
+      }
+    }
+  }
+}
+
+/// Where the pages of a task that kept counts lie: in each plane in the order of its blocks.
+void KvFtl::make_table(Task& task) {
+  task.table = std::make_unique_for_overwrite<PhysicalPage[]>(
+      static_cast<std::size_t>(task.shape.heads()) * static_cast<std::size_t>(task.pages_a_head));
+  std::vector<std::int64_t> next(pools_.size());  // page of each plane, over the task's blocks
+  const auto id = static_cast<TaskId>(&task - tasks_.data());
+  for_each_page(id, [&](const LostPage& page, PhysicalPage& entry) {
+    const std::uint64_t slot =
+        slot_of(page.pair, static_cast<int>(page.stream)) + static_cast<std::uint64_t>(page.page);
+    const int plane = stripe_.plane_of(slot);
+    const std::int64_t number = next[plane]++;
+    const auto block = static_cast<std::size_t>(number / flash_.pages_per_block);
+    entry = flash_.page_at(plane, task.own_blocks[plane][block],
+                           static_cast<int>(number % flash_.pages_per_block));
+  });
+}
+
+/// The task's pages may be moved one by one from now on.
+void KvFtl::loosen(Task& task) {
+  if (task.table == nullptr) {
+    make_table(task);
+  }
+  give_reservation_back(task);
+  task.reserved.clear();
+}
+
+/// Takes a failed plane out of all counts.
+void KvFtl::forget_plane(int plane) {
+  BlockPool& pool = pools_[plane];
+  for (int b = 0; b < pool.blocks(); ++b) {
+    const EraseBlock& block = pool.block(b);
+    valid_ -= block.valid;
+    written_ -= block.written;
+  }
+  free_blocks_ -= pool.free_blocks();
+  blocks_to_erase_ -= static_cast<std::int64_t>(to_erase_[plane].size());
+  to_erase_[plane].clear();
+  const auto close = [&](OpenBlocks& open) {
+    int& index = open.block[plane];
+    if (index != kNoBlock) {
+      open.room -= flash_.pages_per_block - static_cast<std::int64_t>(pool.block(index).written);
+      index = kNoBlock;
+    }
+  };
+  close(shared_);
+  for (Task& task : tasks_) {
+    if (task.live && has_own_blocks()) {
+      close(task.open);
+      task.own_blocks[plane].clear();
+    }
+  }
+  pool.fail();
+  failed_[plane] = true;
+}
+
+KvFtl::Outcome KvFtl::fail_planes(const std::vector<int>& planes, std::vector<LostPage>& lost) {
+  std::vector<bool> fails(pools_.size());
+  for (const int plane : planes) {
+    fails[plane] = !has_failed(plane);
+  }
+  for (TaskId id = 0; id < static_cast<TaskId>(tasks_.size()); ++id) {
+    if (tasks_[id].live && !tasks_[id].finished) {
+      loosen(tasks_[id]);
+      for_each_page(id, [&](const LostPage& page, PhysicalPage at) {
+        if (fails[flash_.plane_of(at)]) {
+          lost.push_back(page);
+        }
+      });
+    }
+  }
+  for (std::size_t plane = 0; plane < fails.size(); ++plane) {
+    if (fails[plane]) {
+      forget_plane(static_cast<int>(plane));
+    }
+  }
+  return remap(lost);
+}
+
+KvFtl::Outcome KvFtl::lose_pages(std::int64_t count, Rng& rng, std::vector<LostPage>& lost) {
+  std::int64_t pages = 0;
+  for (TaskId id = 0; id < static_cast<TaskId>(tasks_.size()); ++id) {
+    if (tasks_[id].live && !tasks_[id].finished) {
+      loosen(tasks_[id]);
+      pages += flushed_pages_of(tasks_[id]);
+    }
+  }
+  // Each page with the chance that makes it `count` in all (Knuth's selection sampling).
+  std::int64_t left = std::min(count, pages);
+  for (TaskId id = 0; id < static_cast<TaskId>(tasks_.size()) && left > 0; ++id) {
+    if (!tasks_[id].live || tasks_[id].finished) {
+      continue;
+    }
+    for_each_page(id, [&](const LostPage& page, PhysicalPage at) {
+      if (rng.below(static_cast<std::uint64_t>(pages--)) < static_cast<std::uint64_t>(left)) {
+        --left;
+        lost.push_back(page);
+        --pools_[flash_.plane_of(at)].block(flash_.block_of(at)).valid;
+        --valid_;
+      }
+    });
+  }
+  return remap(lost);
+}
+
+/// Programs lost pages at new places.
+KvFtl::Outcome KvFtl::remap(const std::vector<LostPage>& lost) {
+  for (const LostPage& page : lost) {
+    Task& task = tasks_[page.task];
+    while (available_to(task) < 1) {
+      if (!reclaim_one(nullptr)) {
+        return refuse(task, static_cast<std::int64_t>(lost.size()));
+      }
+    }
+    const std::uint64_t slot =
+        slot_of(page.pair, static_cast<int>(page.stream)) + static_cast<std::uint64_t>(page.page);
+    const PhysicalPage at = program_at(task, slot);
+    const std::size_t head =
+        static_cast<std::size_t>(page.layer) * pairs_of(task) + static_cast<std::size_t>(page.pair);
+    task.table[head * static_cast<std::size_t>(task.pages_a_head) +
+               static_cast<std::size_t>(task.first[static_cast<std::size_t>(page.stream)] +
+                                        page.page)] = at;
+    note_place(task, page, at);
+  }
+  return Outcome::ok;
 }
 
 // -- Reclaiming -------------------------------------------------------------------------------
@@ -607,6 +769,9 @@ void KvFtl::queue_erase(OpenBlocks& open, int plane, int block) {
 
 void KvFtl::release_page(Task& task, PhysicalPage page) {
   const int plane = flash_.plane_of(page);
+  if (has_failed(plane)) {
+    return;
+  }
   const int index = flash_.block_of(page);
   EraseBlock& block = pools_[plane].block(index);
   --block.valid;
@@ -714,6 +879,10 @@ void KvFtl::audit_table(const Task& task, std::vector<bool>& owned,
       for (int page = 0; page < flushed[stream]; ++page) {
         const PhysicalPage at = task.table[head * static_cast<std::size_t>(task.pages_a_head) +
                                            static_cast<std::size_t>(task.first[stream] + page)];
+        if (has_failed(flash_.plane_of(at))) {
+          check(task.finished, "a page of a KV task on a plane that has failed");
+          continue;
+        }
         check(!owned[at], "a flash page with two KV owners");
         owned[at] = true;
         ++valid[at / static_cast<std::uint32_t>(flash_.pages_per_block)];
@@ -741,7 +910,8 @@ void KvFtl::audit_counts(const Task& task, std::vector<std::uint32_t>& valid) co
       expected[plane] -= block.valid;
       valid[plane * static_cast<std::size_t>(flash_.blocks_per_plane) + index] = block.valid;
     }
-    check(expected[plane] == 0, "KV pages of a plane were miscounted");
+    check(expected[plane] == 0 || has_failed(static_cast<int>(plane)),
+          "KV pages of a plane were miscounted");
   }
 }
 

@@ -161,6 +161,26 @@ class KvFtl {
   /// free; false when there is neither.
   bool reclaim_one(KvOperations* out);
 
+  /// A page of an unfinished task that could not be read any more, and has a new place.
+  struct LostPage {
+    TaskId task;
+    int layer;
+    int pair;  // sequence x heads + head
+    KvStream stream;
+    int page;
+  };
+  /// The planes fail with all that they hold: nothing is written there any more. What unfinished
+  /// tasks had there is remapped to the others, spread evenly, as if it were programmed again;
+  /// `lost` says what. Finished tasks are erased where they are in the way (in no time). The others
+  /// keep tables from now on and have no reservation. exhausted: the
+  /// others have no room; the planes have failed all the same.
+  Outcome fail_planes(const std::vector<int>& planes, std::vector<LostPage>& lost);
+  /// The same for `count` pages (or all that there are), drawn from `rng`, on planes that work.
+  Outcome lose_pages(std::int64_t count, Rng& rng, std::vector<LostPage>& lost);
+  [[nodiscard]] bool has_failed(int plane) const {
+    return failed_[static_cast<std::size_t>(plane)];
+  }
+
   /// Pages that the task could still append.
   [[nodiscard]] std::int64_t available_pages(TaskId task) const;
   /// DRAM of the group buffers: tokens that fill no page yet.
@@ -275,6 +295,13 @@ class KvFtl {
   [[nodiscard]] bool open_block(Task& task, int plane);
   void program_pages(Task& task, int plane, std::int64_t pages);
   PhysicalPage program_at(Task& task, std::uint64_t slot);
+  void note_place(Task& task, const LostPage& page, PhysicalPage at);
+  void loosen(Task& task);
+  void make_table(Task& task);
+  void forget_plane(int plane);
+  template <class Visit>
+  void for_each_page(TaskId id, Visit visit);
+  Outcome remap(const std::vector<LostPage>& lost);
   [[nodiscard]] TaskId least_recently_used_finished() const;
   [[nodiscard]] double free_share() const;
   void release(Task& task);
@@ -297,6 +324,7 @@ class KvFtl {
   std::vector<Task> tasks_;
   OpenBlocks shared_;
   std::int64_t free_blocks_ = 0;
+  std::vector<bool> failed_;               // by plane
   std::vector<int> reserved_;              // by plane: of its free blocks, for all tasks
   std::int64_t reserved_blocks_ = 0;       // of all planes
   std::vector<std::deque<int>> to_erase_;  // by plane: blocks of reclaimed tasks

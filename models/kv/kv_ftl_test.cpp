@@ -781,3 +781,122 @@ TEST_CASE("kv_ftl: memory a mapped page") {
                       pages, each, blocks / pages));
   CHECK(each < 9);
 }
+
+namespace {
+
+constexpr KvTaskShape kSmallTask{
+    .sequences = 2, .layers = 2, .kv_heads = 3, .max_tokens = 200, .channel_copy = true};
+
+/// Where all pages of a task lie.
+std::map<std::tuple<int, int, int, int>, PhysicalPage> places_of(const KvFtl& ftl,
+                                                                 KvFtl::TaskId task, int tokens) {
+  std::map<std::tuple<int, int, int, int>, PhysicalPage> places;
+  const KvPageCounts counts = kSmallTask.flushed(small_pages(), tokens);
+  const std::array<std::int64_t, kKvStreams> pages{counts.key_tokens, counts.value_tokens,
+                                                   counts.key_channels};
+  for (int layer = 0; layer < kSmallTask.layers; ++layer) {
+    for (int pair = 0; pair < kSmallTask.sequences * kSmallTask.kv_heads; ++pair) {
+      for (int stream = 0; stream < kKvStreams; ++stream) {
+        for (int page = 0; page < pages[static_cast<std::size_t>(stream)]; ++page) {
+          const KvHead head{pair / kSmallTask.kv_heads, layer, pair % kSmallTask.kv_heads};
+          places[{layer, pair, stream, page}] =
+              ftl.page_of(task, head, static_cast<KvStream>(stream), page);
+        }
+      }
+    }
+  }
+  return places;
+}
+
+}  // namespace
+
+TEST_CASE("kv_ftl: what failed planes held is remapped to the others, evenly") {
+  for (const bool tracks : {true, false}) {
+    for (const KvBlockSharing sharing :
+         {KvBlockSharing::own_blocks, KvBlockSharing::shared_blocks}) {
+      CAPTURE(tracks);
+      CAPTURE(static_cast<int>(sharing));
+      KvFtlConfig config = plain_config();
+      config.sharing = sharing;
+      KvFtl::Parts parts = small_parts();
+      parts.tracks_page_indices = tracks;
+      parts.flash.blocks_per_plane = 64;
+      KvFtl ftl(config, parts, 1, "csd/0/ftl");
+      const KvFtl::TaskId done = ftl.open_task(kSmallTask, small_pages());
+      const KvFtl::TaskId task = ftl.open_task(kSmallTask, small_pages());
+      for (int layer = 0; layer < kSmallTask.layers; ++layer) {
+        REQUIRE(ftl.append_layer(done, layer, 100, nullptr) == KvFtl::Outcome::ok);
+        REQUIRE(ftl.append_layer(task, layer, 100, nullptr) == KvFtl::Outcome::ok);
+      }
+      ftl.finish(done);
+      const std::vector<int> planes{2, 3};  // a die
+      std::vector<KvFtl::LostPage> lost;
+      REQUIRE(ftl.fail_planes(planes, lost) == KvFtl::Outcome::ok);
+      ftl.audit();
+      CHECK(ftl.pages().bad == 2 * parts.flash.pages_per_plane());
+      // A quarter of the planes, a quarter of the pages.
+      const auto all = places_of(ftl, task, 100);
+      CHECK(static_cast<double>(lost.size()) / static_cast<double>(all.size()) ==
+            doctest::Approx(0.25).epsilon(0.1));
+      std::map<int, int> by_plane;
+      for (const auto& [page, at] : all) {
+        ++by_plane[ftl.flash().plane_of(at)];
+      }
+      CHECK_FALSE(by_plane.contains(2));
+      CHECK_FALSE(by_plane.contains(3));
+      CHECK(by_plane.size() == 6);
+      for (const auto& [plane, count] : by_plane) {
+        CHECK(count == doctest::Approx(static_cast<double>(all.size()) / 6).epsilon(0.2));
+      }
+      CHECK(ftl.layer_places(task, 0) != 0);
+      // It goes on growing, and finished tasks can be reclaimed.
+      REQUIRE(ftl.append_layer(task, 0, 60, nullptr) == KvFtl::Outcome::ok);
+      while (ftl.reclaim_one(nullptr)) {
+      }
+      ftl.audit();
+      // The same planes again have nothing to lose.
+      std::vector<KvFtl::LostPage> nothing;
+      REQUIRE(ftl.fail_planes(planes, nothing) == KvFtl::Outcome::ok);
+      CHECK(nothing.empty());
+      // A new task works around them.
+      const KvFtl::TaskId next = ftl.open_task(kSmallTask, small_pages());
+      REQUIRE(ftl.append_layer(next, 0, 100, nullptr) == KvFtl::Outcome::ok);
+      ftl.audit();
+    }
+  }
+}
+
+TEST_CASE("kv_ftl: pages that are lost get other places, as many as asked for") {
+  KvFtl::Parts parts = small_parts();
+  parts.tracks_page_indices = false;
+  KvFtl ftl(plain_config(), parts, 1, "csd/0/ftl");
+  const KvFtl::TaskId task = ftl.open_task(kSmallTask, small_pages());
+  for (int layer = 0; layer < kSmallTask.layers; ++layer) {
+    REQUIRE(ftl.append_layer(task, layer, 100, nullptr) == KvFtl::Outcome::ok);
+  }
+  const std::int64_t valid = ftl.pages().valid;
+  Rng rng(1, "pages");
+  std::vector<KvFtl::LostPage> lost;
+  REQUIRE(ftl.lose_pages(9, rng, lost) == KvFtl::Outcome::ok);
+  CHECK(lost.size() == 9);
+  CHECK(ftl.pages().valid == valid);
+  CHECK(ftl.pages().invalid == 9);
+  ftl.audit();
+  std::vector<KvFtl::LostPage> all;
+  REQUIRE(ftl.lose_pages(1'000'000, rng, all) == KvFtl::Outcome::ok);
+  CHECK(static_cast<std::int64_t>(all.size()) == valid);
+  ftl.audit();
+}
+
+TEST_CASE("kv_ftl: planes that fail where the others are full are a result") {
+  KvFtl::Parts parts = small_parts();
+  parts.flash.blocks_per_plane = 8;
+  KvFtl ftl(plain_config(), parts, 1, "csd/0/ftl");
+  const KvFtl::TaskId task = ftl.open_task(kSmallTask, small_pages());
+  for (int layer = 0; layer < kSmallTask.layers; ++layer) {
+    REQUIRE(ftl.append_layer(task, layer, 96, nullptr) == KvFtl::Outcome::ok);
+  }
+  std::vector<KvFtl::LostPage> lost;
+  CHECK(ftl.fail_planes({0, 1, 2, 3, 4, 5}, lost) == KvFtl::Outcome::exhausted);
+  CHECK(ftl.exhaustion().find("do not fit") != std::string::npos);
+}

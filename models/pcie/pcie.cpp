@@ -254,6 +254,7 @@ void PcieFabric::connect(const PcieConfig& config, const std::string& vertex,
   Vertex& v = vertices_[vertex_of_.at(vertex)];
   const Rate bandwidth = config.bandwidth_of(link);
   v.parent = vertex_of_.at(parent);
+  v.link = link;
   v.up = add_link(vertex + "/up", bandwidth, link.latency);
   v.down = add_link(vertex + "/down", bandwidth, link.latency);
   if (v.parent == 0) {
@@ -338,6 +339,22 @@ bool PcieFabric::is_allowed(const PeerToPeerConfig& peers, std::size_t from, std
 
 bool PcieFabric::is_direct(NodeId from, NodeId to) const {
   return !refused_.contains({from.index, to.index});
+}
+
+const PcieLinkConfig& PcieFabric::link_above(std::string_view name) const {
+  const auto found = vertex_of_.find(name);
+  check(found != vertex_of_.end() && found->second != 0, "a link that the PCIe fabric lacks");
+  return vertices_[found->second].link;
+}
+
+void PcieFabric::set_bandwidth(std::string_view name, Rate bandwidth) {
+  const auto found = vertex_of_.find(name);
+  check(found != vertex_of_.end() && found->second != 0, "a link that the PCIe fabric lacks");
+  const Vertex& vertex = vertices_[found->second];
+  for (const std::size_t link : {vertex.up, vertex.down}) {
+    links_[link].bandwidth = bandwidth;
+    engine_.set_bandwidth(links_[link].id, bandwidth);
+  }
 }
 
 PcieFabric::Path PcieFabric::path(std::string_view from, std::string_view to) const {

@@ -152,6 +152,11 @@ class PcieFabric {
   /// Every direction of every link.
   [[nodiscard]] const std::vector<DirectedLink>& links() const { return links_; }
 
+  /// The link above a device or switch, as configured.
+  [[nodiscard]] const PcieLinkConfig& link_above(std::string_view name) const;
+  /// It has this bandwidth in both directions from now on. Inside an actor.
+  void set_bandwidth(std::string_view name, Rate bandwidth);
+
   /// Payload bytes and utilisation of each direction of each link.
   void report(Metrics& metrics, SimDuration elapsed) const;
 
@@ -164,6 +169,7 @@ class PcieFabric {
     std::size_t down = 0;
     std::size_t peer_up = 0;  // of children of the root: towards other root ports
     std::size_t peer_down = 0;
+    PcieLinkConfig link{};                              // above it
     std::optional<std::size_t> gpu_out = std::nullopt;  // links among GPUs
     std::optional<std::size_t> gpu_in = std::nullopt;
   };

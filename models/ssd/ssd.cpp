@@ -35,6 +35,7 @@ void SsdConfig::fields(FieldVisitor& v) {
 
 Ssd::Ssd(const SsdConfig& config, Rate host_link)
     : config_(config),
+      normal_(config),
       host_link_(host_link),
       page_size_(config.flash.page_size),
       page_link_time_(time_for(page_size_, host_link)),
@@ -46,6 +47,24 @@ Ssd::Ssd(const SsdConfig& config, Rate host_link)
       cores_(config.controller.cores),
       slots_(static_cast<std::size_t>(config.ftl.write_buffer.capacity / page_size_)) {
   check(!slots_.empty(), "an SSD whose write buffer holds no page");
+}
+
+void Ssd::set_conditions(const DriveConditions& conditions) {
+  static_cast<DriveConfig&>(config_) = normal_;
+  put_under(config_, conditions);
+  flash_.set_times(config_.flash.recurrence());
+  page_channel_time_ = config_.flash.recurrence().transfer;
+}
+
+void Ssd::set_host_link(Rate host_link) {
+  host_link_ = host_link;
+  page_link_time_ = time_for(page_size_, host_link);
+}
+
+void Ssd::stall(SimTime now, SimDuration duration) {
+  for (int core = 0; core < cores_.servers(); ++core) {
+    cores_.issue(now, duration);
+  }
 }
 
 Grant Ssd::accept(SimTime now, Bytes offset, Bytes size) {
@@ -196,6 +215,12 @@ Grant SsdArray::striped(SimTime now, Bytes offset, Bytes size,
     whole = {std::min(whole.start, part.start), std::max(whole.done, part.done)};
   }
   return whole;
+}
+
+void SsdArray::set_host_link(Rate host_link_each) {
+  for (Ssd& drive : drives_) {
+    drive.set_host_link(host_link_each);
+  }
 }
 
 Bytes SsdArray::bytes_read() const {

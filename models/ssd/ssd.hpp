@@ -32,6 +32,7 @@
 #include "models/flash/bus_schedule.hpp"
 #include "models/flash/flash_array.hpp"
 #include "models/pcie/nvme_queue.hpp"
+#include "models/ssd/drive_conditions.hpp"
 #include "models/ssd/drive_config.hpp"
 #include "sim/core/fields.hpp"
 #include "sim/core/metrics.hpp"
@@ -73,6 +74,12 @@ class Ssd {
   Grant read(SimTime now, Bytes offset, Bytes size);
   Grant write(SimTime now, Bytes offset, Bytes size);
 
+  // -- Of commands from now on.
+  void set_conditions(const DriveConditions& conditions);
+  void set_host_link(Rate host_link);
+  /// All controller cores do nothing for so long, behind what they have.
+  void stall(SimTime now, SimDuration duration);
+
   [[nodiscard]] Bytes bytes_read() const { return bytes_read_; }
   [[nodiscard]] Bytes bytes_written() const { return bytes_written_; }
   [[nodiscard]] const FlashArray& flash() const { return flash_; }
@@ -107,6 +114,7 @@ class Ssd {
   }
 
   SsdConfig config_;
+  DriveConfig normal_;  // without conditions
   Rate host_link_;
   Bytes page_size_;
   SimDuration page_link_time_;
@@ -157,6 +165,9 @@ class SsdArray {
   [[nodiscard]] Bytes capacity() const { return capacity_; }
   [[nodiscard]] int count() const { return static_cast<int>(drives_.size()); }
   [[nodiscard]] const Ssd& drive(int index) const { return drives_[index]; }
+  [[nodiscard]] Ssd& drive(int index) { return drives_[index]; }
+  /// Of each drive.
+  void set_host_link(Rate host_link_each);
   [[nodiscard]] Bytes bytes_read() const;
   [[nodiscard]] Bytes bytes_written() const;
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "models/systems/design_point.hpp"
+#include "models/systems/fault_injector.hpp"
 #include "models/systems/recording.hpp"
 #include "sim/core/check.hpp"
 
@@ -19,6 +20,8 @@ namespace {
 constexpr double kSamplingSafety = 2;
 /// Steps that a sampled run repeats to see what warm_up() is worth.
 constexpr int kWarmUpChecks = 4;
+/// Fewer steps than that until a fault are simulated one by one.
+constexpr int kLeastSampled = 8;
 
 StepValues difference(StepValues after, const StepValues& before) {
   for (std::size_t i = 0; i < after.size(); ++i) {
@@ -98,6 +101,10 @@ void BatchDriver::run_batch(const std::vector<int>& chosen, SimTime start) {
     run_.batch = nullptr;
     return;
   }
+  FaultInjector* faults = run_.faults;
+  if (faults != nullptr) {
+    faults->resume(start);
+  }
   const SimTime begin = engine.now();
   const StepValues before = machine_.read_gauges();
   system_.prefill(run_);
@@ -105,7 +112,9 @@ void BatchDriver::run_batch(const std::vector<int>& chosen, SimTime start) {
   found_.prefill_time += to_seconds(prefill);
   add_to(found_.prefill, difference(machine_.read_gauges(), before));
   const bool is_sampled = run_.point.simulation.fidelity == Fidelity::sampled;
-  const Decode decode = is_sampled ? decode_sampled() : decode_all();
+  const Decode decode = faults != nullptr ? decode_with_faults(start + prefill)
+                        : is_sampled      ? decode_sampled()
+                                          : decode_all();
   const SimTime end = engine.now();
   system_.finish_batch(run_);
   run_.batch = nullptr;
@@ -153,7 +162,8 @@ StepValues BatchDriver::simulate(int step) {
   const StepValues before = machine_.read_gauges();
   const SimTime begin = machine_.engine().now();
   system_.decode_step(run_, step);
-  StepValues values{to_seconds(machine_.engine().now() - begin)};
+  last_step_ = machine_.engine().now() - begin;
+  StepValues values{to_seconds(last_step_)};
   const StepValues increments = difference(machine_.read_gauges(), before);
   values.insert(values.end(), increments.begin(), increments.end());
   return values;
@@ -183,31 +193,124 @@ BatchDriver::Decode BatchDriver::decode_all() {
   return decode;
 }
 
+/// Steps in which a fault may come, or begin to act, are simulated with the faults; long stretches
+/// without are sampled, where the fidelity says so. Such a stretch is half as long as there is time
+/// to the next fault, if steps take as long as the last one.
+BatchDriver::Decode BatchDriver::decode_with_faults(SimTime start) {
+  const int steps = run_.batch->decode_steps();
+  const bool is_sampled = run_.point.simulation.fidelity == Fidelity::sampled;
+  FaultInjector& faults = *run_.faults;
+  faults.log().pause(start);
+  add_to(found_.decode, StepValues(machine_.gauges().all().size()));  // if there are no steps
+  Decode decode{{}, {SimDuration{}}};
+  int step = 0;
+  while (true) {
+    decode.time += recover(step);
+    if (step == steps) {
+      break;
+    }
+    const int alone = is_sampled ? steps_before_fault(step, start + decode.time) : 0;
+    if (alone < std::min(kLeastSampled, steps - step)) {
+      decode_one(step++, decode);
+      note_tokens(step - 1, start + decode.time);
+      continue;
+    }
+    faults.pause();
+    sample(step, step + alone, decode);
+    for (int done = 0; done < alone; ++done, ++step) {
+      note_tokens(step, start + decode.done_after[static_cast<std::size_t>(step) + 1]);
+    }
+    faults.resume(start + decode.time);
+  }
+  faults.pause();
+  return decode;
+}
+
+/// Steps from `step` on that will be done before the next fault: all that there are, when none is
+/// to come; 0 when one may come in this step or when it is not known how long steps take.
+int BatchDriver::steps_before_fault(int step, SimTime now) const {
+  const int left = run_.batch->decode_steps() - step;
+  const SimTime next = run_.faults->next();
+  if (next == kNever) {
+    return left;
+  }
+  if (last_step_ <= SimDuration{} || next <= now) {
+    return 0;
+  }
+  return static_cast<int>(std::min<std::int64_t>(left, (next - now) / (last_step_ * 2)));
+}
+
+void BatchDriver::decode_one(int step, Decode& decode) {
+  const StepValues values = simulate(step);
+  found_.decode_time += values.front();
+  ++found_.steps_simulated;
+  add_to(found_.decode, {values.begin() + 1, values.end()});
+  decode.time += last_step_;
+  decode.done_after.push_back(decode.time);
+}
+
+/// The tokens of a step have come out.
+void BatchDriver::note_tokens(int step, SimTime at) {
+  run_.faults->log().tokens(at, run_.batch->active_sequences(step));
+}
+
+/// From all losses so far, before step `step`; one may come while another is recovered from.
+SimDuration BatchDriver::recover(int step) {
+  FaultInjector& faults = *run_.faults;
+  SimDuration time{};
+  for (std::vector<DataLoss> losses = faults.take_losses(); !losses.empty();
+       losses = faults.take_losses()) {
+    for (const DataLoss& loss : losses) {
+      const SimTime begin = faults.now();
+      const StepValues before = machine_.read_gauges();
+      const Recovered recovered = system_.recover(run_, loss, step);
+      const SimDuration took = faults.now() - begin;
+      add_to(found_.recovery, difference(machine_.read_gauges(), before));
+      found_.recovery_time += to_seconds(took);
+      time += took;
+      faults.log().tokens(faults.now(), 0);
+      faults.log().recovered(loss.index, {.begin = begin,
+                                          .end = faults.now(),
+                                          .recomputed_tokens = recovered.tokens,
+                                          .lost_pages = recovered.pages});
+    }
+  }
+  return time;
+}
+
 BatchDriver::Decode BatchDriver::decode_sampled() {
   const int steps = run_.batch->decode_steps();
   if (steps == 0) {
     return decode_all();
   }
+  Decode decode{{}, {SimDuration{}}};
+  sample(0, steps, decode);
+  return decode;
+}
+
+/// Steps [first, last), of which it simulates some.
+void BatchDriver::sample(int first, int last, Decode& decode) {
   std::vector<StepKey> keys;
-  for (int step = 0; step < steps; ++step) {
+  for (int step = first; step < last; ++step) {
     keys.push_back(system_.step_key(run_, step));
   }
   const SimulationConfig& simulation = run_.point.simulation;
   StepSampler sampler(
       keys, {simulation.sampling_tolerance, simulation.most_sampled_steps, kSamplingSafety});
-  int previous = -1;             // the step that the machine has just done
+  int previous = first - 1;      // the step that the machine has just done
   std::map<int, double> warmed;  // times of the steps that were simulated after warm_up()
-  while (const std::optional<int> step = sampler.next()) {
-    const bool warms_up = *step > 0 && previous != *step - 1;
+  while (const std::optional<int> chosen = sampler.next()) {
+    const int step = first + *chosen;
+    const bool warms_up = step > 0 && previous != step - 1;
     if (warms_up) {
-      system_.warm_up(run_, *step - 1);
+      system_.warm_up(run_, step - 1);
     }
-    StepValues values = simulate(*step);
+    StepValues values = simulate(step);
     if (warms_up) {
-      warmed[*step] = values.front();
+      warmed[step] = values.front();
     }
-    sampler.observe(*step, std::move(values));
-    previous = *step;
+    sampler.observe(*chosen, std::move(values));
+    previous = step;
   }
   StepSampler::Total total = sampler.total();
   const double time = total.values.front();
@@ -218,14 +321,14 @@ BatchDriver::Decode BatchDriver::decode_sampled() {
   total.values.erase(total.values.begin());
   add_to(found_.decode, total.values);
 
-  Decode decode{rounded(time), {SimDuration{}}};
+  const SimDuration before = decode.time;
+  decode.time += rounded(time);
   double until = 0;
-  for (int step = 0; step < steps; ++step) {
+  for (int step = 0; step < last - first; ++step) {
     until += sampler.time_of(step);
-    decode.done_after.push_back(std::min(rounded(until), decode.time));
+    decode.done_after.push_back(std::min(before + rounded(until), decode.time));
   }
   decode.done_after.back() = decode.time;  // the same sum in another order
-  return decode;
 }
 
 /// By how much, relative to its time, a step differs between a machine that was warmed up for it

@@ -22,10 +22,12 @@ namespace nearkv {
 struct BatchMeasurements {
   double prefill_time = 0;
   double decode_time = 0;
-  double decode_bound = 0;  // of the decode time
-  double idle_time = 0;     // between batches, while requests were to come or storage was tidied
+  double decode_bound = 0;   // of the decode time
+  double idle_time = 0;      // between batches, while requests were to come or storage was tidied
+  double recovery_time = 0;  // from losses, between steps
   StepValues prefill;
   StepValues decode;
+  StepValues recovery;
   double median_step = 0;  // time of a decode step of the last batch
   std::int64_t decode_steps = 0;
   std::int64_t steps_simulated = 0;
@@ -47,7 +49,7 @@ class BatchDriver {
  private:
   /// One batch from the end of its prefill on.
   struct Decode {
-    SimDuration time{};
+    SimDuration time{};                   // recoveries included
     std::vector<SimDuration> done_after;  // by decode steps, from 0 of them
   };
 
@@ -58,6 +60,12 @@ class BatchDriver {
   [[nodiscard]] static double median_step(const std::vector<SimDuration>& done_after);
   [[nodiscard]] Decode decode_all();
   [[nodiscard]] Decode decode_sampled();
+  void sample(int first, int last, Decode& decode);
+  [[nodiscard]] Decode decode_with_faults(SimTime start);
+  [[nodiscard]] int steps_before_fault(int step, SimTime now) const;
+  void decode_one(int step, Decode& decode);
+  SimDuration recover(int step);
+  void note_tokens(int step, SimTime at);
   [[nodiscard]] StepValues simulate(int step);
   [[nodiscard]] std::size_t bound_gauge() const;
   [[nodiscard]] double warm_up_error(const std::map<int, double>& warmed);
@@ -66,7 +74,8 @@ class BatchDriver {
   BatchSystem& system_;
   Machine& machine_;
   BatchMeasurements found_;
-  SimTime free_{};  // in the requests' time line
+  SimDuration last_step_{};  // that was simulated
+  SimTime free_{};           // in the requests' time line
 };
 
 }  // namespace nearkv

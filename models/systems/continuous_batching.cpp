@@ -17,6 +17,7 @@
 
 #include "models/systems/continuous_batching_scheduler.hpp"
 #include "models/systems/design_point.hpp"
+#include "models/systems/fault_injector.hpp"
 #include "models/systems/forward_pass.hpp"
 #include "models/systems/machine.hpp"
 #include "models/systems/paged_vram.hpp"
@@ -164,6 +165,9 @@ std::vector<RequestTimes> ContinuousBatchingSystem::serve(RunContext& run,
         log->explain("workload", "no request is there", engine.now(), arrival, Activity::waiting);
       }
       engine.wait_until(arrival);
+      if (run.faults != nullptr) {
+        run.faults->log().pause(now());
+      }
       continue;
     }
     const SimTime start = now();
@@ -192,6 +196,9 @@ std::vector<RequestTimes> ContinuousBatchingSystem::serve(RunContext& run,
     }
     for (const int sequence : progress.finished) {
       times[sequence].finished = now();
+    }
+    if (run.faults != nullptr) {
+      run.faults->log().tokens(now(), progress.tokens);
     }
     if (run.recording != nullptr) {
       run.recording->end_pass(engine);

@@ -175,6 +175,7 @@ const ContinuousScheduler::Progress& ContinuousScheduler::complete() {
   planned_ = false;
   progress_.first_token.clear();
   progress_.finished.clear();
+  progress_.tokens = 0;
   for (const auto& [sequence, tokens] : prefills_) {
     Sequence& found = sequences_[sequence];
     found.computed += tokens;
@@ -198,6 +199,7 @@ const ContinuousScheduler::Progress& ContinuousScheduler::complete() {
 void ContinuousScheduler::emit_token(int sequence) {
   Sequence& found = sequences_[sequence];
   ++found.generated;
+  ++progress_.tokens;
   if (found.generated == 1) {
     progress_.first_token.push_back(sequence);
   }

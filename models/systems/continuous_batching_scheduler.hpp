@@ -68,6 +68,7 @@ class ContinuousScheduler {
   struct Progress {
     std::vector<int> first_token;  // got their first token
     std::vector<int> finished;     // got their last one
+    std::int64_t tokens = 0;       // that came out
   };
   /// The planned iteration is done.
   const Progress& complete();

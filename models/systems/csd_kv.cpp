@@ -185,25 +185,41 @@ void CsdKv::open(std::vector<Part> parts) {
   for (const Part& part : parts_) {
     sequences.push_back(part.group.sequences);
   }
-  const int count = static_cast<int>(drives_.size());
+  const std::vector<Drive*> working = working_drives();
+  const int count = static_cast<int>(working.size());
   const auto dealt = sequences_of_drives(options_.division, count, sequences);
-  for (int i = 0; i < count; ++i) {
-    Drive& drive = drives_[static_cast<std::size_t>(i)];
-    drive.held.clear();
+  for (Drive& drive : drives_) {
+    drive.held.assign(drive.has_failed ? parts_.size() : 0, Held{});
     drive.written_back.clear();
     drive.written_back.resize(static_cast<std::size_t>(layers_));
+  }
+  for (int i = 0; i < count; ++i) {
+    Drive& drive = *working[static_cast<std::size_t>(i)];
     for (std::size_t part = 0; part < parts_.size(); ++part) {
       Held held;
       held.sequences = dealt[static_cast<std::size_t>(i)][part];
       held.rows = rows_of_drive(options_.division, i, count, rows_of(parts_[part]));
       drive.held.push_back(held);
     }
-    open_on(drive);
+    open_on(drive, 0);
   }
 }
 
+std::vector<CsdKv::Drive*> CsdKv::working_drives() {
+  std::vector<Drive*> working;
+  for (Drive& drive : drives_) {
+    if (!drive.has_failed) {
+      working.push_back(&drive);
+    }
+  }
+  if (working.empty()) {
+    throw SystemFailed("no CSD is left");
+  }
+  return working;
+}
+
 /// Groups that are not full wait in the drive's DRAM, for every head of every layer.
-void CsdKv::open_on(Drive& drive) {
+void CsdKv::open_on(Drive& drive, std::size_t first_part) {
   const CsdConfig& config = drive.csd->config();
   const Bytes page = config.flash.page_size;
   Bytes token_buffers{};
@@ -212,7 +228,7 @@ void CsdKv::open_on(Drive& drive) {
   Bytes longest_pair{};
   std::int64_t most_pages = 0;
   int pairs = 0;
-  for (std::size_t i = 0; i < parts_.size(); ++i) {
+  for (std::size_t i = first_part; i < parts_.size(); ++i) {
     const Part& part = parts_[i];
     Held& held = drive.held[i];
     if (held.pairs() == 0) {
@@ -245,6 +261,9 @@ void CsdKv::open_on(Drive& drive) {
   dram.allocate(kTokenBuffers, token_buffers);
   dram.allocate(kChannelBuffers, channel_buffers);
   dram.allocate(kRecentTokens, recent_tokens);
+  if (dram.held(kStoreChunks) > Bytes{}) {
+    return;  // more heads take the same chunks and staging buffers
+  }
   // One arrives while the one before is programmed; a chunk is at least one pair's prompt.
   dram.allocate(kStoreChunks, std::max(config.store_chunk, longest_pair) * 2);
   dram.allocate(kStaging, config.staging_memory(most_pages, pairs));
@@ -276,7 +295,6 @@ void CsdKv::close(RunContext& run) {
 // -- Prefill ------------------------------------------------------------------------------------
 
 void CsdKv::prefill(RunContext& run) {
-  Machine& machine = run.machine;
   ParallelModel& model = run.model;
   const std::vector<SequenceBatch> prompts = run.batch->prompts();
   Bytes layer_kv{};
@@ -285,29 +303,44 @@ void CsdKv::prefill(RunContext& run) {
     const std::int64_t tokens = std::int64_t{part.group.sequences} * part.group.prompt_tokens;
     (part.inputs_only ? layer_inputs : layer_kv) += token_bytes(part) * tokens;
   }
-  const PromptPieces pieces(prompts, options_.prefill_tokens);
+  std::vector<Storing> storing;
+  for (Drive& drive : drives_) {
+    if (std::any_of(drive.held.begin(), drive.held.end(),
+                    [](const Held& held) { return held.pairs() > 0; })) {
+      storing.push_back(
+          {&drive, [this, &run, &drive](int layer) { store_layer(run, drive, layer, 0, 0); }});
+    }
+  }
+  pass_and_store(run, prompts, model.rank_share(layer_kv) + layer_inputs, storing);
+}
+
+/// While the GPUs compute a layer, the K and V of the one before move.
+void CsdKv::pass_and_store(RunContext& run, const std::vector<SequenceBatch>& contexts,
+                           Bytes waiting_kv, const std::vector<Storing>& storing) {
+  ParallelModel& model = run.model;
+  const PromptPieces pieces(contexts, options_.prefill_tokens);
   const GpuAllocation workspace =
       model.hold("prefill workspace", pieces.workspace(model.rank_shape(), AttentionKernel::fused));
-  const GpuAllocation waiting_kv =
-      model.hold("KV on its way to the CSDs", model.rank_share(layer_kv) + layer_inputs);
+  const GpuAllocation waiting = model.hold("KV on its way to the CSDs", waiting_kv);
 
-  CreditPool layers_in_flight(machine.engine(), kLayersInFlight);
+  CreditPool layers_in_flight(run.machine.engine(), kLayersInFlight);
   std::vector<std::unique_ptr<Completion>> stored;
-  model.embed(run.batch->prompt_tokens());
+  std::int64_t tokens = 0;
+  std::int64_t sequences = 0;
+  for (const SequenceBatch& group : contexts) {
+    tokens += group.tokens();
+    sequences += group.sequences;
+  }
+  model.embed(tokens);
   for (std::int64_t layer = 0; layer < layers_; ++layer) {
     layers_in_flight.acquire();
     pieces.pass(model, layer, AttentionKernel::fused);
-    auto remaining =
-        std::make_shared<std::size_t>(drives_.size() - static_cast<std::size_t>(idle_drives()));
-    for (Drive& drive : drives_) {
-      if (std::all_of(drive.held.begin(), drive.held.end(),
-                      [](const Held& held) { return held.pairs() == 0; })) {
-        continue;
-      }
+    auto remaining = std::make_shared<std::size_t>(storing.size());
+    for (const Storing& one : storing) {
       stored.push_back(std::make_unique<Completion>());
-      drive.workers.front()->post(
-          [this, &run, &drive, &layers_in_flight, remaining, layer] {
-            store_layer(run, drive, static_cast<int>(layer));
+      one.drive->workers.front()->post(
+          [&one, &layers_in_flight, remaining, layer] {
+            one.store(static_cast<int>(layer));
             if (--*remaining == 0) {
               layers_in_flight.release();
             }
@@ -315,18 +348,20 @@ void CsdKv::prefill(RunContext& run) {
           *stored.back());
     }
   }
-  model.next_token(run.batch->sequences());
+  model.next_token(sequences);
   for (const auto& completion : stored) {
-    machine.engine().wait(*completion);
+    run.machine.engine().wait(*completion);
   }
 }
 
-/// Returns when the last page is programmed.
-void CsdKv::store_layer(RunContext& run, Drive& drive, int layer) {
+/// All tokens of the parts from first_part on, behind so many decode steps. Returns when the last
+/// page is programmed.
+void CsdKv::store_layer(RunContext& run, Drive& drive, int layer, std::size_t first_part,
+                        int steps) {
   std::unique_ptr<Completion> programmed;
-  for (std::size_t part = 0; part < parts_.size(); ++part) {
+  for (std::size_t part = first_part; part < parts_.size(); ++part) {
     if (drive.held[part].pairs() > 0) {
-      store_part(run, drive, part, layer, programmed);
+      store_part(run, drive, part, layer, parts_[part].group.prompt_tokens + steps, programmed);
     }
   }
   if (programmed) {
@@ -334,18 +369,18 @@ void CsdKv::store_layer(RunContext& run, Drive& drive, int layer) {
   }
 }
 
-/// Moves one layer's KV of a part's prompts to a drive, in chunks: a chunk is programmed while the
-/// next one arrives.
-void CsdKv::store_part(RunContext& run, Drive& drive, std::size_t part, int layer,
+/// Moves one layer's KV of a part's sequences to a drive, in chunks: a chunk is programmed while
+/// the next one arrives.
+void CsdKv::store_part(RunContext& run, Drive& drive, std::size_t part, int layer, int all_tokens,
                        std::unique_ptr<Completion>& programmed) {
   Engine& engine = run.machine.engine();
   const Held& held = drive.held[part];
-  const int prompt = parts_[part].group.prompt_tokens;
-  const int tokens = drive_tokens(parts_[part].group, prompt);
+  const int tokens = drive_tokens(parts_[part].group, all_tokens);
   const Bytes pair_row = row_bytes() * rows_a_token(parts_[part]);
-  if (tokens < prompt) {
+  // What waits in host memory is still there when a drive has failed.
+  if (tokens < all_tokens && !parts_[part].moved_from) {
     run.machine.transfer(run.machine.gpu_node(run.model.gpu_of(layer, 0)), run.machine.host_node(),
-                         pair_row * (prompt - tokens) * held.pairs());
+                         pair_row * (all_tokens - tokens) * held.pairs());
   }
   if (tokens == 0) {
     return;
@@ -355,7 +390,7 @@ void CsdKv::store_part(RunContext& run, Drive& drive, std::size_t part, int laye
       static_cast<int>(std::max<std::int64_t>(1, drive.csd->config().store_chunk / a_pair));
 
   drive.csd->append({held.task, layer}, tokens, engine.now());
-  PageBatch store = pages_between(0, {}, pages_at(parts_[part], prompt));
+  PageBatch store = pages_between(0, {}, pages_at(parts_[part], all_tokens));
   for (int pair = 0; pair < held.pairs(); pair += pairs_a_chunk) {
     store.first_pair = pair;
     store.pairs = std::min(pairs_a_chunk, held.pairs() - pair);
@@ -385,6 +420,206 @@ void CsdKv::bring_chunk(RunContext& run, const Drive& drive, std::size_t part, i
                          a_pair * pairs_within(pairs.first, pairs.last, rows.count(), owned)});
   }
   run.machine.transfer_together(transfers);
+}
+
+// -- Losses -------------------------------------------------------------------------------------
+
+Recovered CsdKv::recover(RunContext& run, const DataLoss& loss, int step) {
+  if (loss.device_kind() != "csd") {
+    return {};
+  }
+  Drive& drive = drives_.at(static_cast<std::size_t>(loss.device_number()));
+  if (drive.has_failed) {
+    return {};  // it has nothing more to lose
+  }
+  Engine& engine = run.machine.engine();
+  skip_to(step);
+  for (const Drive& each : drives_) {
+    for (const auto& written : each.written_back) {
+      if (written) {
+        engine.wait(*written);
+      }
+    }
+  }
+  const FlashConfig& flash = drive.csd->config().flash;
+  const int planes_a_channel = flash.planes() / flash.channels;
+  std::vector<int> planes;
+  switch (loss.fault.kind) {
+    case FaultKind::drive_failure:
+      run.machine.spend(loss.fault.notice, "host/submitter", "a drive that does not answer");
+      return recover_drive(run, drive, step);
+    case FaultKind::uncorrectable_pages: {
+      Rng rng = loss.rng;
+      return recover_pages(run, drive, drive.csd->lose_pages(engine.now(), loss.fault.pages, rng),
+                           step);
+    }
+    case FaultKind::channel_failure:
+      for (int plane = 0; plane < planes_a_channel; ++plane) {
+        planes.push_back(loss.fault.channel * planes_a_channel + plane);
+      }
+      break;
+    default:
+      for (int plane = 0; plane < flash.planes_per_die; ++plane) {
+        planes.push_back(loss.fault.channel * planes_a_channel +
+                         loss.fault.die * flash.planes_per_die + plane);
+      }
+  }
+  return recover_pages(run, drive, drive.csd->fail_planes(engine.now(), planes), step);
+}
+
+std::size_t CsdKv::origin_of(std::size_t part) const {
+  while (parts_[part].moved_from) {
+    part = *parts_[part].moved_from;
+  }
+  return part;
+}
+
+/// Sequences pass the model again with all of their tokens so far.
+Recovered CsdKv::recompute(RunContext& run, const Affected& affected, int step,
+                           const std::vector<Storing>& storing) {
+  std::vector<SequenceBatch> contexts;
+  Bytes kv{};
+  Bytes inputs{};
+  Recovered recovered;
+  for (const auto& [part, sequences] : affected) {
+    const std::int64_t length = parts_[part].group.prompt_tokens + step;
+    const auto count = static_cast<std::int64_t>(sequences.size());
+    contexts.push_back({count, length, length});
+    recovered.tokens += count * length;
+    (parts_[part].inputs_only ? inputs : kv) += token_bytes(parts_[part]) * (count * length);
+  }
+  if (!contexts.empty()) {
+    pass_and_store(run, contexts, run.model.rank_share(kv) + inputs, storing);
+  }
+  return recovered;
+}
+
+Recovered CsdKv::recover_drive(RunContext& run, Drive& failed, int step) {
+  failed.has_failed = true;
+  static_cast<void>(working_drives());  // or there is none
+  Recovered recovered;
+  Affected affected;
+  const std::size_t parts = parts_.size();
+  for (std::size_t part = 0; part < parts; ++part) {
+    const Held& held = failed.held[part];
+    if (held.pairs() > 0 && Batch::is_active(parts_[part].group, step)) {
+      recovered.pages += pages_at(parts_[part], parts_[part].group.prompt_tokens + step).total() *
+                         held.pairs() * layers_;
+      // Heads: all sequences, once. Sequences: those of a moved part are others.
+      const std::size_t key = options_.division == KvDivision::heads ? origin_of(part) : part;
+      for (int sequence = 0; sequence < held.sequences; ++sequence) {
+        affected[key].insert(sequence);
+      }
+      move_part(failed, part);
+    }
+    failed.held[part] = {};
+  }
+  std::vector<Storing> storing;
+  for (Drive* drive : working_drives()) {
+    open_on(*drive, parts);
+    if (std::any_of(drive->held.begin() + static_cast<std::ptrdiff_t>(parts), drive->held.end(),
+                    [](const Held& held) { return held.pairs() > 0; })) {
+      storing.push_back({drive, [this, &run, drive, parts, step](int layer) {
+                           store_layer(run, *drive, layer, parts, step);
+                         }});
+    }
+  }
+  recovered.tokens = recompute(run, affected, step, storing).tokens;
+  return recovered;
+}
+
+/// What the drive held of a part becomes a part of its own, on the others.
+void CsdKv::move_part(Drive& failed, std::size_t part) {
+  const Held lost = failed.held[part];
+  Part moved = parts_[part];
+  moved.moved_from = part;
+  if (options_.division == KvDivision::sequences) {
+    moved.group.sequences = lost.sequences;
+  }
+  parts_.push_back(moved);
+  std::vector<Drive*> working = working_drives();
+  const auto pairs_of = [](const Drive* drive) {
+    std::int64_t pairs = 0;
+    for (const Held& held : drive->held) {
+      pairs += held.pairs();
+    }
+    return pairs;
+  };
+  std::stable_sort(working.begin(), working.end(),
+                   [&](const Drive* a, const Drive* b) { return pairs_of(a) < pairs_of(b); });
+  for (Drive& drive : drives_) {
+    drive.held.emplace_back();
+  }
+  const int count = static_cast<int>(working.size());
+  const auto dealt = sequences_of_drives(options_.division, count, {lost.sequences});
+  for (int i = 0; i < count; ++i) {
+    Held& held = working[static_cast<std::size_t>(i)]->held.back();
+    held.sequences = dealt[static_cast<std::size_t>(i)].front();
+    held.rows = rows_of_drive(options_.division, i, count, lost.rows.count());
+    held.rows.first += lost.rows.first;
+    held.rows.last += lost.rows.first;
+  }
+}
+
+Recovered CsdKv::recover_pages(RunContext& run, Drive& drive,
+                               const std::vector<KvFtl::LostPage>& lost, int step) {
+  std::map<KvFtl::TaskId, std::size_t> part_of_task;
+  for (std::size_t part = 0; part < parts_.size(); ++part) {
+    if (drive.held[part].pairs() > 0) {
+      part_of_task[drive.held[part].task] = part;
+    }
+  }
+  Affected affected;
+  std::vector<std::vector<KvFtl::LostPage>> by_layer(static_cast<std::size_t>(layers_));
+  for (const KvFtl::LostPage& page : lost) {
+    const std::size_t part = part_of_task.at(page.task);
+    if (!Batch::is_active(parts_[part].group, step)) {
+      continue;
+    }
+    const std::size_t key = options_.division == KvDivision::heads ? origin_of(part) : part;
+    affected[key].insert(page.pair / static_cast<int>(drive.held[part].rows.count()));
+    by_layer[static_cast<std::size_t>(page.layer)].push_back(page);
+  }
+  Recovered recovered =
+      recompute(run, affected, step, {{&drive, [&](int layer) {
+                                         rewrite(run, drive, layer,
+                                                 by_layer[static_cast<std::size_t>(layer)]);
+                                       }}});
+  recovered.pages = static_cast<std::int64_t>(lost.size());
+  return recovered;
+}
+
+/// Brings the contents of a layer's lost pages from the GPUs that own the heads, and programs them.
+void CsdKv::rewrite(RunContext& run, const Drive& drive, int layer,
+                    const std::vector<KvFtl::LostPage>& pages) const {
+  if (pages.empty()) {
+    return;
+  }
+  std::map<KvFtl::TaskId, RowRange> rows_of_task;
+  for (const Held& held : drive.held) {
+    if (held.pairs() > 0) {
+      rows_of_task[held.task] = held.rows;
+    }
+  }
+  std::vector<Machine::Transfer> transfers;
+  auto left = static_cast<std::int64_t>(pages.size());
+  for (const ParallelModel::Share& share : run.model.shares(layer)) {
+    const std::int64_t owned =
+        std::count_if(pages.begin(), pages.end(), [&](const KvFtl::LostPage& page) {
+          const RowRange& rows = rows_of_task.at(page.task);
+          const std::int64_t row = rows.first + page.pair % rows.count();
+          return row >= share.first_head && row < share.last_head;
+        });
+    left -= owned;
+    transfers.push_back({share.gpu, drive.node, drive.csd->config().flash.page_size * owned});
+  }
+  // Inputs of layers are on every rank.
+  transfers.push_back({run.machine.gpu_node(run.model.gpu_of(layer, 0)), drive.node,
+                       drive.csd->config().flash.page_size * std::max<std::int64_t>(0, left)});
+  run.machine.transfer_together(transfers);
+  Completion programmed;
+  drive.csd->submit_rewrite(run.machine.engine().now(), pages, programmed);
+  run.machine.engine().wait(programmed, "lost pages that are programmed again");
 }
 
 // -- Decode -------------------------------------------------------------------------------------
@@ -431,7 +666,7 @@ CsdKv::Plan CsdKv::plan(int step, int lane, int kinds, const ReadsOf& reads_of) 
     if (parts_[i].lane == lane && !parts_[i].inputs_only &&
         Batch::is_active(parts_[i].group, step)) {
       plan.parts.push_back(i);
-      plan.sequences += parts_[i].group.sequences;
+      plan.sequences += parts_[i].moved_from ? 0 : parts_[i].group.sequences;
     }
   }
   for (int kind = 0; kind < kinds; ++kind) {
@@ -505,12 +740,15 @@ void CsdKv::append_token(RunContext& run, int step, int lane, int layer) {
 std::vector<Machine::Transfer> CsdKv::transfers(const RunContext& run, const Drive& drive,
                                                 const Plan& plan, int layer, Bytes a_head,
                                                 Direction direction, NodeId node) const {
-  const RowRange& rows = drive.held[plan.parts.front()].rows;
-  const std::int64_t sequences = sequences_on(drive, plan);
   std::vector<Machine::Transfer> all;
   for (const ParallelModel::Share& share : run.model.shares(layer)) {
-    const RowRange owned = rows & RowRange{share.first_head, share.last_head};
-    const Bytes size = a_head * (owned.count() * sequences);
+    std::int64_t heads = 0;
+    for (const std::size_t part : plan.parts) {
+      const Held& held = drive.held[part];
+      const RowRange owned = held.rows & RowRange{share.first_head, share.last_head};
+      heads += owned.count() * held.sequences;
+    }
+    const Bytes size = a_head * heads;
     all.push_back(direction == Direction::from_gpus ? Machine::Transfer{share.gpu, node, size}
                                                     : Machine::Transfer{node, share.gpu, size});
   }

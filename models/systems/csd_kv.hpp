@@ -16,8 +16,10 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string_view>
 #include <vector>
 
@@ -73,6 +75,7 @@ class CsdKv {
     SequenceGroup group;
     int lane = 0;
     bool inputs_only = false;
+    std::optional<std::size_t> moved_from{};  // what a failed drive held of this part
   };
   /// What a drive holds of a part.
   struct Held {
@@ -89,6 +92,7 @@ class CsdKv {
     Worker* write_back = nullptr;
     std::vector<Held> held;                                 // by part
     std::vector<std::unique_ptr<Completion>> written_back;  // by layer: the last one; null: none
+    bool has_failed = false;
   };
 
   // -- A batch.
@@ -99,6 +103,13 @@ class CsdKv {
   void prefill(RunContext& run);
   /// The batch is done, however many of its steps were simulated.
   void close(RunContext& run);
+
+  /// Goes on after a loss, behind the first `step` steps. Pages: the drive has remapped them; the
+  /// sequences that they belong to pass the model again with all of their tokens so far, and the
+  /// lost pages are programmed. Drive: what it held moves to the others, those with the least
+  /// first; all of its sequences pass the model again. Sequences that are done are left alone.
+  /// Throws SystemFailed when no drive is left, OutOfCapacity when the others hold no more.
+  [[nodiscard]] Recovered recover(RunContext& run, const DataLoss& loss, int step);
 
   [[nodiscard]] const std::vector<Part>& parts() const { return parts_; }
   [[nodiscard]] std::vector<Drive>& drives() { return drives_; }
@@ -179,10 +190,29 @@ class CsdKv {
     return part.inputs_only ? input_rows_ : kv_heads_;
   }
   [[nodiscard]] int rows_a_token(const Part& part) const { return part.inputs_only ? 1 : 2; }
-  void open_on(Drive& drive);
-  void store_layer(RunContext& run, Drive& drive, int layer);
-  void store_part(RunContext& run, Drive& drive, std::size_t part, int layer,
+  void open_on(Drive& drive, std::size_t first_part);
+  /// What a drive does with a layer that has passed the GPUs.
+  struct Storing {
+    Drive* drive;
+    std::function<void(int layer)> store;
+  };
+  void pass_and_store(RunContext& run, const std::vector<SequenceBatch>& contexts, Bytes waiting_kv,
+                      const std::vector<Storing>& storing);
+  void store_layer(RunContext& run, Drive& drive, int layer, std::size_t first_part, int steps);
+  void store_part(RunContext& run, Drive& drive, std::size_t part, int layer, int tokens,
                   std::unique_ptr<Completion>& programmed);
+  /// Sequences by the part that they were opened in.
+  using Affected = std::map<std::size_t, std::set<int>>;
+  Recovered recompute(RunContext& run, const Affected& affected, int step,
+                      const std::vector<Storing>& storing);
+  Recovered recover_drive(RunContext& run, Drive& failed, int step);
+  Recovered recover_pages(RunContext& run, Drive& drive, const std::vector<KvFtl::LostPage>& lost,
+                          int step);
+  void move_part(Drive& failed, std::size_t part);
+  void rewrite(RunContext& run, const Drive& drive, int layer,
+               const std::vector<KvFtl::LostPage>& pages) const;
+  [[nodiscard]] std::vector<Drive*> working_drives();
+  [[nodiscard]] std::size_t origin_of(std::size_t part) const;
   void bring_chunk(RunContext& run, const Drive& drive, std::size_t part, int layer,
                    const RowRange& pairs, Bytes a_pair) const;
   AttendTimes attend_on(RunContext& run, Drive& drive, std::size_t index, const Plan& plan,

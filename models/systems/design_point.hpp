@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "models/csd/csd_config.hpp"
+#include "models/faults/fault_config.hpp"
 #include "models/gpu/gpu.hpp"
 #include "models/host/host_config.hpp"
 #include "models/llm/model_shape.hpp"
@@ -43,12 +44,18 @@ struct DesignPoint {
   PcieConfig pcie;
   std::vector<SsdConfig> ssd;
   std::vector<CsdConfig> csd;
+  std::vector<FaultConfig> faults;
   EconomicsConfig economics;
   std::unique_ptr<System> system;
   std::string system_kind;
   SimulationConfig simulation;
 
   void fields(FieldVisitor& v);
+
+ private:
+  void require_fitting_faults(FieldVisitor& v) const;
+  void require_fitting_link(FieldVisitor& v, const FaultConfig& fault, const std::string& path,
+                            bool is_device) const;
 };
 
 }  // namespace nearkv

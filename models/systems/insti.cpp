@@ -74,6 +74,10 @@ class InstiSystem final : public BatchSystem {
   void decode_step(RunContext& run, int step) override;
   void finish_batch(RunContext& run) override { kv_->close(run); }
 
+  Recovered recover(RunContext& run, const DataLoss& loss, int step) override {
+    return kv_->recover(run, loss, step);
+  }
+
   /// A step leaves the drives idle unless it flushes groups.
   void warm_up(RunContext& run, int step) override {
     if (kv_->is_filling() || kv_->fills_pages(step)) {

@@ -5,7 +5,7 @@
 // layers behind them are taken to be like them: their state is brought forward without simulating
 // it, and time and gauges advance by the mean of those layers. Half of what the layers differed by,
 // times the layers left out, goes into the step's error bound. A step that is recorded in an
-// activity log is simulated whole.
+// activity log, or in which a fault may come, is simulated whole.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ class LayerLoop {
   void run(Simulate simulate, Assume assume) {
     for (std::int64_t layer = 0; layer < layers_; ++layer) {
       const std::int64_t last = layers_ - 1;
-      if (sampled_ && machine_.engine().activity() == nullptr && layer < last && are_alike()) {
+      if (may_leave_out() && layer < last && are_alike()) {
         leave_out(layer, last, assume);
         layer = last;
       }
@@ -49,6 +49,9 @@ class LayerLoop {
   static constexpr std::size_t kAlike = 4;
   static constexpr double kTolerance = 0.02;  // not a constant: of the method, reported as bound
 
+  [[nodiscard]] bool may_leave_out() const {
+    return sampled_ && machine_.engine().activity() == nullptr && !machine_.simulates_whole_steps();
+  }
   [[nodiscard]] SimDuration spread() const {
     const auto [least, most] = std::minmax_element(times_.end() - kAlike, times_.end());
     return *most - *least;

@@ -55,13 +55,8 @@ Machine::Machine(const DesignPoint& point)
                                               fabric_.node(name)));
   }
   if (!point.ssd.empty()) {
-    // RAID-0 keeps all drives at work: a link that they share is divided equally.
-    std::vector<PcieFabric::Ends> to_host;
-    for (int i = 0; i < point.ssd.front().count; ++i) {
-      to_host.push_back({fmt::format("ssd/{}", i), "host"});
-    }
-    ssds_ = std::make_unique<SsdArray>(point.ssd.front(),
-                                       fabric_.shared_paths(to_host).front().bandwidth);
+    ssd_count_ = point.ssd.front().count;
+    ssds_ = std::make_unique<SsdArray>(point.ssd.front(), ssd_link());
     host_storage_ = std::make_unique<HostStorage>(engine_.loop(), point.host, host_cores_, *ssds_);
   }
   if (!point.csd.empty()) {
@@ -86,7 +81,21 @@ Machine::Machine(const DesignPoint& point)
   }
 }
 
-std::vector<std::string> Machine::device_names(const DesignPoint& point) const {
+/// RAID-0 keeps all drives at work: a link that they share is divided equally, and the slowest
+/// drive's holds all up.
+Rate Machine::ssd_link() const {
+  std::vector<PcieFabric::Ends> to_host;
+  for (int i = 0; i < ssd_count_; ++i) {
+    to_host.push_back({fmt::format("ssd/{}", i), "host"});
+  }
+  Rate slowest = fabric_.shared_paths(to_host).front().bandwidth;
+  for (const PcieFabric::Path& path : fabric_.shared_paths(to_host)) {
+    slowest = std::min(slowest, path.bandwidth);
+  }
+  return slowest;
+}
+
+std::vector<std::string> Machine::device_names(const DesignPoint& point) {
   std::vector<std::string> names;
   for (int i = 0; i < point.parallelism.gpus(); ++i) {
     names.push_back(fmt::format("gpu/{}", i));
@@ -297,6 +306,45 @@ void Machine::extrapolate(const Extrapolation& work) {
                                 end);
   }
   engine_.wait_until(end);
+}
+
+namespace {
+
+/// "csd/3" is number 3 of the kind "csd".
+struct DeviceName {
+  explicit DeviceName(const std::string& name)
+      : kind(name.substr(0, name.find('/'))), number(std::stoi(name.substr(name.find('/') + 1))) {}
+  std::string kind;
+  int number;
+};
+
+}  // namespace
+
+void Machine::set_conditions(const std::string& device, const DriveConditions& conditions) {
+  const DeviceName name(device);
+  if (name.kind == "gpu") {
+    gpu(name.number).set_compute_speed(conditions.speed);
+  } else if (name.kind == "csd") {
+    csds_.at(static_cast<std::size_t>(name.number))->set_conditions(engine_.now(), conditions);
+  } else {
+    ssds().drive(name.number).set_conditions(conditions);
+  }
+}
+
+void Machine::stall(const std::string& device, SimDuration duration) {
+  const DeviceName name(device);
+  if (name.kind == "csd") {
+    csds_.at(static_cast<std::size_t>(name.number))->stall(engine_.now(), duration);
+  } else {
+    ssds().drive(name.number).stall(engine_.now(), duration);
+  }
+}
+
+void Machine::set_link_bandwidth(const std::string& name, Rate bandwidth) {
+  fabric_.set_bandwidth(name, bandwidth);
+  if (ssds_ != nullptr) {
+    ssds_->set_host_link(ssd_link());
+  }
 }
 
 Worker& Machine::add_worker(const std::string& name, NodeId node) {

@@ -16,6 +16,7 @@
 #include "models/host/host_storage.hpp"
 #include "models/llm/operators.hpp"
 #include "models/pcie/pcie.hpp"
+#include "models/ssd/drive_conditions.hpp"
 #include "models/ssd/ssd.hpp"
 #include "models/systems/design_point.hpp"
 #include "sim/core/activity_scope.hpp"
@@ -123,6 +124,18 @@ class Machine {
   /// Advances time and gauges; inside an actor.
   void extrapolate(const Extrapolation& work);
 
+  // -- Conditions of parts, from now on; inside an actor. Devices by name ("gpu/0", "csd/1").
+  /// A GPU takes the speed alone.
+  void set_conditions(const std::string& device, const DriveConditions& conditions);
+  /// The cores of a drive's controller do nothing for so long.
+  void stall(const std::string& device, SimDuration duration);
+  /// Of the link above a device or switch, in both directions.
+  void set_link_bandwidth(const std::string& name, Rate bandwidth);
+
+  /// Whether no part of a step may be taken to be like another: something may happen in it.
+  void simulate_whole_steps(bool whole) { simulates_whole_steps_ = whole; }
+  [[nodiscard]] bool simulates_whole_steps() const { return simulates_whole_steps_; }
+
   /// A worker that stop_workers() ends.
   Worker& add_worker(const std::string& name, NodeId node);
   void stop_workers();
@@ -139,7 +152,8 @@ class Machine {
   void report_kv_storage(Metrics& metrics) const;
 
  private:
-  [[nodiscard]] std::vector<std::string> device_names(const DesignPoint& point) const;
+  [[nodiscard]] static std::vector<std::string> device_names(const DesignPoint& point);
+  [[nodiscard]] Rate ssd_link() const;
   void add_gpu_gauges(int index);
   void bounce(NodeId from, NodeId to, Bytes size);
   [[nodiscard]] std::vector<PcieFabric::Path> shared_paths(
@@ -173,6 +187,8 @@ class Machine {
   std::vector<Worker*> idle_helpers_;  // of together()
   int helpers_ = 0;
   FifoServers host_cores_;
+  int ssd_count_ = 0;
+  bool simulates_whole_steps_ = false;
   std::unique_ptr<SsdArray> ssds_;
   std::unique_ptr<HostStorage> host_storage_;
   std::vector<std::unique_ptr<Csd>> csds_;

@@ -121,6 +121,9 @@ class NearStorageSystem final : public BatchSystem {
     kv_->close(run);
     host_->release_all(kHostBuffers);
   }
+  Recovered recover(RunContext& run, const DataLoss& loss, int step) override {
+    return kv_->recover(run, loss, step);
+  }
   void warm_up(RunContext& run, int step) override {
     if (kv_->is_filling() || kv_->fills_pages(step)) {
       decode_step(run, step);

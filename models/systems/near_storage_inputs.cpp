@@ -26,6 +26,7 @@ void InputLoader::begin_step(RunContext& run, int step) {
   parts_.clear();
   groups_.clear();
   first_tokens_.clear();
+  contexts_.clear();
   sequences_ = 0;
   old_tokens_ = 0;
   for (std::size_t i = 0; i < kv_.parts().size(); ++i) {
@@ -37,6 +38,10 @@ void InputLoader::begin_step(RunContext& run, int step) {
     const std::int64_t attended = run.point.model.attended_tokens(context);
     parts_.push_back(i);
     first_tokens_.push_back(static_cast<int>(context - attended));
+    contexts_.push_back(context);
+    if (part.moved_from) {
+      continue;  // other rows of the same sequences
+    }
     groups_.push_back({part.group.sequences, 1, context});
     sequences_ += part.group.sequences;
     old_tokens_ += part.group.sequences * (attended - 1);
@@ -85,7 +90,7 @@ std::vector<InputLoader::Piece> InputLoader::pieces_on(const CsdKv::Drive& drive
     if (held.pairs() == 0) {
       continue;
     }
-    const int old = static_cast<int>(groups_[i].context) - 1;
+    const int old = contexts_[i] - 1;
     const int first = first_tokens_[i] / kv_.tokens_a_page();
     const auto last = static_cast<int>(kv_.pages_at(part, old).key_tokens);
     const int pages = std::max(0, last - first);
@@ -117,7 +122,7 @@ std::vector<InputLoader::Piece> InputLoader::pieces_on(const CsdKv::Drive& drive
 Bytes InputLoader::in_host_memory(const CsdKv::Drive& drive) const {
   Bytes size{};
   for (std::size_t i = 0; i < parts_.size(); ++i) {
-    const int old = static_cast<int>(groups_[i].context) - 1;
+    const int old = contexts_[i] - 1;
     const int recent = old - kv_.drive_tokens(kv_.parts()[parts_[i]].group, old);
     size += kv_.row_bytes() * (std::int64_t{recent} * drive.held[parts_[i]].pairs());
   }

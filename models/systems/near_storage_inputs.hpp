@@ -56,6 +56,7 @@ class InputLoader {
   int step_ = 0;
   std::vector<std::size_t> parts_;
   std::vector<int> first_tokens_;  // of each, that is attended to
+  std::vector<int> contexts_;      // of each
   std::int64_t sequences_ = 0;
   std::int64_t old_tokens_ = 0;
   std::vector<SequenceBatch> groups_;

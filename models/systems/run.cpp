@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "models/systems/batch_driver.hpp"
+#include "models/systems/fault_injector.hpp"
 #include "models/systems/machine.hpp"
 #include "models/systems/parallel_model.hpp"
 #include "models/systems/recording.hpp"
@@ -20,11 +21,13 @@ class Driver {
  public:
   Driver(const DesignPoint& point, Machine& machine, Recording* recording)
       : model_(machine, point),
+        faults_(point, machine),
         run_{.point = point,
              .machine = machine,
              .model = model_,
              .batch = nullptr,
-             .recording = recording},
+             .recording = recording,
+             .faults = faults_.is_on() && recording == nullptr ? &faults_ : nullptr},
         machine_(machine) {
     if (auto* const system = dynamic_cast<BatchSystem*>(point.system.get())) {
       batches_.emplace(run_, *system);
@@ -52,10 +55,18 @@ class Driver {
     } else {
       report_serving(point, machine_, serving_, outcome.metrics);
     }
+    report_faults(outcome.metrics);
     if (!point.workload.is_fixed()) {
       outcome.requests_table = requests_csv(
           batches_.has_value() ? ServedRequests{batches_->found().requests, batches_->found().times}
                                : ServedRequests{serving_.requests, serving_.times});
+    }
+  }
+
+  /// Also of a run that a fault has ended.
+  void report_faults(Metrics& metrics) const {
+    if (run_.faults != nullptr) {
+      faults_.log().report(metrics, faults_.end());
     }
   }
 
@@ -66,7 +77,12 @@ class Driver {
     serving_.requests = run_.point.workload.requests();
     const StepValues before = machine_.read_gauges();
     const SimTime begin = machine_.engine().now();
+    if (run_.faults != nullptr) {
+      faults_.fail_at_losses();
+      faults_.resume(SimTime{});
+    }
     serving_.times = system->serve(run_, serving_.requests);
+    faults_.pause();
     serving_.time = to_seconds(machine_.engine().now() - begin);
     serving_.increments = machine_.read_gauges();
     for (std::size_t i = 0; i < before.size(); ++i) {
@@ -75,6 +91,7 @@ class Driver {
   }
 
   ParallelModel model_;
+  FaultInjector faults_;
   RunContext run_;
   Machine& machine_;
   std::optional<BatchDriver> batches_;
@@ -104,8 +121,16 @@ RunOutcome run_or_record(const DesignPoint& point, Recording* recording) {
     outcome.status = RunStatus::infeasible;
     outcome.status_detail = problem.what();
     machine.report_memories(outcome.metrics);
+  } catch (const SystemFailed& failure) {
+    outcome.status = RunStatus::failed;
+    outcome.status_detail = failure.what();
+    driver.report_faults(outcome.metrics);
+    machine.report_memories(outcome.metrics);
   }
   outcome.notes = point.system->notes(point);
+  if (recording != nullptr && !point.faults.empty()) {
+    outcome.notes.emplace_back("faults are not in the timeline: it shows the machine without them");
+  }
   for (std::string& note : point.workload.notes()) {
     outcome.notes.push_back(std::move(note));
   }

@@ -126,7 +126,8 @@ void report_filling(const ServedRequests& served, const BatchMeasurements& found
 void report_batches(const DesignPoint& point, Machine& machine, const BatchMeasurements& found,
                     Metrics& metrics) {
   const ServedRequests served{found.requests, found.times};
-  const double total = found.prefill_time + found.decode_time + found.idle_time;
+  const double total =
+      found.prefill_time + found.decode_time + found.idle_time + found.recovery_time;
   const auto tokens = static_cast<double>(served.output_tokens());
   const auto decode_tokens = tokens - static_cast<double>(served.requests.size());
   metrics.add("throughput", tokens / total, "token/s",
@@ -158,7 +159,7 @@ void report_batches(const DesignPoint& point, Machine& machine, const BatchMeasu
   machine.report_kv_storage(metrics);
   std::vector<double> increments = found.prefill;
   for (std::size_t i = 0; i < increments.size(); ++i) {
-    increments[i] += found.decode[i];
+    increments[i] += found.decode[i] + (found.recovery.empty() ? 0 : found.recovery[i]);
   }
   report_energy_of(point, machine, total, tokens, increments, metrics);
 }

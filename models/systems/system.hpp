@@ -6,18 +6,22 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "models/faults/fault_config.hpp"
 #include "models/systems/batch.hpp"
 #include "models/systems/step_sampler.hpp"
 #include "models/systems/workload.hpp"
 #include "sim/core/fields.hpp"
 #include "sim/core/metrics.hpp"
+#include "sim/core/random.hpp"
 
 namespace nearkv {
 
+class FaultInjector;
 class Machine;
 class ParallelModel;
 class Recording;
@@ -27,11 +31,36 @@ struct DesignPoint;
 struct RunContext {
   const DesignPoint& point;
   Machine& machine;
-  ParallelModel& model;            // on the machine's GPUs
-  const Batch* batch = nullptr;    // of a BatchSystem: the one at work
-  Recording* recording = nullptr;  // of a part of the run; null: the whole run, unrecorded
+  ParallelModel& model;             // on the machine's GPUs
+  const Batch* batch = nullptr;     // of a BatchSystem: the one at work
+  Recording* recording = nullptr;   // of a part of the run; null: the whole run, unrecorded
+  FaultInjector* faults = nullptr;  // null: none; recordings show a machine without
 
   [[nodiscard]] const std::vector<SequenceGroup>& groups() const { return batch->groups(); }
+};
+
+/// Data that a fault has taken, noticed between two steps.
+struct DataLoss {
+  FaultConfig fault;  // one of those with is_loss()
+  int index = 0;      // in the config's list
+  Rng rng;            // for what the fault leaves open
+
+  /// Kind and number of the device, "csd" and 3.
+  [[nodiscard]] std::string_view device_kind() const;
+  [[nodiscard]] int device_number() const;
+};
+
+/// What it took to go on.
+struct Recovered {
+  std::int64_t tokens = 0;  // whose K and V were computed again
+  std::int64_t pages = 0;   // of flash, lost
+};
+
+/// A system cannot go on after a fault: a result of the run ("failed: ..."), not an error of the
+/// program.
+class SystemFailed : public std::runtime_error {
+ public:
+  explicit SystemFailed(const std::string& reason) : std::runtime_error("failed: " + reason) {}
 };
 
 class System {
@@ -51,6 +80,11 @@ class System {
   /// gauge Machine::kKvAccess. Throws OutOfCapacity and Infeasible. Runs inside an actor, as all
   /// that follows.
   virtual void place(RunContext& run) = 0;
+
+  /// Reacts to a loss behind the `step` first decode steps of a batch: brings the machine into a
+  /// state in which step `step` can run. Takes simulated time; not part of any phase. Throws
+  /// SystemFailed when it cannot go on, which is what happens to data on SSDs without redundancy.
+  virtual Recovered recover(RunContext& run, const DataLoss& loss, int step);
 
   /// What a reader of the record must know; asked after the run.
   [[nodiscard]] virtual std::vector<std::string> notes(const DesignPoint& point) const = 0;

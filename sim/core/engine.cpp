@@ -170,6 +170,7 @@ struct Engine::Impl {
   SimTime now{};
   std::optional<SimTime> ahead;      // when `awaited` finish: the loop ran ahead to there
   std::vector<Completion*> awaited;  // finished, and their waiters do not know yet
+  std::vector<int> changed_links;    // SimGrid does not know their bandwidth yet
   std::exception_ptr failure;
   std::uint64_t digest = 0;
   std::int64_t wakeups = 0;
@@ -395,6 +396,10 @@ void Engine::Impl::begin_instant(SimTime at) {
 
 void Engine::Impl::deliver_finished() {
   check(!ahead || *ahead == now, "a component has an event in the past");
+  for (const int changed : std::exchange(changed_links, {})) {
+    const LinkState& link = links[changed];
+    link.link->set_bandwidth(static_cast<double>(link.bandwidth.per_second()));
+  }
   for (const Completion* completion : std::exchange(awaited, {})) {
     const int waiter = completion->waiter_;
     if (is_flow(waiter)) {
@@ -598,6 +603,18 @@ void Engine::transfer(NodeId from, NodeId to, Bytes size) {
   if (activity() != nullptr) {
     impl_->record_flow(flow, begin);
   }
+}
+
+void Engine::set_bandwidth(LinkId id, Rate bandwidth) {
+  check(impl_->current != Impl::kNobody, "only an actor changes a link");
+  check(bandwidth > Rate{0}, "a link without bandwidth");
+  Impl::LinkState& link = impl_->links.at(id.index);
+  link.bandwidth = bandwidth;
+  impl_->changed_links.push_back(id.index);
+  // SimGrid is told between the turns of actors, at this same time.
+  Completion told;
+  impl_->timers.finish_at(now(), told);
+  static_cast<void>(impl_->wait(told, "a link's new bandwidth"));
 }
 
 std::uint64_t Engine::digest() const { return impl_->digest; }

@@ -87,6 +87,9 @@ class Engine {
   /// Moves `size` over the route and returns when the last byte has arrived.
   void transfer(NodeId from, NodeId to, Bytes size);
 
+  /// What a link carries a second from now on, also of flows that are under way.
+  void set_bandwidth(LinkId link, Rate bandwidth);
+
   // -- Afterwards.
   /// Hash of all wake-ups (actor, picosecond) in order; the start of an actor is one.
   [[nodiscard]] std::uint64_t digest() const;

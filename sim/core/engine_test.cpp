@@ -990,3 +990,24 @@ TEST_CASE("engine: running ahead gives the sequence of stepping, with injections
     REQUIRE(machine.log() == step_through(injections, machine.log().size()));
   }
 }
+
+TEST_CASE("engine: a link's bandwidth changes under a flow, at the picosecond") {
+  Engine engine;
+  const Pair pair(engine, Rate{1'000'000'000}, 1us);
+  SimTime end{};
+  SimTime second{};
+  engine.spawn("sender", pair.from, [&] {
+    engine.transfer(pair.from, pair.to, Bytes{4'000'000});
+    end = engine.now();
+    engine.transfer(pair.from, pair.to, Bytes{1'000'000});
+    second = engine.now();
+  });
+  engine.spawn("changer", pair.from, [&] {
+    engine.wait_until(at(1us + 1ms));  // a quarter has arrived
+    engine.set_bandwidth(pair.link, Rate{500'000'000});
+    CHECK(engine.now() == at(1us + 1ms));
+  });
+  engine.run();
+  CHECK(end == at(1us + 1ms + 6ms));
+  CHECK(second == end + 1us + 2ms);
+}

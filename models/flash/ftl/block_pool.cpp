@@ -120,6 +120,18 @@ bool BlockPool::erase(int index) {
   return true;
 }
 
+void BlockPool::fail() {
+  for (int i = 0; i < count_; ++i) {
+    EraseBlock& block = blocks_[i];
+    block.state = BlockState::bad;
+    block.valid = 0;
+    block.written = 0;
+  }
+  fresh_ = count_;
+  free_.clear();
+  bad_ = count_;
+}
+
 BlockPool::Wear BlockPool::wear() const {
   Wear wear;
   bool first = fresh_ == count_;

@@ -59,6 +59,9 @@ class BlockPool {
   /// Erases a block without valid pages. It is free then, or bad: false.
   bool erase(int index);
 
+  /// The plane has failed: all blocks are bad, whatever they hold.
+  void fail();
+
   /// Smallest and largest erase count of the blocks that are not bad; 0 when all are.
   struct Wear {
     std::uint32_t lowest = 0;
