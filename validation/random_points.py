@@ -4,8 +4,9 @@
     point = points.draw()
 
 Every number may move within its range by a factor between 1/8 and 8, every choice may become
-another one. The workload stays small, so that a run takes a moment. What the
-points violate are rules between fields, which no schema knows: those are refused by name.
+another one, and every third point has faults. The workload stays small, so that a run takes a
+moment. What the points violate are rules between fields, which no schema knows: those are refused
+by name.
 """
 
 import copy
@@ -74,7 +75,35 @@ class RandomPoints:
         model["layers"] = self.random.randint(1, model["layers"])
         share = self.random.choice((0.02, 0.1, 0.4))  # of the values that change
         point = {**self.changed(point, [self.schema], "", share), "model": model}
+        if self.random.random() < 1 / 3:
+            point["faults"] = [self.fault(point) for _ in range(self.random.randint(1, 3))]
         return point
+
+    def fault(self, point):
+        """Mostly of something that is there."""
+        drives = [f"{kind}/{i}" for kind in ("ssd", "csd") for drive in point[kind]
+                  for i in range(drive["count"])]
+        device = self.random.choice(drives + ["gpu/0"])
+        lasts = self.random.choice(("0s", "1us", "3ms", "2s"))
+        kinds = {
+            "die_failure": {"device": device, "channel": self.random.randint(0, 4),
+                            "die": self.random.randint(0, 4)},
+            "channel_failure": {"device": device, "channel": self.random.randint(0, 4)},
+            "drive_failure": {"device": device, "notice": "10ms"},
+            "uncorrectable_pages": {"device": device, "pages": self.random.randint(1, 100)},
+            "read_retries": {"device": device, "further_reads": self.random.randint(1, 5),
+                             "lasts": lasts},
+            "thermal_throttling": {"device": device, "speed": self.random.uniform(0.1, 1),
+                                   "lasts": lasts},
+            "controller_stall": {"device": device, "lasts": "3ms"},
+            "link_degraded": {"link": device, "generation": 3, "lanes": 1, "lasts": lasts},
+            "host_memory_pressure": {"size": self.random.choice(("64MiB", "8GiB", "64GiB")),
+                                     "lasts": lasts}}
+        kind = self.random.choice(list(kinds))
+        time = f"{10 ** self.random.uniform(-4, 2):.6f}s"
+        when = self.random.choice(({"kind": "at", "time": time},
+                                   {"kind": "rate", "mean_interval": time}))
+        return {"kind": kind, **kinds[kind], "when": when}
 
     def changed(self, value, schemas, path, share):
         schemas = list(schemas)

@@ -213,7 +213,7 @@ std::vector<CsdKv::Drive*> CsdKv::working_drives() {
     }
   }
   if (working.empty()) {
-    throw SystemFailed("no CSD is left");
+    throw DataLost("no CSD is left");
   }
   return working;
 }

@@ -108,7 +108,7 @@ class CsdKv {
   /// sequences that they belong to pass the model again with all of their tokens so far, and the
   /// lost pages are programmed. Drive: what it held moves to the others, those with the least
   /// first; all of its sequences pass the model again. Sequences that are done are left alone.
-  /// Throws SystemFailed when no drive is left, OutOfCapacity when the others hold no more.
+  /// Throws DataLost when no drive is left, OutOfCapacity when the others hold no more.
   [[nodiscard]] Recovered recover(RunContext& run, const DataLoss& loss, int step);
 
   [[nodiscard]] const std::vector<Part>& parts() const { return parts_; }

@@ -34,7 +34,7 @@ int DataLoss::device_number() const {
 Recovered System::recover(RunContext& run, const DataLoss& loss, int /*step*/) {
   if (loss.device_kind() == "ssd" &&
       run.machine.ssds().bytes_read() + run.machine.ssds().bytes_written() > Bytes{}) {
-    throw SystemFailed(fmt::format(
+    throw DataLost(fmt::format(
         "{}: its data are lost, as the SSDs are striped without redundancy, and {} has no copy",
         loss.fault.label(), run.point.system_kind));
   }
@@ -87,7 +87,7 @@ void FaultInjector::act(const FaultTimeline::Event& event) {
                   fmt::format("faults/{}/pages/{}", event.fault, drawn_[index]++));
     losses_.push_back({.fault = fault, .index = event.fault, .rng = rng});
     if (fails_at_losses_ && losses_.back().device_kind() == "ssd") {
-      throw SystemFailed(fault.label() + ": its data are lost");
+      throw DataLost(fault.label() + ": its data are lost");
     }
     return;
   }

@@ -195,8 +195,8 @@ TEST_CASE("drives may fail one after another until none is left") {
   REQUIRE(two.status == RunStatus::ok);
   CHECK(two.at("faults/recomputed_tokens") >= 4 * 96);
   const RunResult all = run_with("insti_dense", overrides, faults);
-  CHECK(all.status == RunStatus::failed);
-  CHECK(all.detail == "failed: no CSD is left");
+  CHECK(all.status == RunStatus::data_lost);
+  CHECK(all.detail == "data_lost: no CSD is left");
   CHECK(all.at("faults/decoded_tokens") > 0);
   CHECK(all.at("faults/decoded_tokens") < 2 * 39);
 }
@@ -211,9 +211,9 @@ TEST_CASE("a baseline that loses an SSD stops with a result that says so") {
       CHECK(plain.at("prefill_traffic/ssd/read") + plain.at("prefill_traffic/ssd/written") == 0);
       continue;
     }
-    CHECK(failed.status == RunStatus::failed);
+    CHECK(failed.status == RunStatus::data_lost);
     CHECK(failed.detail ==
-          "failed: drive_failure of ssd/0: its data are lost, as the SSDs are striped without "
+          "data_lost: drive_failure of ssd/0: its data are lost, as the SSDs are striped without "
           "redundancy, and " +
               system + " has no copy");
   }

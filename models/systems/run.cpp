@@ -121,8 +121,8 @@ RunOutcome run_or_record(const DesignPoint& point, Recording* recording) {
     outcome.status = RunStatus::infeasible;
     outcome.status_detail = problem.what();
     machine.report_memories(outcome.metrics);
-  } catch (const SystemFailed& failure) {
-    outcome.status = RunStatus::failed;
+  } catch (const DataLost& failure) {
+    outcome.status = RunStatus::data_lost;
     outcome.status_detail = failure.what();
     driver.report_faults(outcome.metrics);
     machine.report_memories(outcome.metrics);

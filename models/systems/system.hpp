@@ -56,11 +56,11 @@ struct Recovered {
   std::int64_t pages = 0;   // of flash, lost
 };
 
-/// A system cannot go on after a fault: a result of the run ("failed: ..."), not an error of the
+/// A system cannot go on after a fault: a result of the run ("data_lost: ..."), not an error of the
 /// program.
-class SystemFailed : public std::runtime_error {
+class DataLost : public std::runtime_error {
  public:
-  explicit SystemFailed(const std::string& reason) : std::runtime_error("failed: " + reason) {}
+  explicit DataLost(const std::string& reason) : std::runtime_error("data_lost: " + reason) {}
 };
 
 class System {
@@ -83,7 +83,7 @@ class System {
 
   /// Reacts to a loss behind the `step` first decode steps of a batch: brings the machine into a
   /// state in which step `step` can run. Takes simulated time; not part of any phase. Throws
-  /// SystemFailed when it cannot go on, which is what happens to data on SSDs without redundancy.
+  /// DataLost when it cannot go on, which is what happens to data on SSDs without redundancy.
   virtual Recovered recover(RunContext& run, const DataLoss& loss, int step);
 
   /// What a reader of the record must know; asked after the run.

@@ -36,8 +36,8 @@ std::string_view name_of(RunStatus status) {
       return "ok";
     case RunStatus::out_of_memory:
       return "out_of_memory";
-    case RunStatus::failed:
-      return "failed";
+    case RunStatus::data_lost:
+      return "data_lost";
     case RunStatus::infeasible:
       return "infeasible";
     default:

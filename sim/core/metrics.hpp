@@ -37,7 +37,7 @@ enum class RunStatus {
   out_of_memory,  // a memory of the simulated machine overflowed: a result
   infeasible,     // nothing ran: no placement fits the memories: a result as well
   drive_full,     // a drive has no free block and none to gain: a result too
-  failed,         // a fault of the machine ended the run: a result as well
+  data_lost,      // a fault took what the system cannot do without: a result as well
 };
 
 [[nodiscard]] std::string_view name_of(RunStatus status);
