@@ -79,17 +79,16 @@ ConfigError usage_error(const CLI::App& app, const CLI::ParseError& error) {
 
 /// Configs may name what lies with them and what is shipped, and with this option more.
 void add_allow_outside(CLI::App& command) {
-  command
-      .add_flag(std::string(kAllowOutside),
-                "Let configs name files outside of their folder and the working folder; with "
-                "=FOLDER those below it")
-      ->each([](const std::string& folder) {
-        if (folder == "true") {  // what CLI11 says of a flag without a value
-          allowed_paths() = AllowedPaths::everything();
-        } else {
-          allowed_paths().allow(folder);
-        }
-      });
+  const std::string doc =
+      "Let configs name files outside of their folder and the working folder; with =FOLDER those "
+      "below it";
+  command.add_flag(std::string(kAllowOutside), doc)->each([](const std::string& folder) {
+    if (folder == "true") {  // what CLI11 says of a flag without a value
+      allowed_paths() = AllowedPaths::everything();
+    } else {
+      allowed_paths().allow(folder);
+    }
+  });
 }
 
 int parse_and_run(int argument_count, const char* const* arguments) {
