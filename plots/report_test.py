@@ -441,8 +441,8 @@ def main():
         print("skipped: matplotlib is missing; install the Debian package python3-matplotlib")
         return SKIPPED
     for check in (check_numbers, check_whole_and_equal, check_self_contained, check_nothing_escapes,
-                  check_each_text_stays_text, check_chart_data, check_without_vega, check_quick_and_nothing, check_bad_files,
-                  check_missing_matplotlib):
+                  check_each_text_stays_text, check_chart_data, check_without_vega,
+                  check_quick_and_nothing, check_bad_files, check_missing_matplotlib):
         with tempfile.TemporaryDirectory() as folder:
             check(Path(folder))
     return 0

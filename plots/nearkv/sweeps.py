@@ -97,8 +97,8 @@ def sweep(sweep: Point, name: str = "sweep", jobs: int | None = None, resume: bo
     A dict is called `name`; paths in it are relative to a temporary folder, so name shipped files
     ("nearkv:...") or absolute ones. Results are in `out`/NAME (default: "results" for a file, a
     temporary folder for a dict). With `resume`, points that have a result there are not run again;
-    without, all are. `allow_outside` is that of run(). Points that fail are rows: look at the column status. Raises Error for a sweep
-    that is refused.
+    without, all are. `allow_outside` is that of run(). Points that fail are rows: look at the
+    column status. Raises Error for a sweep that is refused.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = written(sweep, folder, name)
