@@ -103,6 +103,57 @@ def check_errors():
             raise AssertionError(words)
 
 
+def refusal(call):
+    try:
+        call()
+    except nearkv.Error as error:
+        assert error.status == 2, error
+        return str(error)
+    return ""
+
+
+def check_files_outside(folder):
+    """A file may not name files outside of its folder; what the caller wrote himself may."""
+    outside = folder / "shared"
+    for made in (outside, folder / "study"):
+        made.mkdir()
+    (outside / "base.json").write_text(json.dumps(DENSE), encoding="utf-8")
+    point = {"extends": str(outside / "base.json"), "name": "far"}
+    sweep_of = {**SWEEP, "point": point, "axes": [{"path": "/workload/batch", "values": [4]}],
+                "skip": []}
+    file, sweep_file = folder / "study" / "point.json", folder / "study" / "far.json"
+    file.write_text(json.dumps(point), encoding="utf-8")
+    sweep_file.write_text(json.dumps(sweep_of), encoding="utf-8")
+    for call in (lambda: nearkv.run(file), lambda: nearkv.run(point, allow_outside=False),
+                 lambda: nearkv.run(file, allow_outside=[folder / "other"]),
+                 lambda: nearkv.sweep(sweep_file, out=folder, cache="")):
+        said = refusal(call)
+        assert "/extends: " in said and "--allow-outside" in said, said
+    found = {nearkv.run(file, allow_outside=outside_of)["throughput"]
+             for outside_of in (True, [outside])} | {nearkv.run(point)["throughput"]}
+    assert len(found) == 1, found
+    for results in (nearkv.sweep(sweep_file, out=folder, cache="", allow_outside=True),
+                    nearkv.sweep(sweep_of, cache="")):
+        assert set(results.frame["throughput"]) == found
+
+    # An analysis hands on to its sweeps what its file may name, and no more.
+    spec = folder / "study" / "spec.json"
+    document = {**SPEC, "systems": {"dense": point}, "value": {"metric": "throughput",
+                                                               "of": "dense"},
+                "parameters": SPEC["parameters"][:1]}
+    spec.write_text(json.dumps(document), encoding="utf-8")
+    arguments = ("sensitivity", spec, "--out", folder / "out", "--cache", "", "--json")
+    said = refusal(lambda: nearkv.program.call(*arguments))
+    assert "/extends: " in said and "--allow-outside" in said, said
+    for option in ("--allow-outside", f"--allow-outside={outside}"):
+        told = json.loads(nearkv.program.call(*arguments, option))
+        assert {told["nominal"]} == found, told
+    (folder / "study" / "base.json").write_text(json.dumps(DENSE), encoding="utf-8")
+    document["systems"] = {"dense": {**point, "extends": "base.json"}}
+    spec.write_text(json.dumps(document), encoding="utf-8")
+    assert {json.loads(nearkv.program.call(*arguments))["nominal"]} == found
+
+
 SPEC = {
     "title": "a test",
     "systems": {"dense": DENSE,
@@ -261,6 +312,8 @@ def main():
     os.environ.setdefault("NEARKV_BINARY", "nearkv")
     check_sweep(check_run())
     check_errors()
+    with tempfile.TemporaryDirectory() as folder:
+        check_files_outside(Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         check_tornado(Path(folder))
         check_indices(Path(folder))

@@ -4,6 +4,7 @@ Builds a small results folder with a grid figure, a figure of time shares, and o
 the page does not know, and reads the page as a browser's parser does. No browser is needed.
 """
 
+import csv
 import io
 import json
 import subprocess
@@ -18,6 +19,8 @@ BAD_DATA = 65
 PACKAGE_MISSING = 69
 MOST_BYTES = 5_000_000
 HOSTILE = "</script><img src=x onerror=alert(1)><script>alert(2)</script>&amp;\u2028'\""
+ATTACK = ("\"onmouseover=\"alert(3)\" x='\" onfocus='alert(4)' --><!-- ]]></title></style></script>"
+          "<script>alert(5)</script>&lt;attack")
 
 
 # -- A results folder --------------------------------------------------------------------------
@@ -265,6 +268,82 @@ def check_nothing_escapes(folder):
     assert HOSTILE in docs, docs
 
 
+def with_one_changed(node):
+    """Copies of a document in each of which one text, or one name of a member, is the attack."""
+    if isinstance(node, str):
+        yield ATTACK
+    elif isinstance(node, list):
+        for i, child in enumerate(node):
+            for changed in with_one_changed(child):
+                yield node[:i] + [changed] + node[i + 1:]
+    elif isinstance(node, dict):
+        for key, child in node.items():
+            yield {**{name: value for name, value in node.items() if name != key}, ATTACK: child}
+            for changed in with_one_changed(child):
+                yield {**node, key: changed}
+
+
+def attacked_files(folder):
+    """(file, its text with one text in it changed) of each kind of file behind the page."""
+    results = folder / "results"
+    for path in (results / "grid.claims.json", results / "grid.wall.json",
+                 results / "grid" / "a1.record.json", folder / "configs" / "grid.json"):
+        for changed in with_one_changed(json.loads(path.read_text(encoding="utf-8"))):
+            yield path, json.dumps(changed)
+    for path in sorted(results.glob("*.csv")):
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+        for i, row in enumerate(rows):
+            for j in range(len(row)):
+                changed = [*rows[:i], [*row[:j], ATTACK, *row[j + 1:]], *rows[i + 1:]]
+                stream = io.StringIO()
+                csv.writer(stream).writerows(changed)
+                yield path, stream.getvalue()
+
+
+def check_each_text_stays_text(folder):
+    """One text after the other is an attack: no other element or attribute comes of it."""
+    sys.path.insert(0, str(PLOTS))
+    import report
+
+    def page_with(data):
+        try:
+            figures = [report.Figure(data["results"], one["name"], one["stem"], one["config"])
+                       for one in data["figures"]]
+            # Charts are there, so that their data are; Vega itself is not needed.
+            return Page(report.page_of(data, figures, [("none", "")]))
+        except (report.BadResults, KeyError, TypeError, ValueError, AttributeError):
+            return None  # a name or a number that it needs: refused, no page
+
+    data = {**make_results(folder), "entry_script": ""}  # else packages are looked for each time
+    known = page_with(data)
+    tags = {tag for tag, _ in known.elements} | {"br"}
+    keys = {key for _, attributes in known.elements for key in attributes}
+    shown, pages = 0, 0
+
+    def check(page, where):
+        nonlocal shown, pages
+        if page is None:
+            return
+        pages += 1
+        shown += "<script>alert(5)</script>&lt;attack" in page.text()
+        for tag, attributes in page.elements:
+            assert tag in tags and attributes.keys() <= keys, (where, tag, attributes)
+        assert len(page.scripts) == len(known.scripts), where
+        for tag, attributes in page.elements:
+            assert tag != "img" or attributes["src"].startswith("data:image/png;"), where
+            assert tag != "a" or attributes["href"].startswith("#"), where
+
+    for path, text in attacked_files(folder):
+        before = path.read_bytes()
+        path.write_text(text, encoding="utf-8")
+        check(page_with(data), (path.name, text))
+        path.write_bytes(before)
+    for part in ("validation", "build"):
+        for changed in with_one_changed(data[part]):
+            check(page_with({**data, part: changed}), (part, changed))
+    assert pages > 200 and shown > 100, (pages, shown)
+
+
 def check_chart_data(folder):
     write_page(folder, make_results(folder))
     charts = page_at(folder / "page.html").data("chart-data")
@@ -362,8 +441,8 @@ def main():
         print("skipped: matplotlib is missing; install the Debian package python3-matplotlib")
         return SKIPPED
     for check in (check_numbers, check_whole_and_equal, check_self_contained, check_nothing_escapes,
-                  check_chart_data, check_without_vega, check_quick_and_nothing, check_bad_files,
-                  check_missing_matplotlib):
+                  check_each_text_stays_text, check_chart_data, check_without_vega,
+                  check_quick_and_nothing, check_bad_files, check_missing_matplotlib):
         with tempfile.TemporaryDirectory() as folder:
             check(Path(folder))
     return 0

@@ -3,7 +3,7 @@
 A case is a folder bad_configs/NAME with `command.txt` (nearkv's arguments), `expected.txt` (its
 stderr) and the files that the command reads. The command runs in a copy of the folder. It must
 end with status 2, print nothing to stdout and leave no file behind. `$NEARKV_HOME` stands for the
-folder of the shipped configs.
+folder of the shipped configs, `$FOLDER` for the one that the copy is in.
 
 Usage: bad_configs_check.py [--update] [NAME...]   (--update writes expected.txt; read the diff!)
 Needs NEARKV_BINARY and NEARKV_SOURCE.
@@ -49,7 +49,8 @@ def run(case, binary, source):
         wrong.append(f"printed to stdout: {done.stdout[:200]!r}")
     if after != before or folders:
         wrong.append(f"left files behind: {sorted(map(str, after.keys() - before.keys()))}")
-    return done.stderr.replace(str(source), "$NEARKV_HOME"), wrong
+    message = done.stderr.replace(str(source), "$NEARKV_HOME")
+    return message.replace(os.path.realpath(folder), "$FOLDER"), wrong
 
 
 def check(case, binary, source, update):

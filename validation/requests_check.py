@@ -72,7 +72,8 @@ def check_run(folder):
     other = {**point, "name": "others"}
     for name, config in (("many", point), ("others", other)):
         (folder / f"{name}.json").write_text(json.dumps(config), encoding="utf-8")
-    text = nearkv(folder, "run", "many.json")
+    # The trace is outside of the config's folder.
+    text = nearkv(folder, "run", "many.json", f"--allow-outside={FIXTURES}")
     assert "20 requests of " in text and "to the first token" in text and "goodput" in text, text
     assert "requests: results/many.requests.csv" in text, text
     with open(folder / "results" / "many.requests.csv", encoding="utf-8") as stream:
@@ -87,7 +88,8 @@ def check_run(folder):
     mean = sum(float(row["ttft"]) for row in rows) / len(rows)
     assert abs(metrics["ttft"] - mean) < 1e-9, (metrics["ttft"], mean)
     first = (folder / "results" / "many.requests.csv").read_bytes()
-    nearkv(folder, "run", "many.json", "others.json", "--jobs", "2", "--out", "two")
+    nearkv(folder, "run", "many.json", "others.json", "--jobs", "2", "--out", "two",
+           "--allow-outside")
     assert (folder / "two" / "many.requests.csv").read_bytes() == first
 
 

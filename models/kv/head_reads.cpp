@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/hash.hpp"
 #include "sim/core/random.hpp"
 
@@ -55,8 +56,8 @@ void KvSourceConfig::fields(FieldVisitor& v) {
               if (kind == KvSourceKind::synthetic) {
                 synthetic.fields(inner);
               } else {
-                inner.parameter("trace", trace,
-                                "KV page trace of nearkv record; a path from the working folder");
+                file_field(inner, "trace", trace,
+                           "KV page trace of nearkv record; a path from the working folder");
               }
             });
 }

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -31,7 +32,7 @@ struct Broken {
 // -- Fields -----------------------------------------------------------------------------------
 
 void RequestTraceFile::fields(FieldVisitor& v) {
-  v.parameter("file", file, "request trace; a path from the working folder");
+  file_field(v, "file", file, "request trace; a path from the working folder");
   std::vector<std::string_view> names{"auto"};
   names.insert(names.end(), traces::kRequestFormats.begin(), traces::kRequestFormats.end());
   v.choice({"format", "format of the trace; auto: by its first line"}, names, format);

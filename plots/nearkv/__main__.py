@@ -24,10 +24,14 @@ def main() -> int:
     command.add_argument("--jobs", type=int, default=None, help="points at a time")
     command.add_argument("--cache", default=None, help="results that sweeps share; '': none")
     command.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    command.add_argument("--allow-outside", nargs="?", const=True, action="append", default=[],
+                         help="let the systems name all files, or with =FOLDER those below it")
     options = parser.parse_args()
+    everything = True in options.allow_outside
     folder = Path(options.out or Path("results") / Path(options.spec).stem)
     try:
-        analysis = analyse(options.spec, folder, options.jobs, options.cache)
+        analysis = analyse(options.spec, folder, options.jobs, options.cache,
+                           everything or options.allow_outside)
     except SpecError as problem:
         print(f"{options.spec}: {problem}", file=sys.stderr)
         return BAD_INPUT

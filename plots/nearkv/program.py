@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,6 +17,19 @@ class Error(RuntimeError):
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
+
+
+#: What a config may name beside what lies with it: all files, none, or those below these folders.
+Outside = bool | Sequence[str | os.PathLike]
+
+
+def allowing(outside: Outside | None, config: object) -> list[str]:
+    """The options for that. Nothing said: all of a dict's, which the caller wrote himself."""
+    if outside is None:
+        outside = isinstance(config, Mapping)
+    if isinstance(outside, bool):
+        return ["--allow-outside"] if outside else []
+    return [f"--allow-outside={os.fspath(folder)}" for folder in outside]
 
 
 def call(*arguments: str | os.PathLike, fails: tuple[int, ...] = ()) -> str:

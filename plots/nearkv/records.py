@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .program import call
+from .program import Outside, allowing, call
 
 #: A design point: a file, or its content.
 Point = str | os.PathLike | Mapping
@@ -61,17 +61,19 @@ def written(document: Point, folder: str, name: str) -> Path:
 
 
 def run(point: Point, name: str | None = None, settings: Mapping[str, object] | None = None,
-        out: str | os.PathLike | None = None) -> Record:
+        out: str | os.PathLike | None = None, allow_outside: Outside | None = None) -> Record:
     """Simulates a design point.
 
     `name` replaces the point's name, and `settings` sets values by path, as --set does
     ({"workload/batch": 64}). The record is kept in the folder `out`, if there is one. Paths in a
     dict ("extends") are relative to a temporary folder: name shipped files ("nearkv:...") or
-    absolute ones. Raises Error for a point that is refused.
+    absolute ones. A file may name what lies below its folder, and more with `allow_outside`: True,
+    or a list of folders. Raises Error for a point that is refused.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = written(point, folder, name or "point")
-        arguments: list[str | os.PathLike] = ["run", file, "--json", "--out", out or folder]
+        arguments: list[str | os.PathLike] = ["run", file, "--json", "--out", out or folder,
+                                              *allowing(allow_outside, point)]
         changes = dict(settings or {})
         if name is not None:
             changes["name"] = name

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .program import Outside
 from .records import Record, run
 from .sweeps import SweepResults, sweep
 
@@ -264,10 +265,12 @@ class _Runner:
     """Values of the specification at rows of shares."""
 
     def __init__(self, spec: Spec, jobs: int | None, out: Path,
-                 cache: str | os.PathLike | None):
+                 cache: str | os.PathLike | None, allow_outside: Outside | None):
         self.spec, self.jobs, self.out, self.cache = spec, jobs, out, cache
+        self.allow_outside = allow_outside
         names = [spec.of] + ([spec.over] if spec.over else [])
-        self.records = {name: run(spec.systems[name], name=name, out=out / "nominal")
+        self.records = {name: run(spec.systems[name], name=name, out=out / "nominal",
+                                  allow_outside=allow_outside)
                         for name in names}
         for name, record in self.records.items():
             if record.status != "ok":
@@ -312,6 +315,7 @@ class _Runner:
                     "axes": axes if len(axes) == 1 else [{"zip": axes}],
                     "metrics": [self.spec.metric]}
         results = sweep(document, name=name, jobs=self.jobs, out=self.out, cache=self.cache,
+                        allow_outside=self.allow_outside,
                         resume=(self.out / name / "journal.sqlite").exists()
                         and _same_sweep(self.out / f"{name}.json", document))
         (self.out / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
@@ -468,8 +472,11 @@ def _write_samples(file: Path, runner: _Runner, values: list[float]) -> None:
 
 
 def analyse(document: str | os.PathLike | Mapping, out: str | os.PathLike,
-            jobs: int | None = None, cache: str | os.PathLike | None = None) -> Analysis:
+            jobs: int | None = None, cache: str | os.PathLike | None = None,
+            allow_outside: Outside | None = None) -> Analysis:
     """Runs an analysis; its sweeps and tables are in the folder `out`.
+
+    Its systems may name all files, or those that `allow_outside` says (as in run()).
 
     A run that was interrupted goes on. Writes sensitivity.csv (a row a parameter),
     sensitivity.json and, of Morris and Sobol, samples.csv (a row a sample). Raises SpecError and
@@ -478,7 +485,7 @@ def analyse(document: str | os.PathLike | Mapping, out: str | os.PathLike,
     spec = load(document)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    runner = _Runner(spec, jobs, folder, cache)
+    runner = _Runner(spec, jobs, folder, cache, allow_outside)
     method = {"tornado": _tornado, "morris": _morris, "sobol": _sobol}[spec.method]
     rows, values = method(runner)
     analysis = Analysis(spec, runner.nominal, runner.unit, rows, values,

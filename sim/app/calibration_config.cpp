@@ -172,7 +172,7 @@ GpuBase gpu_base(const std::string& device, const PeakOptions& options, const fs
   const std::string file = options.datasheet.empty() ? shipped_gpu(device) : options.datasheet;
   json known = json::object();
   if (!file.empty()) {
-    known = load_config(path_of(file));
+    known = load_config(path_of_config(file));
     base.config["extends"] = as_extends(file, out);
   } else {
     assume_unmeasured(base.config);

@@ -14,6 +14,7 @@
 #include "sim/app/commands.hpp"
 #include "sim/app/exit_status.hpp"
 #include "sim/app/process_pool.hpp"
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -76,7 +77,22 @@ ConfigError usage_error(const CLI::App& app, const CLI::ParseError& error) {
   return ConfigError(fmt::format("{}: {}; see {} --help", name, message, name));
 }
 
+/// Configs may name what lies with them and what is shipped, and with this option more.
+void add_allow_outside(CLI::App& command) {
+  const std::string doc =
+      "Let configs name files outside of their folder and the working folder; with =FOLDER those "
+      "below it";
+  command.add_flag(std::string(kAllowOutside), doc)->each([](const std::string& folder) {
+    if (folder == "true") {  // what CLI11 says of a flag without a value
+      allowed_paths() = AllowedPaths::everything();
+    } else {
+      allowed_paths().allow(folder);
+    }
+  });
+}
+
 int parse_and_run(int argument_count, const char* const* arguments) {
+  allowed_paths() = AllowedPaths();
   check_command_is_known(argument_count, arguments);
   CLI::App app{"NearKV: a calibrated simulator of LLM inference whose KV cache lives in storage"};
   app.name("nearkv");
@@ -87,6 +103,9 @@ int parse_and_run(int argument_count, const char* const* arguments) {
   for (const Command& command : commands()) {
     CLI::App* added = app.add_subcommand(std::string(command.name), std::string(command.doc));
     command.add(*added, exit_status);
+    if (command.takes_configs) {
+      add_allow_outside(*added);
+    }
   }
   try {
     app.parse(argument_count, arguments);
@@ -127,19 +146,21 @@ const std::vector<Command>& commands() {
       {"requests", "Show what is in a request trace or a workload; write it as a trace",
        add_requests_command},
       {"figure", "Reproduce a figure of the paper: points, table, claims, picture",
-       add_figure_command},
+       add_figure_command, /*takes_configs=*/false},
       {"calibrate", "Measure this machine and write configs with its constants",
        add_calibrate_command},
       {"describe", "Explain the fields of a design point, the systems, models or metrics",
-       add_describe_command},
+       add_describe_command, /*takes_configs=*/false},
       {"model", "Read a Hugging Face config.json and print it as a model of this program",
        add_model_command},
-      {"schema", "Print the JSON schema of a design point", add_schema_command},
+      {"schema", "Print the JSON schema of a design point", add_schema_command,
+       /*takes_configs=*/false},
       {"validate", "Compare the models with reference figures", add_validate_command},
       {"report", "Write one page with all figures, claims, constants and the validation",
-       add_report_command},
+       add_report_command, /*takes_configs=*/false},
       {"fit", "Fit constants to rows of validation suites", add_fit_command},
-      {"version", "Print the version and what it was built with", add_version_command},
+      {"version", "Print the version and what it was built with", add_version_command,
+       /*takes_configs=*/false},
   };
   return all;
 }

@@ -36,6 +36,7 @@ struct Command {
   std::string_view name;
   std::string_view doc;
   void (*add)(CLI::App& command, int& exit_status);
+  bool takes_configs = true;  // of the user; figures and reports take shipped ones alone
 };
 
 /// All commands, in the order in which they are listed to users.

@@ -34,7 +34,7 @@ struct ExplainOptions {
 
 /// A design point, or the one that a record holds.
 PreparedPoint prepare_run(const ExplainOptions& options) {
-  const std::filesystem::path file = path_of(options.file);
+  const std::filesystem::path file = path_of_config(options.file);
   const json document = load_json(file);
   if (!document.contains("record_format")) {
     return prepare_point(file, options.overrides);

@@ -16,6 +16,7 @@
 #include "sim/app/fit/fit_spec.hpp"
 #include "sim/app/point.hpp"
 #include "sim/app/point_key.hpp"
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -36,6 +37,12 @@ struct Options {
 /// A folder that is missing is made when the file is written.
 void check_output(const FitSpec& spec) {
   const std::filesystem::path folder = spec.output.parent_path();
+  try {
+    // Still less than read a file may a config make the program write one.
+    allowed_paths().check(spec.output, spec.output.string(), "/output");
+  } catch (const ConfigError& error) {
+    throw ConfigError(prefix_lines(spec.file.string(), error.what()));
+  }
   try {
     if (std::filesystem::is_directory(spec.output)) {
       throw ConfigError("is a folder; name a file");
@@ -84,7 +91,7 @@ void print_failure(const FitProblem& problem, const FitSolution& solution) {
 }
 
 int fit(const Options& options) {
-  const FitSpec spec = load_fit_spec(path_of(options.spec));
+  const FitSpec spec = load_fit_spec(path_of_config(options.spec));
   // A bar on a terminal; elsewhere a line a point would be thousands.
   const Progress::Style style = Progress::style_for(stderr) == Progress::Style::terminal
                                     ? Progress::Style::terminal

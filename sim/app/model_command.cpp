@@ -90,7 +90,7 @@ std::string summary(const Model& model) {
 }
 
 void run_model(const ModelOptions& options) {
-  const Model model = load_model(path_of(options.file));
+  const Model model = load_model(path_of_config(options.file));
   const std::string text = shape_as_json(model.shape, model.origin).dump(2) + "\n";
   if (!options.out.empty()) {
     write_file_atomically(options.out, text);

@@ -13,6 +13,7 @@
 #include "models/systems/design_point.hpp"
 #include "models/systems/run.hpp"
 #include "sim/app/exit_status.hpp"
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -25,6 +26,12 @@ fs::path path_of(const std::string& file) {
     return shipped_configs() / file.substr(kShippedPrefix.size());
   }
   return file;
+}
+
+fs::path path_of_config(const std::string& file) {
+  fs::path path = path_of(file);
+  allowed_paths().allow_for_config(path);
+  return path;
 }
 
 PreparedPoint prepare_point(const fs::path& file, const std::vector<std::string>& overrides) {

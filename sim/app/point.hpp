@@ -31,6 +31,9 @@ inline constexpr std::string_view kShippedPrefix = "nearkv:";
 /// configs.
 [[nodiscard]] std::filesystem::path path_of(const std::string& file);
 
+/// The same of a config, which may name files from now on (sim/core/allowed_paths.hpp).
+[[nodiscard]] std::filesystem::path path_of_config(const std::string& file);
+
 /// Reads a file, applies "path=value" overrides and checks the result. Throws ConfigError.
 [[nodiscard]] PreparedPoint prepare_point(const std::filesystem::path& file,
                                           const std::vector<std::string>& overrides);

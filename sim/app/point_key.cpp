@@ -10,6 +10,7 @@
 #include <string_view>
 #include <system_error>
 
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/hash.hpp"
 
 namespace nearkv {
@@ -69,7 +70,7 @@ void add_value(std::string& bytes, const json& value) {
     const auto& text = value.get_ref<const std::string&>();
     add_text(bytes, text);
     std::error_code ignored;
-    if (may_be_file(text) && fs::is_regular_file(text, ignored)) {
+    if (may_be_file(text) && fs::is_regular_file(text, ignored) && allowed_paths().allows(text)) {
       add_text(bytes, content_of(text));
     }
   } else if (value.is_number_float()) {

@@ -101,7 +101,7 @@ json points_as_json(const SweepPlan& plan, const std::vector<SweepObjective>& ob
 }
 
 int run(const RankingOptions& options, bool is_front) {
-  const SweepPlan plan(load_sweep(path_of(options.file)));
+  const SweepPlan plan(load_sweep(path_of_config(options.file)));
   const std::vector<SweepObjective> objectives = objectives_of(options, plan.sweep());
   const fs::path journal_file = fs::path(options.out) / plan.sweep().name / "journal.sqlite";
   if (!fs::exists(journal_file)) {

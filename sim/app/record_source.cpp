@@ -273,7 +273,7 @@ class QueryHeadsApart final : public RecordSource {
 
 std::unique_ptr<RecordSource> open_record_source(const RecordSourceOptions& options) {
   RecordSourceOptions found = options;
-  found.file = path_of(options.file).string();
+  found.file = path_of_config(options.file).string();
   std::unique_ptr<RecordSource> source;
   if (fs::path(found.file).extension() == ".json") {
     source = std::make_unique<SyntheticSource>(found);

@@ -118,7 +118,7 @@ void add_replay_command(CLI::App& command, int& exit_status) {
                   "Fill this share of the drive (0 to 1) before the first request")
       ->check(CLI::Range(0.0, 1.0));
   command.callback([options, &exit_status] {
-    options->replay.input = path_of(options->replay.input).string();
+    options->replay.input = path_of_config(options->replay.input).string();
     exit_status = replay(*options);
   });
 }

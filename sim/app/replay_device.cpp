@@ -55,7 +55,7 @@ std::vector<std::string> shipped_drives() {
 }
 
 ReplayDrive load_replay_drive(const std::string& file, const std::vector<std::string>& overrides) {
-  const fs::path path = path_of(file);
+  const fs::path path = path_of_config(file);
   ReplayDrive drive;
   drive.name = path.stem().string();
   drive.config = load_config(path);

@@ -35,7 +35,7 @@ struct ReplayDrive {
   Bytes capacity{};  // that the host sees
 };
 
-/// `file` may begin with "nearkv:". Throws ConfigError.
+/// `file` is as the user named it, and may begin with "nearkv:". Throws ConfigError.
 [[nodiscard]] ReplayDrive load_replay_drive(const std::string& file,
                                             const std::vector<std::string>& overrides);
 

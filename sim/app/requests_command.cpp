@@ -274,7 +274,7 @@ void add_requests_command(CLI::App& command, int& exit_status) {
   command.add_option("--out-format", options->out_format, "Format of --out")->capture_default_str();
   command.add_flag("--json", options->as_json, "Print the figures as JSON");
   command.callback([options, &exit_status] {
-    options->input = path_of(options->input).string();
+    options->input = path_of_config(options->input).string();
     exit_status = requests(*options);
   });
 }

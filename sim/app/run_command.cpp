@@ -44,7 +44,7 @@ std::vector<PreparedPoint> prepare_all(const RunOptions& options) {
   std::vector<std::string> problems;
   for (const std::string& file : options.files) {
     try {
-      PreparedPoint point = prepare_point(path_of(file), options.overrides);
+      PreparedPoint point = prepare_point(path_of_config(file), options.overrides);
       const auto [known, is_new] = files_by_name.emplace(point.name, file);
       if (!is_new) {
         throw ConfigError(

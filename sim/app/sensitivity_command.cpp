@@ -14,6 +14,7 @@
 #include "sim/app/commands.hpp"
 #include "sim/app/point.hpp"
 #include "sim/app/process_pool.hpp"
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -39,7 +40,7 @@ void run(const SensitivityOptions& options) {
   const std::string python = chosen != nullptr && *chosen != '\0' ? chosen : "/usr/bin/python3";
   std::vector<std::string> words{python,        "-B",
                                  "-m",          "nearkv",
-                                 "sensitivity", path_of(options.spec).string(),
+                                 "sensitivity", path_of_config(options.spec).string(),
                                  "--jobs",      std::to_string(options.jobs)};
   if (!options.out.empty()) {
     words.insert(words.end(), {"--out", options.out});
@@ -50,6 +51,9 @@ void run(const SensitivityOptions& options) {
   if (options.as_json) {
     words.emplace_back("--json");
   }
+  // It writes sweeps of the spec's systems elsewhere; these may name what the spec may.
+  const std::vector<std::string> allowed = allowed_paths().options();
+  words.insert(words.end(), allowed.begin(), allowed.end());
   setenv("NEARKV_BINARY", fs::read_symlink("/proc/self/exe").c_str(), 1);
   setenv("NEARKV_HOME", home.c_str(), 1);
   setenv("PYTHONPATH", (home / "plots").c_str(), 1);

@@ -359,7 +359,7 @@ int run(const SweepOptions& options) {
   check_options_agree(options);
   const SweepShard shard = shard_of(options.shard);
   const EarlierResults earlier = earlier_of(options);
-  const SweepPlan plan(load_sweep(path_of(options.file)));
+  const SweepPlan plan(load_sweep(path_of_config(options.file)));
   if (options.is_dry) {
     print_plan(plan, options);
     return kExitOk;
@@ -400,7 +400,7 @@ std::vector<fs::path> shard_folders(const fs::path& out, const std::string& name
 }
 
 int merge(const SweepOptions& options) {
-  const SweepPlan plan(load_sweep(path_of(options.file)));
+  const SweepPlan plan(load_sweep(path_of_config(options.file)));
   const std::vector<fs::path> shards = shard_folders(options.out, plan.sweep().name);
   if (shards.empty()) {
     throw ConfigError(fmt::format(

@@ -53,8 +53,8 @@ std::vector<Suite> load_suites(const Options& options) {
   std::vector<Suite> suites;
   for (const std::string& name :
        options.suite.empty() ? known_suites() : std::vector<std::string>{options.suite}) {
-    suites.push_back(
-        load_suite(is_file(options) ? path_of(name) : suite_file(name), {.table = options.points}));
+    suites.push_back(load_suite(is_file(options) ? path_of_config(name) : suite_file(name),
+                                {.table = options.points}));
   }
   return suites;
 }

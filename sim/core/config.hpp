@@ -5,6 +5,7 @@
 // with an "extends" of their own and objects of another "kind" replace what they would be merged
 // into. (Keys beside an "extends" may change the kind of what they extend; the rest stays.) A path
 // is relative to the file that names it; "nearkv:platforms/x.json" is below the shipped configs.
+// Which files a config may name is in allowed_paths.hpp.
 // "comment" is allowed in every object and means nothing. Duplicate and unknown keys are errors.
 #pragma once
 
@@ -44,6 +45,7 @@ void merge_config(nlohmann::json& base, const nlohmann::json& overlay);
 
 /// Applies "path=value" ("/csd/0/flash/t_read=30us", the first slash may be missing). The path
 /// must exist. The value is JSON, or else a string. A constant becomes one of source "override".
+/// The user wrote it: files that it names are allowed (allowed_paths.hpp).
 void apply_override(nlohmann::json& config, std::string_view assignment);
 
 /// Sets the value at an existing path, as apply_override does. `origin` ends error messages.

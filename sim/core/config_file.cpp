@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -349,6 +350,8 @@ class Resolver {
     const fs::path folder = is_shipped ? shipped_configs() : file.parent_path();
     fs::path found =
         (folder / (is_shipped ? base.substr(kShippedPrefix.size()) : base)).lexically_normal();
+    allowed_paths().check(found, base,
+                          fmt::format("{}: {}/extends", printable(file.string()), path));
     std::error_code error;
     if (!fs::exists(found, error)) {
       throw ConfigError(fmt::format(
@@ -535,7 +538,9 @@ void apply_override(json& config, std::string_view assignment) {
   }
   const std::string_view path = assignment.substr(0, equals);
   const std::string where = fmt::format("--set {}", printable(path));
-  set_existing(config, path, value_of_override(where, assignment.substr(equals + 1)), "--set");
+  const json value = value_of_override(where, assignment.substr(equals + 1));
+  allowed_paths().allow_named_in(value);
+  set_existing(config, path, value, "--set");
 }
 
 std::string nearest_name(std::string_view word, const std::vector<std::string>& names) {

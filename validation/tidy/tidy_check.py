@@ -245,6 +245,7 @@ def magic_number(file):
 RNG = "draw from a named stream Rng{seed, path}"
 CLOCK = "use SimTime (wall clocks belong to sim/app and benchmarks)"
 PARSE = "use std::from_chars or the parsers of sim/core/units.hpp"
+RUN = "call run_program() of sim/app/process_pool.hpp with the words"
 PRINT = "return the value or a string; sim/app prints"
 
 
@@ -258,6 +259,10 @@ def clock_users(file):
 
 def printers(file):
     return file.is_test or not file.under("models", "sim/core", "kernels", "traces")
+
+
+def starters(file):
+    return file.path in ("sim/app/process_pool.cpp", "sim/app/sensitivity_command.cpp")
 
 
 # rule, pattern, the files that may, what it is, what to do instead
@@ -282,6 +287,10 @@ BANNED = [
     ("exit", r"(?<![\w.>:])(?:std::)?(?:exit|quick_exit|_Exit)\s*\(",
      lambda file: file.path == "sim/app/main.cpp", "leaving the process from the middle",
      "throw ConfigError or call check(); only main() ends the program"),
+    ("shell", r"(?<![\w.>])(?:std::|::)?(?:system|popen|wordexp)\s*\(", never,
+     "a shell, in which a text of a config would be a command", RUN),
+    ("shell", r"\b(?:exec[lv]p?e?|posix_spawnp?)\s*\(", starters, "a program that is started here",
+     RUN),
     ("exit", r"(?<![\w.>:])(?:::)?_exit\s*\(",
      lambda file: file.under("sim/app") or file.is_test, "leaving the process from the middle",
      "throw ConfigError or call check(); only a forked child may use _exit()"),

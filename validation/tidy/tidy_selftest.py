@@ -56,6 +56,9 @@ BROKEN = [
     ("locale-parse", "sim/app/a.cpp", "  double x = std::stod(text);\n", 1),
     ("exit", "sim/app/a.cpp", "  std::exit(2);\n", 1),
     ("exit", "models/gpu/a.cpp", "  _exit(2);\n", 1),
+    ("shell", "sim/app/a.cpp", "  std::system(text.c_str());\n", 1),
+    ("shell", "sim/app/a_test.cpp", '  FILE* out = popen(text, "r");\n', 1),
+    ("shell", "sim/app/a.cpp", '  execlp("sh", "sh", "-c", text);\n', 1),
     (
         "unordered-iteration",
         "models/gpu/a.cpp",
@@ -94,6 +97,8 @@ CLEAN = [
     ("plots/notebooks/a.py", "import nearkv\nnearkv.run({})\n"),
     ("sim/core/engine.cpp", '#include <simgrid/s4u.hpp>\n#include "sim/core/units.hpp"\n'),
     ("sim/app/main.cpp", '#include "models/gpu/gpu.hpp"\n#include "build_info.hpp"\nexit(2);\n'),
+    ("sim/app/process_pool.cpp", "  execv(words.front(), words.data());\n"),
+    ("sim/app/a.cpp", "  make_system(x); point.system(x); throw std::system_error(code);\n"),
     ("sim/app/sweep.cpp", "_exit(0);\n  auto t = std::chrono::steady_clock::now();\n"),
     ("sim/core/config.cpp", "#include <nlohmann/json.hpp>\n"),
     ("kernels/cuda/a.cu", '#include <cuda_runtime.h>\n#include "kernels/api.hpp"\n'),

@@ -52,6 +52,15 @@ bool has_succeeded(const ChildResult& child) {
   return child.end == ChildEnd::finished && child.exit_status == kExitOk;
 }
 
+/// As a part of the name of a log, in which "%j" would be the job's number.
+std::string without_patterns(const std::string& text) {
+  std::string plain;
+  for (const char letter : text) {
+    plain += letter == '%' ? "%%" : std::string(1, letter);
+  }
+  return plain;
+}
+
 std::string one_line(std::string text) {
   text.erase(text.find_last_not_of(" \n") + 1);
   std::replace(text.begin(), text.end(), '\n', ' ');
@@ -82,7 +91,7 @@ std::string Slurm::submit(const SlurmArray& array) const {
       fmt::format("--job-name={}", array.name),
       fmt::format("--array=0-{}", array.tasks - 1),
       fmt::format("--cpus-per-task={}", array.cores),
-      fmt::format("--output={}", (array.logs / "task_%a.log").string()),
+      fmt::format("--output={}/task_%a.log", without_patterns(array.logs.string())),
   };
   for (const std::string& option : array.options) {
     words.push_back(option.starts_with('-') ? option : "--" + option);

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 
 #include <doctest/doctest.h>
@@ -73,6 +74,27 @@ TEST_CASE("slurm: a job is submitted with what it needs, and its number read pas
         "<--parsable><--requeue><--open-mode=append><--job-name=nearkv_a><--array=0-11>"
         "<--cpus-per-task=4><--output=/x/logs/task_%a.log><--partition=short><--comment=a b>"
         "</x/task.sh>");
+}
+
+TEST_CASE("slurm: names reach sbatch as they are, and no shell on the way") {
+  const ScriptedSlurm commands;
+  commands.say("sbatch",
+               "printf '<%s>' \"$@\" > \"${0%/*}/words\"\n"
+               "echo 17");
+  const std::string hostile = "/a b'\"$(touch broken)`touch broken`;\n#SBATCH --uid=root/%j";
+  CHECK(Slurm().submit({.name = "nearkv_a",
+                        .script = hostile + "/task.sh",
+                        .logs = hostile,
+                        .tasks = 1,
+                        .cores = 1,
+                        .options = {"comment=$(touch broken)"}}) == "17");
+  std::ifstream stream(commands.folder() / "words");
+  const std::string words{std::istreambuf_iterator<char>(stream), {}};
+  const std::string logs =
+      "/a b'\"$(touch broken)`touch broken`;\n#SBATCH --uid=root/%%j/task_%a.log";
+  CHECK(words.find("<--output=" + logs + "><--comment=$(touch broken)><" + hostile + "/task.sh>") !=
+        std::string::npos);
+  CHECK_FALSE(fs::exists("broken"));
 }
 
 TEST_CASE("slurm: what sbatch refuses is said in its words") {

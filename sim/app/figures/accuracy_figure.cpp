@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -41,8 +42,8 @@ class AccuracyFigure final : public TableFigure {
  public:
   AccuracyFigure(const AccuracyConfig& config, const Suite& paper)
       : TableFigure(config.heading, paper, config.claims_about, {}),
-        perplexity_(read(config.perplexity)),
-        tensors_(read(config.tensors)) {}
+        perplexity_(read("/perplexity", config.perplexity)),
+        tensors_(read("/tensors", config.tensors)) {}
 
  protected:
   [[nodiscard]] FigureTable table(std::span<const RecordView> /*records*/) const override {
@@ -79,8 +80,9 @@ class AccuracyFigure final : public TableFigure {
   }
 
  private:
-  [[nodiscard]] json read(const std::string& name) const {
+  [[nodiscard]] json read(const char* field, const std::string& name) const {
     const fs::path file = heading().file.parent_path() / name;
+    allowed_paths().check(file, name, fmt::format("{}: {}", heading().file.string(), field));
     json results = load_json(file);
     if (!results.is_object() || !results.contains("configurations")) {
       throw ConfigError(fmt::format(

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "models/systems/design_point.hpp"
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/random.hpp"
 
@@ -90,6 +91,10 @@ FitProblem::FitProblem(const FitSpec& spec, RunSetOptions runs) : runs_(std::mov
   for (std::size_t i = 0; i < spec.suites.size(); ++i) {
     const std::string& name = spec.suites[i];
     const bool is_file = name.ends_with(".json");
+    if (is_file) {
+      allowed_paths().check(path_of(name), name,
+                            fmt::format("{}: /suites/{}", spec.file.string(), i));
+    }
     try {
       suites_.push_back(load_suite(is_file ? path_of(name) : suite_file(name)));
     } catch (const ConfigError& error) {

@@ -15,6 +15,7 @@
 #include "sim/app/cluster/slurm.hpp"
 #include "sim/app/process_pool.hpp"
 #include "sim/app/sweep/task_list.hpp"
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 #include "sim/core/record.hpp"
@@ -57,17 +58,21 @@ std::string program_file() {
   return file;
 }
 
-std::string script_text(const fs::path& folder, int cores) {
+}  // namespace
+
+std::string text_of(const TaskScript& script) {
+  std::string options;
+  for (const std::string& option : script.options) {
+    options += " " + shell_word(option);
+  }
   return fmt::format(
       "#!/bin/sh\n"
       "# Written by nearkv sweep --backend slurm: one task of the array.\n"
       "export NEARKV_HOME={}\n"
-      "exec {} sweep-task {} \"$SLURM_ARRAY_TASK_ID\" --jobs {}\n",
-      shell_word(shipped_configs().parent_path().string()), shell_word(program_file()),
-      shell_word(folder.string()), cores);
+      "exec {} sweep-task {} \"$SLURM_ARRAY_TASK_ID\" --jobs {}{}\n",
+      shell_word(script.home), shell_word(script.program), shell_word(script.folder), script.cores,
+      options);
 }
-
-}  // namespace
 
 ClusterSweep::ClusterSweep(const SweepPlan& plan, SweepFolder& folder, ClusterOptions options)
     : plan_(plan), folder_(folder), options_(std::move(options)) {
@@ -163,7 +168,13 @@ ClusterSubmission ClusterSweep::submit(std::vector<std::size_t> points) {
   const fs::path folder = fs::absolute(folder_.path() / name);
   fs::remove_all(folder);  // of a submission that failed
   write_task_list(plan_, points, tasks, folder);
-  write_file_atomically(folder / "task.sh", script_text(folder, options_.cores));
+  // The task reads the sweep's resolved copy, whose points name the files that the sweep may.
+  write_file_atomically(folder / "task.sh",
+                        text_of({.home = shipped_configs().parent_path().string(),
+                                 .program = program_file(),
+                                 .folder = folder.string(),
+                                 .cores = options_.cores,
+                                 .options = allowed_paths().options()}));
   const std::string job = slurm.submit({.name = "nearkv_" + plan_.sweep().name,
                                         .script = folder / "task.sh",
                                         .logs = folder,

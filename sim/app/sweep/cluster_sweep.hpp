@@ -37,6 +37,16 @@ struct ClusterSubmission {
   std::size_t tasks = 0;
 };
 
+/// What the script of a task is made of: texts of the user's, which may have any letter in them.
+struct TaskScript {
+  std::string home;     // $NEARKV_HOME
+  std::string program;  // nearkv itself
+  std::string folder;   // of the list of tasks
+  int cores = 1;
+  std::vector<std::string> options{};  // for sweep-task, besides --jobs
+};
+[[nodiscard]] std::string text_of(const TaskScript& script);
+
 class ClusterSweep {
  public:
   ClusterSweep(const SweepPlan& plan, SweepFolder& folder, ClusterOptions options);

@@ -20,11 +20,20 @@ constexpr std::string_view kIntroduction =
     "one; medians and worst cases are of absolute errors of the test rows with a number. A row "
     "that does not pass stays here with its reason. `+-` is the error bound of sampled runs.\n\n";
 
-/// A cell's text, with nothing in it that ends a cell or a line.
-std::string cell(std::string_view text) {
+/// A suite's text, with nothing in it that ends a line, or that is an element of HTML.
+std::string plain(std::string_view text) {
   std::string escaped;
   for (const char c : text) {
-    escaped += c == '|' ? "\\|" : c == '\n' ? " " : std::string(1, c);
+    escaped += c == '<' ? "&lt;" : c == '&' ? "&amp;" : c == '\n' ? " " : std::string(1, c);
+  }
+  return escaped;
+}
+
+/// The same without what ends a cell.
+std::string cell(std::string_view text) {
+  std::string escaped;
+  for (const char c : plain(text)) {
+    escaped += c == '|' ? "\\|" : std::string(1, c);
   }
   return escaped;
 }
@@ -43,11 +52,11 @@ std::string header(const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     rules += name.starts_with(' ') ? "---:|" : "---|";
   }
-  std::vector<std::string> plain;
+  std::vector<std::string> titles;
   for (const std::string& name : names) {
-    plain.push_back(name.starts_with(' ') ? name.substr(1) : name);
+    titles.push_back(name.starts_with(' ') ? name.substr(1) : name);
   }
-  return line(plain) + rules + "\n";
+  return line(titles) + rules + "\n";
 }
 
 std::string summary(const std::vector<SuiteReport>& reports) {
@@ -104,11 +113,11 @@ std::string report_markdown(const std::vector<SuiteReport>& reports, const std::
   std::string text = std::string(kIntroduction) + summary(reports) + requirements(reports);
   text += fmt::format("\n![Simulated against reference]({})\n", picture);
   for (const SuiteReport& report : reports) {
-    text += fmt::format("\n## {}\n\n{}. Source: {}\n", report.suite.name, report.suite.title,
-                        cell(report.suite.source));
+    text += fmt::format("\n## {}\n\n{}. Source: {}\n", plain(report.suite.name),
+                        plain(report.suite.title), cell(report.suite.source));
     text += rows_of(report, RowRole::test) + rows_of(report, RowRole::fit);
     for (const NotCovered& row : report.suite.not_covered) {
-      text += fmt::format("\n{} is not covered: {}\n", row.row, row.reason);
+      text += fmt::format("\n{} is not covered: {}\n", plain(row.row), plain(row.reason));
     }
   }
   return text;

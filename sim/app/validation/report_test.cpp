@@ -168,8 +168,26 @@ TEST_CASE("report: the Markdown escapes what would end a cell") {
   const std::string text = report_markdown({report_of(suite)}, "picture.png");
   CHECK(contains(text, "| a | 10 | 10 | +0.000 % | 10.0 % | pass | one \\| two |\n"));
   CHECK(contains(text, "Source: a b\n"));
+  CHECK_FALSE(contains(text, "&"));
   CHECK(contains(text, "(picture.png)"));
   CHECK(contains(text, "**FAIL**"));
+}
+
+TEST_CASE("report: the Markdown has no element of HTML, whatever the suite's texts are") {
+  const std::string attack = "</td><script>alert(1)</script>\"onmouseover=&lt;|\n<b>";
+  const std::string shown = "&lt;/td>&lt;script>alert(1)&lt;/script>\"onmouseover=&amp;lt;";
+  Suite suite = small_suite();
+  suite.name = suite.title = suite.source = attack;
+  suite.requirements = {{.group = attack, .median = 0.01, .worst = std::nullopt, .why = attack}};
+  suite.not_covered = {{.row = attack, .reason = attack}};
+  for (Row& row : suite.rows) {
+    row.id = row.text = row.group = row.note = row.why = attack;
+  }
+  const std::string text = report_markdown({report_of(suite)}, "picture.png");
+  CHECK_FALSE(contains(text, "<"));
+  CHECK(contains(text, "\n## " + shown + "| &lt;b>\n"));
+  CHECK(contains(text, "| " + shown + "\\| &lt;b> |"));
+  CHECK(contains(text, " is not covered: " + shown + "| &lt;b>\n"));
 }
 
 TEST_CASE("report: the page gets the rows as claims, and what a suite requires and leaves out") {

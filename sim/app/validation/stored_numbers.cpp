@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -69,6 +70,7 @@ PreparedPoint stored_numbers(const json& run, const std::filesystem::path& suite
   const std::vector<std::string> named_by = names_in(run);
   const std::filesystem::path file = suite_folder / run.at("numbers").get<std::string>();
   const std::string list = run.at("list");
+  allowed_paths().check(file, run.at("numbers").get<std::string>(), "/numbers");
   json stored;
   try {
     stored = load_config(file);

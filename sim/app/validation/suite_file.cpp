@@ -10,6 +10,7 @@
 #include "sim/app/validation/suite.hpp"
 #include "sim/app/validation/suite_text.hpp"
 #include "sim/app/validation/table_rows.hpp"
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -55,9 +56,10 @@ void read_runs(Suite& suite, const json& document) {
     } else {
       const std::string file = run.at("figure");
       const bool is_below_suite = !file.starts_with(kShippedPrefix) && fs::path(file).is_relative();
+      const fs::path found = is_below_suite ? suite.file.parent_path() / file : path_of(file);
+      allowed_paths().check(found, file, path + "/figure");
       try {
-        added.figure =
-            load_figure(is_below_suite ? suite.file.parent_path() / file : path_of(file));
+        added.figure = load_figure(found);
       } catch (const ConfigError& error) {
         problems.push_back(prefix_lines(path + "/figure", error.what()));
       }

@@ -7,6 +7,7 @@
 
 #include "models/systems/design_point.hpp"
 #include "sim/app/validation/framework_call.hpp"
+#include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 
@@ -59,7 +60,13 @@ TableSpec read_table_spec(const json& rows, const fs::path& folder, const std::s
   }
   read_fields(completed, fields);
   spec.kind = kinds[chosen];
-  spec.file = other_file.empty() ? (folder / spec.file).string() : other_file;
+  if (other_file.empty()) {
+    const fs::path file = folder / spec.file;
+    allowed_paths().check(file, spec.file, "/file");
+    spec.file = file.string();
+  } else {
+    spec.file = other_file;  // the user named it
+  }
   spec.point = rows.value("point", json());
   spec.framework = rows.value("framework", json());
   return spec;
