@@ -291,7 +291,7 @@ void CsdKv::prefill(RunContext& run) {
   const GpuAllocation waiting_kv =
       model.hold("KV on its way to the CSDs", model.rank_share(layer_kv) + layer_inputs);
 
-  CreditPool layers_in_flight(machine.engine(), kLayersInFlight);
+  CreditPool layers_in_flight(machine.engine(), "layers on their way to the CSDs", kLayersInFlight);
   std::vector<std::unique_ptr<Completion>> stored;
   model.embed(run.batch->prompt_tokens());
   for (std::int64_t layer = 0; layer < layers_; ++layer) {
@@ -313,6 +313,7 @@ void CsdKv::prefill(RunContext& run) {
             }
           },
           *stored.back());
+      layers_in_flight.hand_to(drive.workers.front()->actor());
     }
   }
   model.next_token(run.batch->sequences());
