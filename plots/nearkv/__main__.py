@@ -23,11 +23,14 @@ def main() -> int:
     command.add_argument("--out", default=None, help="folder for sweeps, table and picture")
     command.add_argument("--jobs", type=int, default=None, help="points at a time")
     command.add_argument("--cache", default=None, help="results that sweeps share; '': none")
+    command.add_argument("--max-wall", default=None, help="end each run that takes longer: 10min")
+    command.add_argument("--max-memory", default=None, help="end each run that takes more: 4GiB")
     command.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parser.parse_args()
     folder = Path(options.out or Path("results") / Path(options.spec).stem)
     try:
-        analysis = analyse(options.spec, folder, options.jobs, options.cache)
+        analysis = analyse(options.spec, folder, options.jobs, options.cache, options.max_wall,
+                           options.max_memory)
     except SpecError as problem:
         print(f"{options.spec}: {problem}", file=sys.stderr)
         return BAD_INPUT

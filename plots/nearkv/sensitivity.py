@@ -264,10 +264,11 @@ class _Runner:
     """Values of the specification at rows of shares."""
 
     def __init__(self, spec: Spec, jobs: int | None, out: Path,
-                 cache: str | os.PathLike | None):
+                 cache: str | os.PathLike | None, limits: dict[str, str | None]):
         self.spec, self.jobs, self.out, self.cache = spec, jobs, out, cache
+        self.limits = limits
         names = [spec.of] + ([spec.over] if spec.over else [])
-        self.records = {name: run(spec.systems[name], name=name, out=out / "nominal")
+        self.records = {name: run(spec.systems[name], name=name, out=out / "nominal", **limits)
                         for name in names}
         for name, record in self.records.items():
             if record.status != "ok":
@@ -313,7 +314,7 @@ class _Runner:
                     "metrics": [self.spec.metric]}
         results = sweep(document, name=name, jobs=self.jobs, out=self.out, cache=self.cache,
                         resume=(self.out / name / "journal.sqlite").exists()
-                        and _same_sweep(self.out / f"{name}.json", document))
+                        and _same_sweep(self.out / f"{name}.json", document), **self.limits)
         (self.out / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
         if self.spec.metric not in results.frame:
             raise SpecError(f"/systems/{system}: no sample ran: "
@@ -468,17 +469,19 @@ def _write_samples(file: Path, runner: _Runner, values: list[float]) -> None:
 
 
 def analyse(document: str | os.PathLike | Mapping, out: str | os.PathLike,
-            jobs: int | None = None, cache: str | os.PathLike | None = None) -> Analysis:
+            jobs: int | None = None, cache: str | os.PathLike | None = None,
+            max_wall: str | None = None, max_memory: str | None = None) -> Analysis:
     """Runs an analysis; its sweeps and tables are in the folder `out`.
 
     A run that was interrupted goes on. Writes sensitivity.csv (a row a parameter),
-    sensitivity.json and, of Morris and Sobol, samples.csv (a row a sample). Raises SpecError and
-    Error.
+    sensitivity.json and, of Morris and Sobol, samples.csv (a row a sample). A run that takes longer
+    than `max_wall` ("10min") or more memory than `max_memory` ("4GiB") is stopped. Raises SpecError
+    and Error.
     """
     spec = load(document)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    runner = _Runner(spec, jobs, folder, cache)
+    runner = _Runner(spec, jobs, folder, cache, {"max_wall": max_wall, "max_memory": max_memory})
     method = {"tornado": _tornado, "morris": _morris, "sobol": _sobol}[spec.method]
     rows, values = method(runner)
     analysis = Analysis(spec, runner.nominal, runner.unit, rows, values,

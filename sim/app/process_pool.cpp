@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <utility>
 
@@ -30,6 +31,8 @@ namespace {
 using WallClock = std::chrono::steady_clock;
 
 constexpr int kTickMilliseconds = 200;
+// With a limit of memory: a process fills 100 MB in that time.
+constexpr int kMemoryTickMilliseconds = 50;
 constexpr std::size_t kMostDiagnostics = 1 << 16;
 
 // The first byte of what a child sends says how the rest is meant.
@@ -128,6 +131,19 @@ void write_all(int descriptor, std::string_view text) {
   }
 }
 
+/// Bytes of memory that a process has, resident or swapped out; 0 where it has ended.
+std::int64_t memory_of(pid_t process) {
+  constexpr std::int64_t kUnit = 1024;
+  std::ifstream status(fmt::format("/proc/{}/status", process));
+  std::int64_t sum = 0;
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmRSS:") || line.starts_with("VmSwap:")) {
+      sum += std::strtoll(line.c_str() + line.find(':') + 1, nullptr, 10) * kUnit;
+    }
+  }
+  return sum;
+}
+
 /// The work's result or exception as a frame.
 std::string frame_of(const std::function<std::string()>& work) {
   try {
@@ -189,18 +205,18 @@ class Child {
     }
   }
 
-  /// Ends it if it has run for so long. Its result is lost then.
-  void end_after(double seconds) {
-    if (std::chrono::duration<double>(WallClock::now() - started_).count() >= seconds) {
-      kill(pid_, SIGKILL);
-      result_.close();
-      diagnostics_.close();
-      most_seconds_ = seconds;
+  /// Ends it if it has taken more than it may. Its result is lost then.
+  void end_beyond(const ChildLimits& limits) {
+    const double seconds = std::chrono::duration<double>(WallClock::now() - started_).count();
+    if (limits.most_seconds > 0 && seconds >= limits.most_seconds) {
+      stop(ChildEnd::timed_out);
+    } else if (limits.most_bytes > 0 && memory_of(pid_) > limits.most_bytes) {
+      stop(ChildEnd::over_memory);
     }
   }
 
   /// Call once, after has_ended().
-  ChildResult finish() {
+  ChildResult finish(const ChildLimits& limits) {
     int status = 0;
     rusage usage{};
     check_call(wait4(std::exchange(pid_, -1), &status, 0, &usage) > 0, "wait4");
@@ -210,9 +226,15 @@ class Child {
     };
     result.use = {std::chrono::duration<double>(WallClock::now() - started_).count(),
                   seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss * 1024L};
-    if (most_seconds_ > 0) {
-      result.end = ChildEnd::timed_out;
-      result.output = fmt::format("ran longer than {} s", most_seconds_);
+    // The peak may have come and gone between two looks.
+    if (!stopped_ && limits.most_bytes > 0 && result.use.peak_memory_bytes > limits.most_bytes) {
+      stopped_ = ChildEnd::over_memory;
+    }
+    if (stopped_) {
+      result.end = *stopped_;
+      result.output = *stopped_ == ChildEnd::timed_out
+                          ? fmt::format("ran longer than {} s", limits.most_seconds)
+                          : fmt::format("took more than {} bytes of memory", limits.most_bytes);
       return result;
     }
     if (WIFSIGNALED(status)) {
@@ -227,6 +249,13 @@ class Child {
   }
 
  private:
+  void stop(ChildEnd why) {
+    kill(pid_, SIGKILL);
+    result_.close();
+    diagnostics_.close();
+    stopped_ = why;
+  }
+
   [[noreturn]] static void live_as_child(pid_t parent, const SignalWatch& signals, int result,
                                          int diagnostics,
                                          const std::function<std::string()>& work) {
@@ -280,7 +309,7 @@ class Child {
 
   std::size_t task_;
   WallClock::time_point started_;
-  double most_seconds_ = 0;  // where it was ended for running longer
+  std::optional<ChildEnd> stopped_;  // where it was ended for taking too much
   pid_t pid_ = -1;
   FileDescriptor result_;
   FileDescriptor diagnostics_;
@@ -313,6 +342,7 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
                       const std::function<std::string(std::size_t)>& work,
                       const std::function<void(std::size_t, ChildResult)>& done) {
   check(options.jobs > 0, "a pool without workers");
+  const int tick = options.limits.most_bytes > 0 ? kMemoryTickMilliseconds : kTickMilliseconds;
   const SignalWatch signals;
   std::vector<std::unique_ptr<Child>> children;
   std::vector<std::unique_ptr<Child>> ended;
@@ -326,14 +356,14 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
       task = next();
     }
     for (const auto& child : ended) {
-      done(child->task(), child->finish());
+      done(child->task(), child->finish(options.limits));
     }
     ended.clear();
     std::vector<pollfd> polled{{signals.descriptor(), POLLIN, 0}};
     for (const auto& child : children) {
       child->add_to(polled);
     }
-    const int ready = poll(polled.data(), polled.size(), children.empty() ? 0 : kTickMilliseconds);
+    const int ready = poll(polled.data(), polled.size(), children.empty() ? 0 : tick);
     check_call(ready >= 0 || errno == EINTR, "poll");
     signals.throw_if_signalled();
     for (const pollfd& entry : polled) {
@@ -344,8 +374,8 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
       }
     }
     for (auto child = children.begin(); child != children.end();) {
-      if (options.most_seconds > 0 && !(*child)->has_ended()) {
-        (*child)->end_after(options.most_seconds);
+      if (!(*child)->has_ended()) {
+        (*child)->end_beyond(options.limits);
       }
       if ((*child)->has_ended()) {
         ended.push_back(std::move(*child));

@@ -38,6 +38,8 @@ std::string_view name_of(RunStatus status) {
       return "out_of_memory";
     case RunStatus::infeasible:
       return "infeasible";
+    case RunStatus::stopped:
+      return "stopped";
     default:
       return "drive_full";
   }

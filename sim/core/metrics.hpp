@@ -37,6 +37,7 @@ enum class RunStatus {
   out_of_memory,  // a memory of the simulated machine overflowed: a result
   infeasible,     // nothing ran: no placement fits the memories: a result as well
   drive_full,     // a drive has no free block and none to gain: a result too
+  stopped,        // it took more time or memory of this machine than it may: no result
 };
 
 [[nodiscard]] std::string_view name_of(RunStatus status);

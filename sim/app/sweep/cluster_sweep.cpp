@@ -57,14 +57,18 @@ std::string program_file() {
   return file;
 }
 
-std::string script_text(const fs::path& folder, int cores) {
+std::string script_text(const fs::path& folder, const ClusterOptions& options) {
+  std::string limits;
+  for (const std::string& word : as_arguments(options.limits)) {
+    limits += " " + shell_word(word);
+  }
   return fmt::format(
       "#!/bin/sh\n"
       "# Written by nearkv sweep --backend slurm: one task of the array.\n"
       "export NEARKV_HOME={}\n"
-      "exec {} sweep-task {} \"$SLURM_ARRAY_TASK_ID\" --jobs {}\n",
+      "exec {} sweep-task {} \"$SLURM_ARRAY_TASK_ID\" --jobs {}{}\n",
       shell_word(shipped_configs().parent_path().string()), shell_word(program_file()),
-      shell_word(folder.string()), cores);
+      shell_word(folder.string()), options.cores, limits);
 }
 
 }  // namespace
@@ -163,7 +167,7 @@ ClusterSubmission ClusterSweep::submit(std::vector<std::size_t> points) {
   const fs::path folder = fs::absolute(folder_.path() / name);
   fs::remove_all(folder);  // of a submission that failed
   write_task_list(plan_, points, tasks, folder);
-  write_file_atomically(folder / "task.sh", script_text(folder, options_.cores));
+  write_file_atomically(folder / "task.sh", script_text(folder, options_));
   const std::string job = slurm.submit({.name = "nearkv_" + plan_.sweep().name,
                                         .script = folder / "task.sh",
                                         .logs = folder,
