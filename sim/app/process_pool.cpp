@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -133,12 +134,15 @@ void write_all(int descriptor, std::string_view text) {
 
 /// Bytes of memory that a process has, resident or swapped out; 0 where it has ended.
 std::int64_t memory_of(pid_t process) {
-  constexpr std::int64_t kUnit = 1024;
+  constexpr std::int64_t kKib = 1024;
   std::ifstream status(fmt::format("/proc/{}/status", process));
   std::int64_t sum = 0;
   for (std::string line; std::getline(status, line);) {
     if (line.starts_with("VmRSS:") || line.starts_with("VmSwap:")) {
-      sum += std::strtoll(line.c_str() + line.find(':') + 1, nullptr, 10) * kUnit;
+      std::int64_t number = 0;  // "VmRSS:     5120 kB"
+      const std::size_t digits = std::min(line.find_first_of("0123456789"), line.size());
+      std::from_chars(line.data() + digits, line.data() + line.size(), number);
+      sum += number * kKib;
     }
   }
   return sum;
