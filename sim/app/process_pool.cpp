@@ -34,6 +34,7 @@ using WallClock = std::chrono::steady_clock;
 constexpr int kTickMilliseconds = 200;
 // With a limit of memory: a process fills 100 MB in that time.
 constexpr int kMemoryTickMilliseconds = 50;
+constexpr int kMillisecondsPerSecond = 1000;
 constexpr std::size_t kMostDiagnostics = 1 << 16;
 
 // The first byte of what a child sends says how the rest is meant.
@@ -209,12 +210,15 @@ class Child {
     }
   }
 
+  [[nodiscard]] double seconds_until(WallClock::time_point now) const {
+    return std::chrono::duration<double>(now - started_).count();
+  }
+
   /// Ends it if it has taken more than it may. Its result is lost then.
-  void end_beyond(const ChildLimits& limits) {
-    const double seconds = std::chrono::duration<double>(WallClock::now() - started_).count();
-    if (limits.most_seconds > 0 && seconds >= limits.most_seconds) {
+  void end_beyond(const ChildLimits& limits, WallClock::time_point now, bool looks_at_memory) {
+    if (limits.most_seconds > 0 && seconds_until(now) >= limits.most_seconds) {
       stop(ChildEnd::timed_out);
-    } else if (limits.most_bytes > 0 && memory_of(pid_) > limits.most_bytes) {
+    } else if (looks_at_memory && memory_of(pid_) > limits.most_bytes) {
       stop(ChildEnd::over_memory);
     }
   }
@@ -230,8 +234,10 @@ class Child {
     };
     result.use = {std::chrono::duration<double>(WallClock::now() - started_).count(),
                   seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss * 1024L};
+    read_end(status, result);
     // The peak may have come and gone between two looks.
-    if (!stopped_ && limits.most_bytes > 0 && result.use.peak_memory_bytes > limits.most_bytes) {
+    const bool was_over = limits.most_bytes > 0 && result.use.peak_memory_bytes > limits.most_bytes;
+    if (!stopped_ && was_over && result.end != ChildEnd::user_error) {
       stopped_ = ChildEnd::over_memory;
     }
     if (stopped_) {
@@ -239,16 +245,7 @@ class Child {
       result.output = *stopped_ == ChildEnd::timed_out
                           ? fmt::format("ran longer than {} s", limits.most_seconds)
                           : fmt::format("took more than {} bytes of memory", limits.most_bytes);
-      return result;
     }
-    if (WIFSIGNALED(status)) {
-      const int number = WTERMSIG(status);
-      result.output = fmt::format("was ended by signal {} ({}){}", number, strsignal(number),
-                                  number == SIGKILL ? "; did the machine run out of memory?" : "");
-      return result;
-    }
-    result.exit_status = WEXITSTATUS(status);
-    read_frame(result);
     return result;
   }
 
@@ -292,6 +289,17 @@ class Child {
     }
   }
 
+  void read_end(int status, ChildResult& result) const {
+    if (WIFSIGNALED(status)) {
+      const int number = WTERMSIG(status);
+      result.output = fmt::format("was ended by signal {} ({}){}", number, strsignal(number),
+                                  number == SIGKILL ? "; did the machine run out of memory?" : "");
+      return;
+    }
+    result.exit_status = WEXITSTATUS(status);
+    read_frame(result);
+  }
+
   void read_frame(ChildResult& result) const {
     if (frame_.empty()) {
       result.output = fmt::format("ended early with status {}", result.exit_status);
@@ -321,6 +329,23 @@ class Child {
   ChildResult result_so_far_;
 };
 
+/// Until there is something to look at, if no child says anything before.
+int milliseconds_to_wait(const std::vector<std::unique_ptr<Child>>& children,
+                         const ChildLimits& limits) {
+  if (children.empty()) {
+    return 0;
+  }
+  int wait = limits.most_bytes > 0 ? kMemoryTickMilliseconds : kTickMilliseconds;
+  const WallClock::time_point now = WallClock::now();
+  for (const auto& child : children) {
+    const double left = limits.most_seconds - child->seconds_until(now);
+    if (limits.most_seconds > 0 && left * kMillisecondsPerSecond < wait) {
+      wait = static_cast<int>(std::max(left, 0.0) * kMillisecondsPerSecond) + 1;
+    }
+  }
+  return wait;
+}
+
 }  // namespace
 
 Interrupted::Interrupted(int signal_number)
@@ -346,7 +371,8 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
                       const std::function<std::string(std::size_t)>& work,
                       const std::function<void(std::size_t, ChildResult)>& done) {
   check(options.jobs > 0, "a pool without workers");
-  const int tick = options.limits.most_bytes > 0 ? kMemoryTickMilliseconds : kTickMilliseconds;
+  const ChildLimits& limits = options.limits;
+  WallClock::time_point looked;  // at the children's memory
   const SignalWatch signals;
   std::vector<std::unique_ptr<Child>> children;
   std::vector<std::unique_ptr<Child>> ended;
@@ -360,14 +386,14 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
       task = next();
     }
     for (const auto& child : ended) {
-      done(child->task(), child->finish(options.limits));
+      done(child->task(), child->finish(limits));
     }
     ended.clear();
     std::vector<pollfd> polled{{signals.descriptor(), POLLIN, 0}};
     for (const auto& child : children) {
       child->add_to(polled);
     }
-    const int ready = poll(polled.data(), polled.size(), children.empty() ? 0 : tick);
+    const int ready = poll(polled.data(), polled.size(), milliseconds_to_wait(children, limits));
     check_call(ready >= 0 || errno == EINTR, "poll");
     signals.throw_if_signalled();
     for (const pollfd& entry : polled) {
@@ -377,9 +403,13 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
         }
       }
     }
+    const WallClock::time_point now = WallClock::now();
+    const bool looks =
+        limits.most_bytes > 0 && now - looked >= std::chrono::milliseconds(kMemoryTickMilliseconds);
+    looked = looks ? now : looked;
     for (auto child = children.begin(); child != children.end();) {
       if (!(*child)->has_ended()) {
-        (*child)->end_beyond(options.limits);
+        (*child)->end_beyond(limits, now, looks);
       }
       if ((*child)->has_ended()) {
         ended.push_back(std::move(*child));

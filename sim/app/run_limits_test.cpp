@@ -31,7 +31,7 @@ RunRecord slow(const PreparedPoint& point) {
 }
 
 RunRecord large(const PreparedPoint& point) {
-  constexpr std::size_t kSize = 600 << 20;
+  constexpr std::size_t kSize = 1000 << 20;
   const std::string much(kSize, 'x');
   CHECK(much.size() == kSize);
   return record_of(point);
@@ -65,31 +65,36 @@ TEST_CASE("limits are quantities above zero, and messages repeat them as they we
 }
 
 TEST_CASE("a run that a limit ends has a record that says so, and others are as they were") {
-  const std::vector<PreparedPoint> points{
-      {.origin = "a", .name = "fine", .config = {{"x", 1}}, .run = record_of},
-      {.origin = "b", .name = "slow", .config = {{"x", 2}}, .run = slow},
-      {.origin = "c", .name = "large", .config = {{"x", 3}}, .run = large}};
-  const std::vector<PointOutcome> outcomes =
-      run_points(points, {.jobs = 3,
-                          .label = "test",
-                          .progress = Progress::Style::silent,
-                          .limits = limits_of({.wall = "5s", .memory = "400MiB"})});
-  CHECK(outcomes[0].has_finished());
-  const std::vector<std::string> details{"", "stopped: ran longer than 5s (--max-wall)",
-                                         "stopped: took more than 400MiB of memory (--max-memory)"};
-  for (const std::size_t i : {1, 2}) {
-    CHECK_FALSE(outcomes[i].has_finished());
-    REQUIRE(outcomes[i].has_record());
-    CHECK(outcomes[i].problem == points[i].origin + ": " + details[i]);
-    const RecordView record(json::parse(outcomes[i].record_text));
-    CHECK(record.name() == points[i].name);
+  const PreparedPoint fine{.origin = "a", .name = "fine", .config = {{"x", 1}}, .run = record_of};
+  const auto run = [&fine](const PreparedPoint& point, const RunLimitOptions& limits) {
+    return run_points({fine, point}, {.jobs = 2,
+                                      .label = "test",
+                                      .progress = Progress::Style::silent,
+                                      .limits = limits_of(limits)});
+  };
+  const PreparedPoint takes_long{.origin = "b", .name = "slow", .config = {{"x", 2}}, .run = slow};
+  const PreparedPoint takes_much{
+      .origin = "b", .name = "large", .config = {{"x", 3}}, .run = large};
+  const auto check_stopped = [](const PreparedPoint& point,
+                                const std::vector<PointOutcome>& outcomes,
+                                const std::string& detail) {
+    CHECK(outcomes[0].has_finished());
+    CHECK_FALSE(outcomes[1].has_finished());
+    REQUIRE(outcomes[1].has_record());
+    CHECK(outcomes[1].problem == "b: " + detail);
+    const RecordView record(json::parse(outcomes[1].record_text));
+    CHECK(record.name() == point.name);
     CHECK(record.status() == "stopped");
-    CHECK(record.status_detail() == details[i]);
+    CHECK(record.status_detail() == detail);
     CHECK(record.why_not_run() == "stopped");
     CHECK(record.metrics().empty());
-    CHECK(record.config() == points[i].config);
-  }
-  CHECK(report_problems(outcomes) == kExitPointsFailed);
+    CHECK(record.config() == point.config);
+    CHECK(report_problems(outcomes) == kExitPointsFailed);
+  };
+  check_stopped(takes_long, run(takes_long, {.wall = "3s", .memory = {}}),
+                "stopped: ran longer than 3s (--max-wall)");
+  check_stopped(takes_much, run(takes_much, {.wall = {}, .memory = "700MiB"}),
+                "stopped: took more than 700MiB of memory (--max-memory)");
 }
 
 }  // namespace nearkv
