@@ -227,7 +227,7 @@ def check_retry(cluster, folder):
     for more, ran in ((), 50), (("--resume",), 0), (("--retry-failed",), 50):
         done = cluster.run(*command, *more, status=3)
         result = json.loads(done.stdout)
-        assert result["ran"] == ran and result["statuses"] == {"timed_out": 50}, result
+        assert result["ran"] == ran and result["statuses"] == {"stopped": 50}, result
     print("retry: as asked")
 
 

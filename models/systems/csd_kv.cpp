@@ -323,7 +323,8 @@ void CsdKv::pass_and_store(RunContext& run, const std::vector<SequenceBatch>& co
       model.hold("prefill workspace", pieces.workspace(model.rank_shape(), AttentionKernel::fused));
   const GpuAllocation waiting = model.hold("KV on its way to the CSDs", waiting_kv);
 
-  CreditPool layers_in_flight(run.machine.engine(), kLayersInFlight);
+  CreditPool layers_in_flight(run.machine.engine(), "layers on their way to the CSDs",
+                              kLayersInFlight);
   std::vector<std::unique_ptr<Completion>> stored;
   std::int64_t tokens = 0;
   std::int64_t sequences = 0;
@@ -346,6 +347,7 @@ void CsdKv::pass_and_store(RunContext& run, const std::vector<SequenceBatch>& co
             }
           },
           *stored.back());
+      layers_in_flight.hand_to(one.drive->workers.front()->actor());
     }
   }
   model.next_token(sequences);

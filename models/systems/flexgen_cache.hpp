@@ -34,8 +34,8 @@ class CopyThreads {
       : engine_(engine),
         threads_(threads),
         framework_(framework),
-        free_(engine, threads),
-        first_in_line_(engine, 1) {}
+        free_(engine, "the copy threads", threads),
+        first_in_line_(engine, "the line for copy threads", 1) {}
 
   // Inside an actor, one thread at a time has the interpreter.
   void take_tensor() { interpret(framework_.copy_task); }

@@ -189,7 +189,8 @@ void InstiSystem::place(RunContext& run) {
                                   .prefill_tokens = prefill_tokens_});
   turns_.clear();
   for (int stage = 0; stage < run.model.stages(); ++stage) {
-    turns_.push_back(std::make_unique<CreditPool>(machine.engine(), 1));
+    turns_.push_back(std::make_unique<CreditPool>(machine.engine(),
+                                                  fmt::format("the GPUs of stage {}", stage), 1));
   }
   recorded_reads_.reset();
   sparf_reads_.reset();

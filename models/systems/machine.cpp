@@ -27,12 +27,12 @@ Machine::GpuPort::GpuPort(Engine& engine, const GpuConfig& config, const std::st
                           const std::string& name, NodeId at)
     : gpu(config, memory_name),
       node(at),
-      h2d_engines(engine, ceil_div(config.copy_engines, 2)),
+      h2d_engines(engine, "copy engines of " + name, ceil_div(config.copy_engines, 2)),
       compute_name(name + "/compute"),
       h2d_name(name + (config.copy_engines > 1 ? "/copy_engine/h2d" : "/copy_engine")),
       d2h_name(name + (config.copy_engines > 1 ? "/copy_engine/d2h" : "/copy_engine")) {
   if (config.copy_engines > 1) {
-    d2h_engines.emplace(engine, config.copy_engines / 2);
+    d2h_engines.emplace(engine, "copy engines of " + name, config.copy_engines / 2);
   }
 }
 

@@ -17,7 +17,8 @@ InputLoader::InputLoader(RunContext& run, CsdKv& kv) : kv_(kv) {
   for (std::size_t i = 0; i < kv.drives().size(); ++i) {
     workers_.push_back(
         &run.machine.add_worker(fmt::format("csd/{}/reader", i), run.machine.host_node()));
-    layers_.push_back(std::make_unique<CreditPool>(run.machine.engine(), kLayersInMemory));
+    layers_.push_back(std::make_unique<CreditPool>(
+        run.machine.engine(), fmt::format("layers of csd/{} in VRAM", i), kLayersInMemory));
   }
 }
 
@@ -64,8 +65,10 @@ void InputLoader::start(RunContext& run, CsdKv::Drive& drive, int layer) {
   }
   const auto l = static_cast<std::size_t>(layer);
   started_[l].push_back(index_of(drive));
-  workers_[index_of(drive)]->post([this, &run, &drive, layer] { load(run, drive, layer); },
-                                  loaded_[l].emplace_back());
+  const ActorId user = run.machine.engine().current();
+  workers_[index_of(drive)]->post(
+      [this, &run, &drive, layer, user] { load(run, drive, layer, user); },
+      loaded_[l].emplace_back());
 }
 
 void InputLoader::wait(RunContext& run, int layer) {
@@ -129,10 +132,12 @@ Bytes InputLoader::in_host_memory(const CsdKv::Drive& drive) const {
   return size;
 }
 
-void InputLoader::load(RunContext& run, CsdKv::Drive& drive, int layer) {
+void InputLoader::load(RunContext& run, CsdKv::Drive& drive, int layer, ActorId user) {
   Engine& engine = run.machine.engine();
   const ActivityScope shown(engine, ActivityLog::Scope::phase, "input_load");
-  layers_[index_of(drive)]->acquire();
+  CreditPool& layers = *layers_[index_of(drive)];
+  layers.acquire();
+  layers.hand_to(user);
   const std::vector<Piece> pieces = pieces_on(drive, layer);
   std::deque<Completion> read(pieces.size());
   const auto begin = [&](std::size_t i) {

@@ -47,7 +47,8 @@ class InputLoader {
   [[nodiscard]] std::size_t index_of(const CsdKv::Drive& drive) const;
   [[nodiscard]] std::vector<Piece> pieces_on(const CsdKv::Drive& drive, int layer) const;
   [[nodiscard]] Bytes in_host_memory(const CsdKv::Drive& drive) const;
-  void load(RunContext& run, CsdKv::Drive& drive, int layer);
+  /// `user` releases the layer.
+  void load(RunContext& run, CsdKv::Drive& drive, int layer, ActorId user);
   void to_gpus(RunContext& run, NodeId from, int layer, Bytes size) const;
 
   CsdKv& kv_;

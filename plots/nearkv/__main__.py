@@ -23,6 +23,8 @@ def main() -> int:
     command.add_argument("--out", default=None, help="folder for sweeps, table and picture")
     command.add_argument("--jobs", type=int, default=None, help="points at a time")
     command.add_argument("--cache", default=None, help="results that sweeps share; '': none")
+    command.add_argument("--max-wall", default=None, help="end each run that takes longer: 10min")
+    command.add_argument("--max-memory", default=None, help="end each run that takes more: 4GiB")
     command.add_argument("--json", action="store_true", help="print the numbers as JSON")
     command.add_argument("--allow-outside", nargs="?", const=True, action="append", default=[],
                          help="let the systems name all files, or with =FOLDER those below it")
@@ -30,8 +32,8 @@ def main() -> int:
     everything = True in options.allow_outside
     folder = Path(options.out or Path("results") / Path(options.spec).stem)
     try:
-        analysis = analyse(options.spec, folder, options.jobs, options.cache,
-                           everything or options.allow_outside)
+        analysis = analyse(options.spec, folder, options.jobs, options.cache, options.max_wall,
+                           options.max_memory, everything or options.allow_outside)
     except SpecError as problem:
         print(f"{options.spec}: {problem}", file=sys.stderr)
         return BAD_INPUT

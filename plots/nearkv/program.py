@@ -10,6 +10,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: What nearkv run and nearkv sweep end with when points failed or were stopped; their records and
+#: rows say why.
+POINTS_FAILED = 3
+
 
 class Error(RuntimeError):
     """The program refused or failed; the text is what it said, `status` its exit status."""
@@ -30,6 +34,12 @@ def allowing(outside: Outside | None, config: object) -> list[str]:
     if isinstance(outside, bool):
         return ["--allow-outside"] if outside else []
     return [f"--allow-outside={os.fspath(folder)}" for folder in outside]
+
+
+def limits(max_wall: str | None, max_memory: str | None) -> list[str]:
+    """The options that end a run which takes more than "10min" or "4GiB"."""
+    return [*(["--max-wall", max_wall] if max_wall else []),
+            *(["--max-memory", max_memory] if max_memory else [])]
 
 
 def call(*arguments: str | os.PathLike, fails: tuple[int, ...] = ()) -> str:

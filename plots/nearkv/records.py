@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .program import Outside, allowing, call
+from .program import POINTS_FAILED, Outside, allowing, call, limits
 
 #: A design point: a file, or its content.
 Point = str | os.PathLike | Mapping
@@ -38,7 +38,7 @@ class Record(Mapping):
 
     @property
     def status(self) -> str:
-        """"ok", or why there are no metrics ("out_of_memory")."""
+        """"ok", or why there are no metrics ("out_of_memory", "stopped")."""
         return self.document["status"]
 
     def unit(self, name: str) -> str:
@@ -61,18 +61,22 @@ def written(document: Point, folder: str, name: str) -> Path:
 
 
 def run(point: Point, name: str | None = None, settings: Mapping[str, object] | None = None,
-        out: str | os.PathLike | None = None, allow_outside: Outside | None = None) -> Record:
+        out: str | os.PathLike | None = None, max_wall: str | None = None,
+        max_memory: str | None = None, allow_outside: Outside | None = None) -> Record:
     """Simulates a design point.
 
     `name` replaces the point's name, and `settings` sets values by path, as --set does
     ({"workload/batch": 64}). The record is kept in the folder `out`, if there is one. Paths in a
     dict ("extends") are relative to a temporary folder: name shipped files ("nearkv:...") or
     absolute ones. A file may name what lies below its folder, and more with `allow_outside`: True,
-    or a list of folders. Raises Error for a point that is refused.
+    or a list of folders. A run that takes longer than `max_wall` ("10min") or more memory than
+    `max_memory` ("4GiB") is stopped, which its record says. Raises Error for a point that is
+    refused.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = written(point, folder, name or "point")
         arguments: list[str | os.PathLike] = ["run", file, "--json", "--out", out or folder,
+                                              *limits(max_wall, max_memory),
                                               *allowing(allow_outside, point)]
         changes = dict(settings or {})
         if name is not None:
@@ -80,4 +84,4 @@ def run(point: Point, name: str | None = None, settings: Mapping[str, object] | 
         for path, value in changes.items():
             text = value if isinstance(value, str) else json.dumps(value)
             arguments += ["--set", f"{path}={text}"]
-        return Record(json.loads(call(*arguments)))
+        return Record(json.loads(call(*arguments, fails=(POINTS_FAILED,))))

@@ -265,12 +265,12 @@ class _Runner:
     """Values of the specification at rows of shares."""
 
     def __init__(self, spec: Spec, jobs: int | None, out: Path,
-                 cache: str | os.PathLike | None, allow_outside: Outside | None):
+                 cache: str | os.PathLike | None, run_options: dict):
         self.spec, self.jobs, self.out, self.cache = spec, jobs, out, cache
-        self.allow_outside = allow_outside
+        self.run_options = run_options
         names = [spec.of] + ([spec.over] if spec.over else [])
         self.records = {name: run(spec.systems[name], name=name, out=out / "nominal",
-                                  allow_outside=allow_outside)
+                                  **run_options)
                         for name in names}
         for name, record in self.records.items():
             if record.status != "ok":
@@ -315,9 +315,8 @@ class _Runner:
                     "axes": axes if len(axes) == 1 else [{"zip": axes}],
                     "metrics": [self.spec.metric]}
         results = sweep(document, name=name, jobs=self.jobs, out=self.out, cache=self.cache,
-                        allow_outside=self.allow_outside,
                         resume=(self.out / name / "journal.sqlite").exists()
-                        and _same_sweep(self.out / f"{name}.json", document))
+                        and _same_sweep(self.out / f"{name}.json", document), **self.run_options)
         (self.out / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
         if self.spec.metric not in results.frame:
             raise SpecError(f"/systems/{system}: no sample ran: "
@@ -473,19 +472,23 @@ def _write_samples(file: Path, runner: _Runner, values: list[float]) -> None:
 
 def analyse(document: str | os.PathLike | Mapping, out: str | os.PathLike,
             jobs: int | None = None, cache: str | os.PathLike | None = None,
+            max_wall: str | None = None, max_memory: str | None = None,
             allow_outside: Outside | None = None) -> Analysis:
     """Runs an analysis; its sweeps and tables are in the folder `out`.
 
     Its systems may name all files, or those that `allow_outside` says (as in run()).
 
     A run that was interrupted goes on. Writes sensitivity.csv (a row a parameter),
-    sensitivity.json and, of Morris and Sobol, samples.csv (a row a sample). Raises SpecError and
-    Error.
+    sensitivity.json and, of Morris and Sobol, samples.csv (a row a sample). A run that takes longer
+    than `max_wall` ("10min") or more memory than `max_memory` ("4GiB") is stopped. Raises SpecError
+    and Error.
     """
     spec = load(document)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    runner = _Runner(spec, jobs, folder, cache, allow_outside)
+    runner = _Runner(spec, jobs, folder, cache,
+                     {"max_wall": max_wall, "max_memory": max_memory,
+                      "allow_outside": allow_outside})
     method = {"tornado": _tornado, "morris": _morris, "sobol": _sobol}[spec.method]
     rows, values = method(runner)
     analysis = Analysis(spec, runner.nominal, runner.unit, rows, values,

@@ -9,14 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .program import Outside, allowing, call
+from .program import POINTS_FAILED, Outside, allowing, call, limits
 from .records import Point, written
 
 if TYPE_CHECKING:
     import pandas
-
-#: What nearkv sweep ends with when points failed; their rows say why.
-POINTS_FAILED = 3
 
 
 class SweepResults:
@@ -90,15 +87,17 @@ def read(folder: str | os.PathLike) -> SweepResults:
 
 def sweep(sweep: Point, name: str = "sweep", jobs: int | None = None, resume: bool = True,
           out: str | os.PathLike | None = None,
-          cache: str | os.PathLike | None = None,
+          cache: str | os.PathLike | None = None, max_wall: str | None = None,
+          max_memory: str | None = None,
           allow_outside: Outside | None = None) -> SweepResults:
     """Runs a sweep, a file or its content, and reads its table.
 
     A dict is called `name`; paths in it are relative to a temporary folder, so name shipped files
     ("nearkv:...") or absolute ones. Results are in `out`/NAME (default: "results" for a file, a
     temporary folder for a dict). With `resume`, points that have a result there are not run again;
-    without, all are. `allow_outside` is that of run(). Points that fail are rows: look at the
-    column status. Raises Error for a sweep that is refused.
+    without, all are. A point that takes longer than `max_wall` ("10min") or more memory than
+    `max_memory` ("4GiB") is stopped. `allow_outside` is that of run(). Points that fail or are
+    stopped are rows: look at the column status. Raises Error for a sweep that is refused.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = written(sweep, folder, name)
@@ -106,6 +105,7 @@ def sweep(sweep: Point, name: str = "sweep", jobs: int | None = None, resume: bo
                                                        else "results")
         arguments: list[str | os.PathLike] = ["sweep", file, "--json", "--out", place,
                                               "--resume" if resume else "--again",
+                                              *limits(max_wall, max_memory),
                                               *allowing(allow_outside, sweep)]
         if jobs is not None:
             arguments += ["--jobs", str(jobs)]

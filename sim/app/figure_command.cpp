@@ -148,8 +148,11 @@ class PointsOfFigures {
   }
 
   void run(const FigureOptions& options, const std::string& label) {
-    outcomes_ =
-        run_sampled(points_, options.samples, {options.jobs, label, Progress::style_for(stderr)});
+    outcomes_ = run_sampled(points_, options.samples,
+                            {.jobs = options.jobs,
+                             .label = label,
+                             .progress = Progress::style_for(stderr),
+                             .limits = limits_of(options.limits)});
   }
   [[nodiscard]] std::size_t size() const { return points_.size(); }
   [[nodiscard]] const std::vector<SampledOutcome>& outcomes() const { return outcomes_; }
@@ -201,7 +204,7 @@ std::size_t count_failures(const PreparedFigure& figure,
                            const std::vector<SampledOutcome>& outcomes) {
   const auto failed = static_cast<std::size_t>(
       std::count_if(outcomes.begin(), outcomes.end(),
-                    [](const SampledOutcome& o) { return !o.nominal.has_record(); }));
+                    [](const SampledOutcome& o) { return !o.nominal.has_finished(); }));
   if (failed > 0) {
     fmt::print(stderr, "{}: {} of {} points failed; nothing was written\n",
                figure.figure->heading().name, failed, figure.points.size());
@@ -297,6 +300,7 @@ int list(bool as_json) {
 }  // namespace
 
 int run_figures(const FigureOptions& options) {
+  static_cast<void>(limits_of(options.limits));  // before anything runs
   const Suite paper = load_suite(suite_file("paper"));
   // Of figures with samples no more than one is in memory.
   std::vector<std::vector<PreparedFigure>> groups;
@@ -337,6 +341,7 @@ void add_figure_command(CLI::App& command, int& exit_status) {
       ->check(CLI::Range(1, kMostJobs))
       ->capture_default_str();
   add_sample_options(command, options->samples);
+  add_limit_options(command, options->limits);
   command.add_option("--out", options->out, "Folder for what is written")->capture_default_str();
   command.add_flag("--json", *as_json, "Print points and claims as JSON");
   command.callback([options, name, as_json, &exit_status] {
@@ -353,7 +358,8 @@ void add_figure_command(CLI::App& command, int& exit_status) {
       exit_status = run_figures(*options);
     }
     if (is_all || *name == kGanttFigure) {
-      exit_status = std::max(exit_status, run_gantt_figure(options->out, *as_json));
+      exit_status = std::max(exit_status,
+                             run_gantt_figure(options->out, *as_json, limits_of(options->limits)));
     }
   });
 }

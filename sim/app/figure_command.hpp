@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "sim/app/process_pool.hpp"
+#include "sim/app/run_limits.hpp"
 #include "sim/app/uncertainty/sample_options.hpp"
 
 namespace nearkv {
@@ -20,6 +21,7 @@ struct FigureOptions {
   bool quick = false;
   FigurePrint print = FigurePrint::text;
   SampleOptions samples;
+  RunLimitOptions limits;
 };
 
 /// Runs figures together and writes their files; the exit status. Throws ConfigError.

@@ -92,7 +92,7 @@ GanttSummary gantt_summary() {
   return {config.title, config.source};
 }
 
-int run_gantt_figure(const fs::path& folder, bool quiet) {
+int run_gantt_figure(const fs::path& folder, bool quiet, const RunLimits& limits) {
   const GanttConfig config = load_gantt();
   check_output_folder(folder);
   FigureFolder figures(folder);
@@ -112,7 +112,11 @@ int run_gantt_figure(const fs::path& folder, bool quiet) {
   for (std::size_t i = 0; i < config.series.size(); ++i) {
     const std::string name = config.series[i].name;
     const std::string file = timeline_file(config.series[i]);
-    fmt::print(told, "{}: {}\n", name, write_timeline({folder / file, ""}, config.points[i]));
+    const TimelineOutcome timeline = write_timeline({folder / file, ""}, config.points[i], limits);
+    fmt::print(timeline.is_stopped ? stderr : told, "{}: {}\n", name, timeline.told);
+    if (timeline.is_stopped) {
+      return kExitPointsFailed;
+    }
     list += fmt::format("{},{},{}\n", name, config.layer, file);
     written.push_back((folder / file).string());
   }

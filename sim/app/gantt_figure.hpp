@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "sim/app/run_limits.hpp"
+
 namespace nearkv {
 
 inline constexpr std::string_view kGanttFigure = "gantt";
@@ -30,6 +32,6 @@ struct GanttSummary {
 /// Records a step in the middle of each system, prints what was recorded (to stderr, if `quiet`)
 /// and writes the timelines, a list of them (gantt.csv) and the picture. Returns the exit status;
 /// throws ConfigError, Interrupted.
-int run_gantt_figure(const std::filesystem::path& folder, bool quiet);
+int run_gantt_figure(const std::filesystem::path& folder, bool quiet, const RunLimits& limits = {});
 
 }  // namespace nearkv

@@ -69,14 +69,44 @@ std::string prefix_lines(const std::string& prefix, const std::string& lines) {
   return prefixed;
 }
 
-RunRecord simulate(const PreparedPoint& prepared) {
-  DesignPoint point;
+namespace {
+
+/// The record of a design point before it runs.
+RunRecord record_of(const PreparedPoint& prepared, DesignPoint& point) {
   RunRecord record;
   record.constants = read_fields(prepared.config, [&point](FieldVisitor& v) { point.fields(v); });
   record.name = prepared.name;
   record.config = prepared.config;
   record.seed = point.simulation.seed;
   record.fidelity = plain_value(prepared.config.at("simulation").at("fidelity"));
+  return record;
+}
+
+/// What is left of a point that a limit ended.
+void take_stopped(const PreparedPoint& prepared, const RunLimits& limits, PointOutcome& outcome) {
+  RunRecord record;
+  record.name = prepared.name;
+  record.config = prepared.config;
+  try {
+    if (DesignPoint point; prepared.run == nullptr) {
+      record = record_of(prepared, point);
+    }
+  } catch (const ConfigError& error) {  // it was about to say so
+    outcome.end = ChildEnd::user_error;
+    outcome.problem = prefix_lines(prepared.origin, error.what());
+    return;
+  }
+  record.outcome.status = RunStatus::stopped;
+  record.outcome.status_detail = stopped_detail(outcome.end, limits);
+  outcome.problem = prefix_lines(prepared.origin, record.outcome.status_detail);
+  outcome.record_text = json_text(record.to_json(build_info::kVersion));
+}
+
+}  // namespace
+
+RunRecord simulate(const PreparedPoint& prepared) {
+  DesignPoint point;
+  RunRecord record = record_of(prepared, point);
   record.outcome = run_design_point(point);
   for (const Metric& metric : record.outcome.metrics.all()) {
     check(std::isfinite(metric.value), fmt::format("metric {} is no number", metric.name));
@@ -107,6 +137,8 @@ std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
       const std::size_t separator = result.output.find(kSeparator);
       outcome.record_text = result.output.substr(0, separator);
       outcome.requests = result.output.substr(separator + 1);
+    } else if (is_stopped(result.end)) {
+      take_stopped(points[i], options.limits, outcome);
     } else {
       outcome.problem = prefix_lines(points[i].origin, result.output);
     }
@@ -115,19 +147,23 @@ std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
     }
     progress.advance();
   };
-  run_in_processes(points.size(), {options.jobs, [&progress] { progress.tick(); }}, work, done);
+  run_in_processes(points.size(),
+                   {options.jobs, [&progress] { progress.tick(); }, options.limits.child}, work,
+                   done);
   return outcomes;
 }
 
 int report_problems(const std::vector<PointOutcome>& outcomes) {
   int status = kExitOk;
   for (const PointOutcome& outcome : outcomes) {
-    if (outcome.has_record()) {
+    if (outcome.has_finished()) {
       continue;
     }
     fmt::print(stderr, "{}\n", outcome.problem);
     const bool is_users = outcome.end == ChildEnd::user_error;
-    status = std::max(status, is_users ? kExitUserError : kExitInternalError);
+    status = std::max(status, is_users                  ? kExitUserError
+                              : is_stopped(outcome.end) ? kExitPointsFailed
+                                                        : kExitInternalError);
   }
   return status;
 }

@@ -12,6 +12,7 @@
 
 #include "sim/app/process_pool.hpp"
 #include "sim/app/progress.hpp"
+#include "sim/app/run_limits.hpp"
 #include "sim/core/record.hpp"
 
 namespace nearkv {
@@ -53,12 +54,14 @@ std::string check_point(const nlohmann::json& config);
 /// A point that ran, or the reason why it did not.
 struct PointOutcome {
   ChildEnd end = ChildEnd::crashed;
-  std::string record_text;  // the record's file, when finished
+  std::string record_text;  // the record's file, when finished; of status stopped at a limit
   std::string requests{};   // CSV of the requests; empty for a fixed batch
   std::string problem;      // else one line a problem, each with the point's origin
   ResourceUse use;
 
-  [[nodiscard]] bool has_record() const { return end == ChildEnd::finished; }
+  [[nodiscard]] bool has_record() const { return !record_text.empty(); }
+  /// Whether it ran to its end, so that its record is a result.
+  [[nodiscard]] bool has_finished() const { return end == ChildEnd::finished; }
 };
 
 struct RunPointsOptions {
@@ -66,7 +69,8 @@ struct RunPointsOptions {
   std::string label;  // of the progress
   Progress::Style progress = Progress::Style::silent;
   std::function<void(std::size_t, const PointOutcome&)>
-      done{};  // called as each ends; may be empty
+      done{};          // called as each ends; may be empty
+  RunLimits limits{};  // of each point
 };
 
 /// Runs the points in child processes. Outcomes are in the order of the points, and their bytes
@@ -74,7 +78,8 @@ struct RunPointsOptions {
 [[nodiscard]] std::vector<PointOutcome> run_points(const std::vector<PreparedPoint>& points,
                                                    const RunPointsOptions& options);
 
-/// Prints the problems of the outcomes that have one, and returns the exit status that they mean.
+/// Prints the problems of the outcomes that did not finish, and returns the exit status that they
+/// mean.
 int report_problems(const std::vector<PointOutcome>& outcomes);
 
 /// Whether a record or a figure may be called so: it becomes a file name.

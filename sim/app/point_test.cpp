@@ -52,7 +52,11 @@ TEST_CASE("the exit status tells the user's errors from ours") {
   PointOutcome crashed;
   crashed.end = ChildEnd::crashed;
   crashed.problem = "b";
+  PointOutcome stopped = fine;
+  stopped.end = ChildEnd::timed_out;
+  stopped.problem = "c";
   CHECK(report_problems({fine}) == kExitOk);
+  CHECK(report_problems({fine, stopped}) == kExitPointsFailed);
   CHECK(report_problems({fine, wrong}) == kExitUserError);
   CHECK(report_problems({wrong, crashed}) == kExitInternalError);
 }

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <utility>
 
@@ -30,6 +32,9 @@ namespace {
 using WallClock = std::chrono::steady_clock;
 
 constexpr int kTickMilliseconds = 200;
+// With a limit of memory: a process fills 100 MB in that time.
+constexpr int kMemoryTickMilliseconds = 50;
+constexpr int kMillisecondsPerSecond = 1000;
 constexpr std::size_t kMostDiagnostics = 1 << 16;
 
 // The first byte of what a child sends says how the rest is meant.
@@ -128,6 +133,22 @@ void write_all(int descriptor, std::string_view text) {
   }
 }
 
+/// Bytes of memory that a process has, resident or swapped out; 0 where it has ended.
+std::int64_t memory_of(pid_t process) {
+  constexpr std::int64_t kKib = 1024;
+  std::ifstream status(fmt::format("/proc/{}/status", process));
+  std::int64_t sum = 0;
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmRSS:") || line.starts_with("VmSwap:")) {
+      std::int64_t number = 0;  // "VmRSS:     5120 kB"
+      const std::size_t digits = std::min(line.find_first_of("0123456789"), line.size());
+      std::from_chars(line.data() + digits, line.data() + line.size(), number);
+      sum += number * kKib;
+    }
+  }
+  return sum;
+}
+
 /// The work's result or exception as a frame.
 std::string frame_of(const std::function<std::string()>& work) {
   try {
@@ -189,18 +210,21 @@ class Child {
     }
   }
 
-  /// Ends it if it has run for so long. Its result is lost then.
-  void end_after(double seconds) {
-    if (std::chrono::duration<double>(WallClock::now() - started_).count() >= seconds) {
-      kill(pid_, SIGKILL);
-      result_.close();
-      diagnostics_.close();
-      most_seconds_ = seconds;
+  [[nodiscard]] double seconds_until(WallClock::time_point now) const {
+    return std::chrono::duration<double>(now - started_).count();
+  }
+
+  /// Ends it if it has taken more than it may. Its result is lost then.
+  void end_beyond(const ChildLimits& limits, WallClock::time_point now, bool looks_at_memory) {
+    if (limits.most_seconds > 0 && seconds_until(now) >= limits.most_seconds) {
+      stop(ChildEnd::timed_out);
+    } else if (looks_at_memory && memory_of(pid_) > limits.most_bytes) {
+      stop(ChildEnd::over_memory);
     }
   }
 
   /// Call once, after has_ended().
-  ChildResult finish() {
+  ChildResult finish(const ChildLimits& limits) {
     int status = 0;
     rusage usage{};
     check_call(wait4(std::exchange(pid_, -1), &status, 0, &usage) > 0, "wait4");
@@ -210,23 +234,29 @@ class Child {
     };
     result.use = {std::chrono::duration<double>(WallClock::now() - started_).count(),
                   seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss * 1024L};
-    if (most_seconds_ > 0) {
-      result.end = ChildEnd::timed_out;
-      result.output = fmt::format("ran longer than {} s", most_seconds_);
-      return result;
+    read_end(status, result);
+    // The peak may have come and gone between two looks.
+    const bool was_over = limits.most_bytes > 0 && result.use.peak_memory_bytes > limits.most_bytes;
+    if (!stopped_ && was_over && result.end != ChildEnd::user_error) {
+      stopped_ = ChildEnd::over_memory;
     }
-    if (WIFSIGNALED(status)) {
-      const int number = WTERMSIG(status);
-      result.output = fmt::format("was ended by signal {} ({}){}", number, strsignal(number),
-                                  number == SIGKILL ? "; did the machine run out of memory?" : "");
-      return result;
+    if (stopped_) {
+      result.end = *stopped_;
+      result.output = *stopped_ == ChildEnd::timed_out
+                          ? fmt::format("ran longer than {} s", limits.most_seconds)
+                          : fmt::format("took more than {} bytes of memory", limits.most_bytes);
     }
-    result.exit_status = WEXITSTATUS(status);
-    read_frame(result);
     return result;
   }
 
  private:
+  void stop(ChildEnd why) {
+    kill(pid_, SIGKILL);
+    result_.close();
+    diagnostics_.close();
+    stopped_ = why;
+  }
+
   [[noreturn]] static void live_as_child(pid_t parent, const SignalWatch& signals, int result,
                                          int diagnostics,
                                          const std::function<std::string()>& work) {
@@ -259,6 +289,17 @@ class Child {
     }
   }
 
+  void read_end(int status, ChildResult& result) const {
+    if (WIFSIGNALED(status)) {
+      const int number = WTERMSIG(status);
+      result.output = fmt::format("was ended by signal {} ({}){}", number, strsignal(number),
+                                  number == SIGKILL ? "; did the machine run out of memory?" : "");
+      return;
+    }
+    result.exit_status = WEXITSTATUS(status);
+    read_frame(result);
+  }
+
   void read_frame(ChildResult& result) const {
     if (frame_.empty()) {
       result.output = fmt::format("ended early with status {}", result.exit_status);
@@ -280,13 +321,30 @@ class Child {
 
   std::size_t task_;
   WallClock::time_point started_;
-  double most_seconds_ = 0;  // where it was ended for running longer
+  std::optional<ChildEnd> stopped_;  // where it was ended for taking too much
   pid_t pid_ = -1;
   FileDescriptor result_;
   FileDescriptor diagnostics_;
   std::string frame_;
   ChildResult result_so_far_;
 };
+
+/// Until there is something to look at, if no child says anything before.
+int milliseconds_to_wait(const std::vector<std::unique_ptr<Child>>& children,
+                         const ChildLimits& limits) {
+  if (children.empty()) {
+    return 0;
+  }
+  int wait = limits.most_bytes > 0 ? kMemoryTickMilliseconds : kTickMilliseconds;
+  const WallClock::time_point now = WallClock::now();
+  for (const auto& child : children) {
+    const double left = limits.most_seconds - child->seconds_until(now);
+    if (limits.most_seconds > 0 && left * kMillisecondsPerSecond < wait) {
+      wait = static_cast<int>(std::max(left, 0.0) * kMillisecondsPerSecond) + 1;
+    }
+  }
+  return wait;
+}
 
 }  // namespace
 
@@ -313,6 +371,8 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
                       const std::function<std::string(std::size_t)>& work,
                       const std::function<void(std::size_t, ChildResult)>& done) {
   check(options.jobs > 0, "a pool without workers");
+  const ChildLimits& limits = options.limits;
+  WallClock::time_point looked;  // at the children's memory
   const SignalWatch signals;
   std::vector<std::unique_ptr<Child>> children;
   std::vector<std::unique_ptr<Child>> ended;
@@ -326,14 +386,14 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
       task = next();
     }
     for (const auto& child : ended) {
-      done(child->task(), child->finish());
+      done(child->task(), child->finish(limits));
     }
     ended.clear();
     std::vector<pollfd> polled{{signals.descriptor(), POLLIN, 0}};
     for (const auto& child : children) {
       child->add_to(polled);
     }
-    const int ready = poll(polled.data(), polled.size(), children.empty() ? 0 : kTickMilliseconds);
+    const int ready = poll(polled.data(), polled.size(), milliseconds_to_wait(children, limits));
     check_call(ready >= 0 || errno == EINTR, "poll");
     signals.throw_if_signalled();
     for (const pollfd& entry : polled) {
@@ -343,9 +403,13 @@ void run_in_processes(const NextTask& next, const PoolOptions& options,
         }
       }
     }
+    const WallClock::time_point now = WallClock::now();
+    const bool looks =
+        limits.most_bytes > 0 && now - looked >= std::chrono::milliseconds(kMemoryTickMilliseconds);
+    looked = looks ? now : looked;
     for (auto child = children.begin(); child != children.end();) {
-      if (options.most_seconds > 0 && !(*child)->has_ended()) {
-        (*child)->end_after(options.most_seconds);
+      if (!(*child)->has_ended()) {
+        (*child)->end_beyond(limits, now, looks);
       }
       if ((*child)->has_ended()) {
         ended.push_back(std::move(*child));

@@ -34,6 +34,7 @@ enum class ChildEnd {
   internal_error,  // the work threw something else
   crashed,         // a signal or a call of exit ended the child
   timed_out,       // it ran longer than it may
+  over_memory,     // it took more memory than it may
 };
 
 struct ChildResult {
@@ -44,10 +45,21 @@ struct ChildResult {
   ResourceUse use;
 };
 
+/// What a child may take; 0: no limit. One that takes more is killed, and its result is lost.
+///
+/// Memory is what is resident or swapped out, as the parent sees it several times a second, and the
+/// peak that the system tells at the end. The system's own limits do not do: they count address
+/// space, of which a sanitizer or a stack that is hardly used has far more than it takes, and what
+/// goes beyond fails wherever an allocation happens to be.
+struct ChildLimits {
+  double most_seconds = 0;  // by the clock
+  std::int64_t most_bytes = 0;
+};
+
 struct PoolOptions {
   int jobs = 1;                // children at a time
   std::function<void()> tick;  // called some times a second while children work; may be empty
-  double most_seconds = 0;     // of a child, by the clock; 0: no limit
+  ChildLimits limits{};        // of each child
 };
 
 /// The number of the next task, or nothing when there is none. Asked for while others work.

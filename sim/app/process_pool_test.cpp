@@ -85,12 +85,35 @@ TEST_CASE("a child that runs too long is ended, and the others are not") {
     std::this_thread::sleep_for(std::chrono::seconds(i == 1 ? 600 : 0));
     return std::string("done");
   };
-  run_in_processes(results.size(), {.jobs = 2, .tick = {}, .most_seconds = 0.5}, work,
+  run_in_processes(results.size(), {.jobs = 2, .tick = {}, .limits = {.most_seconds = 0.5}}, work,
                    [&](std::size_t i, ChildResult result) { results[i] = std::move(result); });
   CHECK(results[0].end == ChildEnd::finished);
   CHECK(results[1].end == ChildEnd::timed_out);
   CHECK(results[1].output == "ran longer than 0.5 s");
   CHECK(results[2].end == ChildEnd::finished);
+  CHECK_FALSE(has_children());
+}
+
+TEST_CASE("a child that takes too much memory is ended, also where its peak is over, others not") {
+  constexpr std::int64_t kMost = 700 << 20;
+  std::vector<ChildResult> results(3);
+  const auto work = [](std::size_t i) {
+    if (i > 0) {
+      std::string much(1000 << 20, 'x');  // every page is written
+      if (i == 1) {
+        pause();
+      }
+    }
+    return std::string("done");
+  };
+  run_in_processes(results.size(), {.jobs = 2, .tick = {}, .limits = {.most_bytes = kMost}}, work,
+                   [&](std::size_t i, ChildResult result) { results[i] = std::move(result); });
+  CHECK(results[0].end == ChildEnd::finished);
+  for (const std::size_t i : {1, 2}) {
+    CHECK(results[i].end == ChildEnd::over_memory);
+    CHECK(results[i].output == "took more than 734003200 bytes of memory");
+    CHECK(results[i].use.peak_memory_bytes > kMost);
+  }
   CHECK_FALSE(has_children());
 }
 

@@ -1,4 +1,5 @@
 // nearkv run POINT.json...: simulates design points, prints a summary, writes records.
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -35,6 +36,7 @@ struct RunOptions {
   bool as_json = false;
   bool with_constants = false;
   SampleOptions samples;
+  RunLimitOptions limits;
   TimelineOptions timeline;
 };
 
@@ -109,6 +111,7 @@ void print_records(const std::vector<SampledOutcome>& outcomes, bool is_list) {
 }
 
 int run(const RunOptions& options) {
+  const RunLimits limits = limits_of(options.limits);
   const std::vector<PreparedPoint> points = prepare_all(options);
   check_output_folder(options.out);
   const bool is_single = points.size() == 1;
@@ -127,7 +130,8 @@ int run(const RunOptions& options) {
     style = Progress::Style::silent;
   }
   const std::vector<SampledOutcome> outcomes =
-      run_sampled(points, options.samples, {options.jobs, "run", style});
+      run_sampled(points, options.samples,
+                  {.jobs = options.jobs, .label = "run", .progress = style, .limits = limits});
   for (std::size_t i = 0; i < points.size(); ++i) {
     if (!outcomes[i].nominal.has_record()) {
       continue;
@@ -143,11 +147,13 @@ int run(const RunOptions& options) {
   if (options.as_json) {
     print_records(outcomes, !is_single);
   }
-  if (has_timeline && outcomes.front().nominal.has_record()) {
-    const std::string told = write_timeline(options.timeline, points.front());
-    fmt::print(options.as_json ? stderr : stdout, "{}\n", told);
+  int status = kExitOk;
+  if (has_timeline && outcomes.front().nominal.has_finished()) {
+    const TimelineOutcome timeline = write_timeline(options.timeline, points.front(), limits);
+    fmt::print(options.as_json ? stderr : stdout, "{}\n", timeline.told);
+    status = timeline.is_stopped ? kExitPointsFailed : kExitOk;
   }
-  return report_problems(nominal_outcomes(outcomes));
+  return std::max(status, report_problems(nominal_outcomes(outcomes)));
 }
 
 }  // namespace
@@ -164,6 +170,7 @@ void add_run_command(CLI::App& command, int& exit_status) {
       ->check(CLI::Range(1, kMostJobs))
       ->capture_default_str();
   add_sample_options(command, options->samples);
+  add_limit_options(command, options->limits);
   command.add_option(
       "--timeline", options->timeline.file,
       "Write what every part did in a decode step to this file, for Perfetto "

@@ -14,6 +14,7 @@
 #include "sim/app/commands.hpp"
 #include "sim/app/point.hpp"
 #include "sim/app/process_pool.hpp"
+#include "sim/app/run_limits.hpp"
 #include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
@@ -31,10 +32,12 @@ struct SensitivityOptions {
   bool has_cache = false;
   int jobs = available_cores();
   bool as_json = false;
+  RunLimitOptions limits;
 };
 
 /// Becomes Python; returns only when that is not possible.
 void run(const SensitivityOptions& options) {
+  static_cast<void>(limits_of(options.limits));  // a wrong one is told now
   const fs::path home = shipped_configs().parent_path();
   const char* chosen = std::getenv("NEARKV_PYTHON");
   const std::string python = chosen != nullptr && *chosen != '\0' ? chosen : "/usr/bin/python3";
@@ -48,6 +51,8 @@ void run(const SensitivityOptions& options) {
   if (options.has_cache) {
     words.insert(words.end(), {"--cache", options.cache});
   }
+  const std::vector<std::string> limits = as_arguments(options.limits);
+  words.insert(words.end(), limits.begin(), limits.end());
   if (options.as_json) {
     words.emplace_back("--json");
   }
@@ -84,6 +89,7 @@ void add_sensitivity_command(CLI::App& command, int& /*exit_status*/) {
       ->capture_default_str();
   const CLI::Option* cache = command.add_option("--cache", options->cache,
                                                 "Folder of results that sweeps share; empty: none");
+  add_limit_options(command, options->limits);
   command.add_flag("--json", options->as_json, "Print the numbers as JSON");
   command.callback([options, cache] {
     options->has_cache = cache->count() > 0;

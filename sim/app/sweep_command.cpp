@@ -53,6 +53,7 @@ struct SweepOptions {
   bool has_chunk = false;
   std::size_t chunk = kFewestPointsATask;
   std::vector<std::string> sbatch;
+  RunLimitOptions limits;
 };
 
 SweepShard shard_of(const std::string& text) {
@@ -104,7 +105,7 @@ std::pair<double, int> time_of_points(const SweepPlan& plan) {
     static_cast<void>(run_sweep_point(plan.config(points[i])));
     return std::string();
   };
-  run_in_processes(points.size(), {available_cores(), {}, kMostSeconds}, work,
+  run_in_processes(points.size(), {available_cores(), {}, {.most_seconds = kMostSeconds}}, work,
                    [&](std::size_t, const ChildResult& child) {
                      seconds += std::max(child.use.processor_seconds,
                                          child.end == ChildEnd::timed_out ? kMostSeconds : 0);
@@ -182,9 +183,11 @@ int finish(const SweepPlan& plan, const SweepFolder& folder, const SweepSummary&
     fmt::print("  {}\ntable: {}\nunits: {}\n", statuses_text(statuses), table.csv.string(),
                table.units.string());
   }
-  const std::size_t failed = statuses["failed"] + statuses["timed_out"];
+  const std::size_t failed = statuses["failed"] + statuses["stopped"];
   if (failed > 0) {
-    fmt::print(stderr, "{} points failed; column detail says why; --retry-failed runs them again\n",
+    fmt::print(stderr,
+               "{} points failed or were stopped; column detail says why; --retry-failed runs them "
+               "again\n",
                failed);
     return kExitPointsFailed;
   }
@@ -194,9 +197,11 @@ int finish(const SweepPlan& plan, const SweepFolder& folder, const SweepSummary&
 int run_here(const SweepPlan& plan, SweepFolder& folder, std::vector<std::size_t> points,
              SweepSummary summary, const SweepOptions& options) {
   try {
-    summary.counts = run_points(
-        plan, std::move(points), folder.journal(),
-        {.jobs = options.jobs, .progress = Progress::style_for(stderr), .cache = options.cache});
+    summary.counts = run_points(plan, std::move(points), folder.journal(),
+                                {.jobs = options.jobs,
+                                 .progress = Progress::style_for(stderr),
+                                 .cache = options.cache,
+                                 .limits = options.limits});
   } catch (const Interrupted&) {
     fmt::print(stderr, "{}: {} of {} points have a result; --resume goes on\n", plan.sweep().name,
                folder.journal().points().size(), plan.size());
@@ -222,7 +227,8 @@ int run_on_cluster(const SweepPlan& plan, SweepFolder& folder, EarlierResults ea
                        {.points_a_task = options.chunk,
                         .cores = options.has_jobs ? options.jobs : 1,
                         .sbatch = options.sbatch,
-                        .cache = options.cache});
+                        .cache = options.cache,
+                        .limits = options.limits});
   const ClusterState state = cluster.state();
   if (!state.is_known) {
     throw ConfigError(
@@ -357,6 +363,7 @@ void check_options_agree(const SweepOptions& options) {
 
 int run(const SweepOptions& options) {
   check_options_agree(options);
+  static_cast<void>(limits_of(options.limits));  // before anything is written
   const SweepShard shard = shard_of(options.shard);
   const EarlierResults earlier = earlier_of(options);
   const SweepPlan plan(load_sweep(path_of_config(options.file)));
@@ -443,11 +450,12 @@ void add_sweep_command(CLI::App& command, int& exit_status) {
                    "Print the number of points, the first and the last, and how long they take");
   command.add_flag("--resume", options->resume, "Go on where an earlier run ended");
   command.add_flag("--retry-failed", options->retry_failed,
-                   "The same, and run points again that failed or took too long");
+                   "The same, and run points again that failed or were stopped");
   command.add_flag("--again", options->again, "Drop the results of an earlier run");
   command.add_option("--shard", options->shard,
                      "I/N: run every N-th point from the I-th on, for nearkv merge");
   command.add_option("--cache", options->cache, "Folder of results that sweeps share; empty: none");
+  add_limit_options(command, options->limits);
   command.add_flag("--json", options->as_json, "Print the summary as JSON");
   command
       .add_option("--backend", options->backend,

@@ -17,6 +17,7 @@ struct SweepTaskOptions {
   std::string folder;
   std::size_t task = 0;
   int jobs = 1;
+  RunLimitOptions limits;
 };
 
 }  // namespace
@@ -28,8 +29,9 @@ void add_sweep_task_command(CLI::App& command, int& exit_status) {
   command.add_option("--jobs", options->jobs, "Points at a time")
       ->check(CLI::Range(1, kMostJobs))
       ->capture_default_str();
+  add_limit_options(command, options->limits);
   command.callback([options, &exit_status] {
-    exit_status = run_sweep_task(options->folder, options->task, options->jobs);
+    exit_status = run_sweep_task(options->folder, options->task, options->jobs, options->limits);
   });
 }
 

@@ -151,7 +151,8 @@ void check_timeline(const TimelineOptions& options, const PreparedPoint& prepare
   }
 }
 
-std::string write_timeline(const TimelineOptions& options, const PreparedPoint& prepared) {
+TimelineOutcome write_timeline(const TimelineOptions& options, const PreparedPoint& prepared,
+                               const RunLimits& limits) {
   const RecordedPart part =
       recorded_part(options.steps, design_point_of(prepared), "--timeline-steps");
   constexpr char kSeparator = '\f';  // JSON text has none
@@ -161,20 +162,23 @@ std::string write_timeline(const TimelineOptions& options, const PreparedPoint& 
     return summary + kSeparator + trace;
   };
   ChildResult result;
-  run_in_processes(1, {1, {}}, work,
+  run_in_processes(1, {1, {}, limits.child}, work,
                    [&](std::size_t /*index*/, ChildResult done) { result = std::move(done); });
   if (result.end == ChildEnd::user_error) {
     throw ConfigError(result.output);
+  }
+  if (is_stopped(result.end)) {
+    return {"no timeline: " + stopped_detail(result.end, limits), true};
   }
   check(result.end == ChildEnd::finished, "the timeline: " + result.output);
   const std::size_t separator = result.output.find(kSeparator);
   std::string summary = result.output.substr(0, separator);
   const std::string trace = result.output.substr(separator + 1);
   if (trace.empty()) {
-    return summary;
+    return {std::move(summary)};
   }
   write_file_atomically(options.file, trace);
-  return fmt::format("timeline: {}: {}", options.file.string(), summary);
+  return {fmt::format("timeline: {}: {}", options.file.string(), summary)};
 }
 
 }  // namespace nearkv

@@ -32,9 +32,15 @@ struct TimelineOptions {
 /// Throws ConfigError when the options do not fit the point. Nothing is run yet.
 void check_timeline(const TimelineOptions& options, const PreparedPoint& prepared);
 
-/// Records the part in a child process and writes the trace file. Returns what to tell the user,
-/// one line or more; throws ConfigError when the point has no such steps, Interrupted.
-[[nodiscard]] std::string write_timeline(const TimelineOptions& options,
-                                         const PreparedPoint& prepared);
+struct TimelineOutcome {
+  std::string told;         // to the user: one line or more
+  bool is_stopped = false;  // a limit ended the recording; nothing was written
+};
+
+/// Records the part in a child process and writes the trace file. Throws ConfigError when the point
+/// has no such steps, Interrupted.
+[[nodiscard]] TimelineOutcome write_timeline(const TimelineOptions& options,
+                                             const PreparedPoint& prepared,
+                                             const RunLimits& limits);
 
 }  // namespace nearkv

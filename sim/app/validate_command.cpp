@@ -42,6 +42,7 @@ struct Options {
   bool no_cache = false;
   bool as_json = false;
   int jobs = available_cores();
+  RunLimitOptions limits;
 };
 
 bool is_file(const Options& options) { return options.suite.ends_with(".json"); }
@@ -115,6 +116,7 @@ int validate(const Options& options) {
   if (!options.points.empty() && options.suite.empty()) {
     throw ConfigError("--points: needs --suite, which says how the file is read");
   }
+  const RunLimits limits = limits_of(options.limits);
   std::vector<Suite> suites = load_suites(options);
   const fs::path report = report_file(options);
   if (!report.empty()) {
@@ -124,8 +126,8 @@ int validate(const Options& options) {
   if (!cache.empty()) {
     check_output_folder(cache, "--cache");
   }
-  const auto [status, reports] =
-      run_suites(std::move(suites), {options.jobs, "validate", Progress::style_for(stderr), cache});
+  const auto [status, reports] = run_suites(
+      std::move(suites), {options.jobs, "validate", Progress::style_for(stderr), cache, limits});
   if (status != kExitOk) {
     return status;
   }
@@ -159,6 +161,7 @@ void add_validate_command(CLI::App& command, int& exit_status) {
   command.add_option("--jobs", options->jobs, "Points at a time")
       ->check(CLI::Range(1, kMostJobs))
       ->capture_default_str();
+  add_limit_options(command, options->limits);
   command.add_flag("--json", options->as_json, "Print the rows as JSON");
   command.callback([options, &exit_status] { exit_status = validate(*options); });
 }

@@ -1,6 +1,7 @@
 #include "sim/core/engine.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <csignal>
 #include <exception>
@@ -17,6 +18,7 @@
 #include <simgrid/s4u.hpp>
 
 #include "sim/core/activity_log.hpp"
+#include "sim/core/deadlock.hpp"
 #include "sim/core/hash.hpp"
 
 namespace nearkv {
@@ -99,12 +101,18 @@ struct Engine::Impl {
     Bytes size{};
     const Route* route = nullptr;
   };
+  /// What an actor waits for.
+  struct Wait {
+    std::string_view what;
+    const Completion* completion = nullptr;
+    const HeldByActors* held = nullptr;
+  };
   struct ActorState {
     std::string name;
     sg::Host* host = nullptr;
     std::function<void()> body;
     sg::ActorPtr actor;  // none before its first turn
-    std::string_view waits_for;
+    Wait wait;
     bool finished = false;
     Flow flow;  // the one that it waits for, if any
   };
@@ -130,12 +138,13 @@ struct Engine::Impl {
 
   // -- Called by actors.
   void begin_turn(int me);
-  void end_turn(std::string_view waits_for);
+  void end_turn(const Wait& wait);
   void run_body(int me);
   Flow& begin_flow(NodeId from, NodeId to, Bytes size);
   void end_flow(const Flow& flow);
   void record_flow(const Flow& flow, SimTime begin) const;
-  [[nodiscard]] bool wait(Completion& completion, std::string_view what);
+  [[nodiscard]] bool wait(Completion& completion, std::string_view what,
+                          const HeldByActors* held = nullptr);
 
   // -- Called by SimGrid's kernel, between the turns of actors.
   void run_loop_to(SimTime bound);
@@ -144,6 +153,8 @@ struct Engine::Impl {
   void put_on_links(int actor);
   void collect_arrived();
   void resume_due();
+  void watch(const std::vector<int>& batch);
+  [[nodiscard]] std::string last_woken() const;
   void kill_actors();
   [[nodiscard]] std::string describe_deadlock() const;
 
@@ -174,8 +185,12 @@ struct Engine::Impl {
   std::exception_ptr failure;
   std::uint64_t digest = 0;
   std::int64_t wakeups = 0;
-  int alive = 0;          // actors that have not returned
-  int current = kNobody;  // the actor that has its turn
+  SimTime instant{};  // of the last wake-ups
+  std::int64_t wakeups_at_instant = 0;
+  std::int64_t most_at_one_instant = kMostAtOneInstant;
+  std::array<int, 8> woken{};  // the last ones, the next to be replaced at wakeups_at_instant
+  int alive = 0;               // actors that have not returned
+  int current = kNobody;       // the actor that has its turn
   bool running = false;
   bool stopped = false;  // something failed: no further event, no further turn
   bool killed = false;
@@ -281,12 +296,12 @@ void Engine::Impl::begin_turn(int me) {
 
 /// Gives up the turn, and returns in the next one. Nothing else in a turn may call SimGrid's
 /// kernel, as that would let other actors in between.
-void Engine::Impl::end_turn(std::string_view waits_for) {
+void Engine::Impl::end_turn(const Wait& wait) {
   const int me = std::exchange(current, kNobody);
   if (loop.activity() != nullptr) {
     loop.activity()->end_turn();
   }
-  actors[me]->waits_for = waits_for;
+  actors[me]->wait = wait;
   sg::this_actor::suspend();
   begin_turn(me);
 }
@@ -355,7 +370,7 @@ void Engine::Impl::record_flow(const Flow& flow, SimTime begin) const {
 }
 
 /// Whether there was something to wait for.
-bool Engine::Impl::wait(Completion& completion, std::string_view what) {
+bool Engine::Impl::wait(Completion& completion, std::string_view what, const HeldByActors* held) {
   check(current != kNobody, "only an actor can wait");
   if (completion.done()) {
     check(completion.at_ <= now, "a completion was seen before its time");
@@ -363,7 +378,7 @@ bool Engine::Impl::wait(Completion& completion, std::string_view what) {
   }
   check(completion.waiter_ == kNobody, "two actors wait for one completion");
   completion.waiter_ = current;
-  end_turn(what);
+  end_turn({what, &completion, held});
   return true;
 }
 
@@ -372,7 +387,12 @@ bool Engine::Impl::wait(Completion& completion, std::string_view what) {
 /// Runs events before `bound`, up to a completion that somebody waits for.
 void Engine::Impl::run_loop_to(SimTime bound) {
   while (!ahead) {
-    const std::optional<SimTime> finished_at = loop.run(bound - SimDuration{1});
+    std::optional<SimTime> finished_at;
+    try {
+      finished_at = loop.run(bound - SimDuration{1});
+    } catch (const NoProgress& stuck) {
+      throw NoProgress(stuck.what() + last_woken());
+    }
     if (!finished_at) {
       return;
     }
@@ -436,6 +456,7 @@ void Engine::Impl::collect_arrived() {
 void Engine::Impl::resume_due() {
   std::vector<int> batch = std::exchange(due, {});
   std::sort(batch.begin(), batch.end());
+  watch(batch);
   for (const int number : batch) {  // SimGrid runs them one after another in this order
     ActorState& state = *actors[number];
     if (state.actor) {
@@ -446,6 +467,39 @@ void Engine::Impl::resume_due() {
   }
 }
 
+/// Counts wake-ups of one picosecond.
+void Engine::Impl::watch(const std::vector<int>& batch) {
+  if (now != instant) {
+    instant = now;
+    wakeups_at_instant = 0;
+  }
+  for (const int number : batch) {
+    woken[static_cast<std::size_t>(wakeups_at_instant++) % woken.size()] = number;
+  }
+  if (wakeups_at_instant > most_at_one_instant) {
+    throw NoProgress(fmt::format("no progress: over {} wake-ups at {} ({} ps){}",
+                                 most_at_one_instant, format_short(now.time_since_epoch()),
+                                 now.time_since_epoch().count(), last_woken()));
+  }
+}
+
+/// The actors that went on last at the last instant.
+std::string Engine::Impl::last_woken() const {
+  std::set<int> numbers;
+  for (std::int64_t i = 0; i < std::min<std::int64_t>(wakeups_at_instant, woken.size()); ++i) {
+    numbers.insert(woken[static_cast<std::size_t>(i)]);
+  }
+  std::vector<std::string> names;  // several actors may have one
+  for (const int number : numbers) {
+    const std::string& name = actors[number]->name;
+    if (std::find(names.begin(), names.end(), name) == names.end()) {
+      names.push_back(name);
+    }
+  }
+  return names.empty() ? ""
+                       : fmt::format("; the actors that went on last: {}", fmt::join(names, ", "));
+}
+
 void Engine::Impl::kill_actors() {
   if (!std::exchange(killed, true)) {
     sg::Actor::kill_all();
@@ -453,17 +507,29 @@ void Engine::Impl::kill_actors() {
 }
 
 std::string Engine::Impl::describe_deadlock() const {
-  constexpr int kMostNamed = 20;
-  std::string text = fmt::format("deadlock at {}: nothing is left to happen, but",
-                                 format_short(now.time_since_epoch()));
-  int waiting = 0;
+  std::vector<StuckActor> stuck;
   for (const auto& actor : actors) {
-    if (!actor->finished && ++waiting <= kMostNamed) {
-      text +=
-          fmt::format("{} {} waits for {}", waiting == 1 ? "" : ",", actor->name, actor->waits_for);
+    StuckActor& one = stuck.emplace_back();
+    one.name = actor->name;
+    one.has_ended = actor->finished;
+    if (actor->finished) {
+      continue;
+    }
+    const Wait& wait = actor->wait;
+    one.is_held = wait.held != nullptr;
+    one.waits_for = one.is_held ? wait.held->waited_for() : wait.what;
+    for (const ActorId holder : one.is_held ? wait.held->holders() : std::vector<ActorId>{}) {
+      if (holder != kNoActor) {
+        one.up_to.push_back(static_cast<std::size_t>(holder.index));
+      }
+    }
+    if (!one.is_held && wait.completion != nullptr && wait.completion->finisher_ != kNobody) {
+      one.up_to.push_back(static_cast<std::size_t>(wait.completion->finisher_));
     }
   }
-  return waiting <= kMostNamed ? text : text + fmt::format(", and {} more", waiting - kMostNamed);
+  return fmt::format("deadlock at {}: nothing is left to happen, {}",
+                     format_short(now.time_since_epoch()),
+                     describe_stuck(stuck, std::string(ActivityLog::kIdle)));
 }
 
 // -- Engine -------------------------------------------------------------------------------------
@@ -509,7 +575,7 @@ void Engine::add_route(NodeId from, NodeId to, const std::vector<LinkId>& links)
 
 EventLoop& Engine::loop() { return impl_->loop; }
 
-void Engine::spawn(const std::string& name, NodeId node, std::function<void()> body) {
+ActorId Engine::spawn(const std::string& name, NodeId node, std::function<void()> body) {
   Impl& impl = *impl_;
   check(!impl.running || impl.current != Impl::kNobody, "only an actor spawns during the run");
   check(static_cast<bool>(body), "an actor without a body");
@@ -524,6 +590,7 @@ void Engine::spawn(const std::string& name, NodeId node, std::function<void()> b
   if (activity() != nullptr) {
     activity()->spawned(number, name, now());
   }
+  return {number};
 }
 
 void Engine::record(ActivityLog* log) {
@@ -553,7 +620,14 @@ void Engine::run() {
   check(impl.alive == 0, "SimGrid's run ended before the actors");
 }
 
+void Engine::set_most_at_one_instant(std::int64_t most) {
+  impl_->most_at_one_instant = most;
+  impl_->loop.set_most_at_one_instant(most);
+}
+
 SimTime Engine::now() const { return impl_->now; }
+
+ActorId Engine::current() const { return {impl_->current}; }
 
 void Engine::wait_until(SimTime at) {
   check(at >= now(), "an actor was told to wait for the past");
@@ -569,11 +643,15 @@ void Engine::wait_until(SimTime at) {
   }
 }
 
-void Engine::wait(Completion& completion, std::string_view what) {
+void Engine::wait(Completion& completion, std::string_view what, const HeldByActors* held) {
   const SimTime begin = now();
-  if (impl_->wait(completion, what) && activity() != nullptr) {
+  if (impl_->wait(completion, what, held) && activity() != nullptr) {
     activity()->waited_for(what, begin, now(), completion.cause_);
   }
+}
+
+void Engine::set_finisher(Completion& completion, ActorId finisher) {
+  completion.finisher_ = finisher.index;
 }
 
 void Engine::finish(Completion& completion) {
@@ -598,7 +676,7 @@ void Engine::transfer(NodeId from, NodeId to, Bytes size) {
   check(size > Bytes{0}, "a flow without bytes");
   const SimTime begin = now();
   const Impl::Flow& flow = impl_->begin_flow(from, to, size);
-  impl_->end_turn("a flow");
+  impl_->end_turn({.what = "a flow"});
   impl_->end_flow(flow);
   if (activity() != nullptr) {
     impl_->record_flow(flow, begin);

@@ -17,6 +17,10 @@
 // engine may differ by 1 ps from those of the first; runs that must be equal get a process each.
 //
 // Determinism: digest() covers every wake-up (actor, picosecond) in its order.
+//
+// A run that cannot go on ends: with Deadlock when nothing is left to happen, with NoProgress when
+// things happen at one picosecond without end. An actor or a component that does not return at all
+// is beyond it: a limit of the wall time ends that (process_pool.hpp).
 #pragma once
 
 #include <cstdint>
@@ -42,7 +46,30 @@ struct LinkId {
   int index;
 };
 
-/// All actors wait and nothing can wake them; what() lists actors and what each waits for.
+/// An actor, by the order of spawning.
+struct ActorId {
+  int index;
+  bool operator==(const ActorId&) const = default;
+};
+
+/// Whoever is none.
+inline constexpr ActorId kNoActor{-1};
+
+/// Something that actors hold while others wait for it. Asked only when there is a deadlock.
+class HeldByActors {
+ public:
+  HeldByActors() = default;
+  HeldByActors(const HeldByActors&) = delete;
+  HeldByActors& operator=(const HeldByActors&) = delete;
+  virtual ~HeldByActors() = default;
+
+  /// What an actor waits for, as in "a credit of copy engines".
+  [[nodiscard]] virtual std::string waited_for() const = 0;
+  [[nodiscard]] virtual std::vector<ActorId> holders() const = 0;
+};
+
+/// All actors wait and nothing can wake them; what() lists actors, what each waits for and who
+/// holds that or is to finish it, a cycle first.
 class Deadlock : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -64,12 +91,15 @@ class Engine {
   EventLoop& loop();
 
   /// Adds an actor; also allowed from inside an actor. It starts at the current time.
-  void spawn(const std::string& name, NodeId node, std::function<void()> body);
+  ActorId spawn(const std::string& name, NodeId node, std::function<void()> body);
 
   /// Runs until every actor has returned; events that nobody waits for are left undone. Rethrows
   /// the first exception that left an actor or a component; throws Deadlock when actors wait for
-  /// what cannot happen. An engine runs once.
+  /// what cannot happen, and NoProgress. An engine runs once.
   void run();
+
+  /// More wake-ups than this at one picosecond, or dispatches of components, are NoProgress.
+  void set_most_at_one_instant(std::int64_t most);
 
   /// Records what happens from now on, or stops recording (null). Also from inside an actor.
   void record(ActivityLog* log);
@@ -78,9 +108,15 @@ class Engine {
 
   // -- Inside an actor. An actor is killed (its stack is unwound) when another one fails.
   [[nodiscard]] SimTime now() const;
+  /// Whose turn it is; kNoActor outside of actors, and in one that is killed.
+  [[nodiscard]] ActorId current() const;
   void wait_until(SimTime at);
-  /// At most one actor may wait for a completion. `what` says in a Deadlock what for.
-  void wait(Completion& completion, std::string_view what = "a completion");
+  /// At most one actor may wait for a completion. `what` says in a Deadlock what for; `held`, which
+  /// must live until the wait is over, says it better where actors hold what is waited for.
+  void wait(Completion& completion, std::string_view what = "a completion",
+            const HeldByActors* held = nullptr);
+  /// Says for a Deadlock which actor is to finish a completion.
+  static void set_finisher(Completion& completion, ActorId finisher);
   /// Finishes a completion now, from an actor; its waiter goes on at this same time. Does nothing
   /// once the run has failed, so that destructors of killed actors may call it.
   void finish(Completion& completion);

@@ -9,6 +9,7 @@
 #include <queue>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -681,7 +682,7 @@ TEST_CASE("engine: a deadlock names the actors and what they wait for") {
     message = deadlock.what();
   }
   CHECK(message ==
-        "deadlock at 18.3 ms: nothing is left to happen, but gpu/0/stream waits for a completion, "
+        "deadlock at 18.3 ms: nothing is left to happen, but gpu/0/stream waits for a completion; "
         "host/thread waits for the KV cache of layer 3");
   CHECK(unwound);
 }
@@ -693,8 +694,111 @@ TEST_CASE("engine: a deadlock of many actors names the first of them") {
   for (int i = 0; i < 100; ++i) {
     engine.spawn("a" + std::to_string(i), node, [&, i] { engine.wait(never[i]); });
   }
-  CHECK_THROWS_WITH_AS(engine.run(), doctest::Contains("a19 waits for a completion, and 80 more"),
+  CHECK_THROWS_WITH_AS(engine.run(), doctest::Contains("a19 waits for a completion; and 80 more"),
                        Deadlock);
+}
+
+TEST_CASE("engine: actors that wake each other at one instant are found out") {
+  Engine engine;
+  engine.set_most_at_one_instant(100);
+  const NodeId node = engine.add_node("node");
+  std::array<Completion*, 2> waiting{};
+  const auto play = [&](std::size_t me) {
+    for (;;) {
+      Completion turn;
+      waiting[me] = &turn;
+      if (waiting[1 - me] != nullptr) {
+        engine.finish(*std::exchange(waiting[1 - me], nullptr));
+      }
+      engine.wait(turn);
+    }
+  };
+  bool unwound = false;
+  engine.spawn("bystander", node, [&] {
+    struct Guard {
+      ~Guard() { *flag = true; }
+      bool* flag;
+    };
+    const Guard guard{&unwound};
+    engine.wait_until(at(2s));
+  });
+  engine.spawn("waits first", node, [&] { engine.wait_until(at(18'300us)); });
+  engine.spawn("ping", node, [&] {
+    engine.wait_until(at(18'300us));
+    play(0);
+  });
+  engine.spawn("pong", node, [&] {
+    engine.wait_until(at(18'300us));
+    play(1);
+  });
+  CHECK_THROWS_WITH_AS(engine.run(),
+                       "no progress: over 100 wake-ups at 18.3 ms (18300000000 ps); the actors "
+                       "that went on last: ping, pong",
+                       NoProgress);
+  CHECK(engine.now() == at(18'300us));
+  CHECK(unwound);
+}
+
+TEST_CASE("engine: actors that are spawned at one instant without end are found out") {
+  Engine engine;
+  engine.set_most_at_one_instant(50);
+  const NodeId node = engine.add_node("node");
+  std::function<void()> again = [&] { engine.spawn("offspring", node, again); };
+  engine.spawn("first", node, again);
+  CHECK_THROWS_WITH_AS(
+      engine.run(),
+      "no progress: over 50 wake-ups at 0 ps (0 ps); the actors that went on last: "
+      "offspring",
+      NoProgress);
+}
+
+TEST_CASE("engine: as many wake-ups at one instant as may be are no error") {
+  for (const int more : {0, 1}) {
+    Engine engine;
+    engine.set_most_at_one_instant(20);
+    const NodeId node = engine.add_node("node");
+    for (int i = 0; i < 20 + more; ++i) {
+      engine.spawn("actor", node, [&] { engine.wait_until(at(1us)); });
+    }
+    if (more == 0) {
+      engine.run();  // 20 starts, and 20 wake-ups at another instant
+      CHECK(engine.wakeups() == 40);
+    } else {
+      CHECK_THROWS_AS(engine.run(), NoProgress);
+    }
+  }
+}
+
+TEST_CASE("engine: a component that never leaves an instant is found out") {
+  /// Finishes completions for which nobody waits, at one time, for ever.
+  struct Stuck final : Component {
+    explicit Stuck(EventLoop& to) : loop(to) { loop.attach(*this); }
+    [[nodiscard]] SimTime next_event() const override { return next; }
+    void process(SimTime /*until*/) override {
+      finished.push_back(std::make_unique<Completion>());
+      loop.finish(*finished.back(), next);
+    }
+    EventLoop& loop;
+    SimTime next = at(7us);
+    std::vector<std::unique_ptr<Completion>> finished;
+  };
+  Engine engine;
+  engine.set_most_at_one_instant(100);
+  const NodeId node = engine.add_node("node");
+  Stuck stuck(engine.loop());
+  engine.spawn("early", node, [&] { engine.wait_until(at(1us)); });
+  engine.spawn("late", node, [&] { engine.wait_until(at(1ms)); });
+  std::string message;
+  try {
+    engine.run();
+  } catch (const NoProgress& found) {
+    message = found.what();
+  }
+  CHECK_MESSAGE(message.starts_with("no progress: over 100 dispatches of components at 7 us "
+                                    "(7000000 ps), the last one of a "),
+                message);
+  CHECK_MESSAGE(message.ends_with("::Stuck; the actors that went on last: early"), message);
+  CHECK(stuck.finished.size() == 100);
 }
 
 TEST_CASE("engine: SimGrid prints nothing, whatever happens") {

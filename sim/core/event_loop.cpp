@@ -1,9 +1,29 @@
 #include "sim/core/event_loop.hpp"
 
 #include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <typeinfo>
 #include <utility>
 
+#include <cxxabi.h>
+#include <fmt/format.h>
+
 namespace nearkv {
+
+namespace {
+
+/// The class of a component, as it is written in the source.
+std::string class_of(const Component& component) {
+  const char* encoded = typeid(component).name();
+  int status = 0;
+  const std::unique_ptr<char, decltype(&std::free)> name(
+      abi::__cxa_demangle(encoded, nullptr, nullptr, &status), &std::free);
+  return status == 0 ? name.get() : encoded;
+}
+
+}  // namespace
 
 void EventLoop::attach(Component& component) {
   check(std::find(components_.begin(), components_.end(), &component) == components_.end(),
@@ -34,6 +54,7 @@ std::optional<SimTime> EventLoop::run(SimTime bound) {
       return std::nullopt;
     }
     ++dispatches_;
+    watch(earliest, *first);
     from_ = earliest;
     until_ = limit;
     first->process(limit);
@@ -42,6 +63,17 @@ std::optional<SimTime> EventLoop::run(SimTime bound) {
           "a component did not process its events");
   }
   return finished_.front()->at();
+}
+
+void EventLoop::watch(SimTime at, const Component& next) {
+  dispatches_at_instant_ = at == instant_ ? dispatches_at_instant_ + 1 : 1;
+  instant_ = at;
+  if (dispatches_at_instant_ > most_at_one_instant_) [[unlikely]] {
+    throw NoProgress(fmt::format(
+        "no progress: over {} dispatches of components at {} ({} ps), the last one of a {}",
+        most_at_one_instant_, format_short(at.time_since_epoch()), at.time_since_epoch().count(),
+        class_of(next)));
+  }
 }
 
 void EventLoop::finish(Completion& completion, SimTime at, int cause) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <queue>
+#include <stdexcept>
 #include <vector>
 
 #include "sim/core/check.hpp"
@@ -14,6 +15,18 @@
 namespace nearkv {
 
 class ActivityLog;
+
+/// Simulated time does not go on: things happen at one picosecond, without end. what() says when
+/// and who went on.
+class NoProgress : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Of wake-ups, and of dispatches of components: more at one picosecond mean that it never ends.
+/// The whole runs of the largest shipped design points have fewer (README.md, "How fast it is"),
+/// and it takes seconds to count so far.
+inline constexpr std::int64_t kMostAtOneInstant = 10'000'000;
 
 /// Something that an actor may wait for, finished once, at one picosecond. It must live until it
 /// is finished or the run has ended.
@@ -33,6 +46,7 @@ class Completion {
   static constexpr int kNoCause = -1;
 
   bool done_ = false;
+  int finisher_ = kNobody;  // the actor that is to finish it, where that is known
   SimTime at_{};
   int waiter_ = kNobody;  // the engine's actor number
   int cause_ = kNoCause;  // why it finished, in an ActivityLog
@@ -64,7 +78,7 @@ class EventLoop {
 
   /// Runs events up to and including `bound`, and stops after the first one that finishes
   /// completions. Returns their time, or nothing when the bound was reached. Does nothing while
-  /// finished completions have not been taken.
+  /// finished completions have not been taken. Throws NoProgress.
   std::optional<SimTime> run(SimTime bound);
 
   /// Called by a component within process(): `completion` is finished by the event at `at`. One
@@ -81,13 +95,21 @@ class EventLoop {
   /// Calls of Component::process so far: the work that the loop had.
   [[nodiscard]] std::int64_t dispatches() const { return dispatches_; }
 
+  /// More calls of Component::process than this at one picosecond are NoProgress.
+  void set_most_at_one_instant(std::int64_t most) { most_at_one_instant_ = most; }
+
  private:
+  void watch(SimTime at, const Component& next);
+
   std::vector<Component*> components_;
   ActivityLog* activity_ = nullptr;
   std::vector<Completion*> finished_;
   SimTime from_ = kNever;  // within process(): the times that its events may have
   SimTime until_{};
   std::int64_t dispatches_ = 0;
+  SimTime instant_{};  // of the last dispatch
+  std::int64_t dispatches_at_instant_ = 0;
+  std::int64_t most_at_one_instant_ = kMostAtOneInstant;
 };
 
 /// Finishes completions at given times; those of one time by one event, in the order of the calls.

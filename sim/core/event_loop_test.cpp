@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -219,6 +221,39 @@ TEST_CASE("event loop: components that break their contract are found out") {
     Greedy greedy(loop);
     CHECK_THROWS_AS(static_cast<void>(loop.run(at(10))), CheckFailure);
   }
+}
+
+TEST_CASE("event loop: components that keep each other at one time are found out") {
+  struct Echo final : Component {
+    explicit Echo(EventLoop& loop) { loop.attach(*this); }
+    [[nodiscard]] SimTime next_event() const override { return next; }
+    void process(SimTime until) override {
+      if (next <= until) {
+        other->next = std::exchange(next, kNever);
+      }
+    }
+    Echo* other = nullptr;
+    SimTime next = kNever;
+  };
+  EventLoop loop;
+  loop.set_most_at_one_instant(10);
+  Echo a(loop);
+  Echo b(loop);
+  a.other = &b;
+  b.other = &a;
+  CHECK(loop.run(at(100)) == std::nullopt);
+  a.next = at(5'000'000);
+  std::string message;
+  try {
+    static_cast<void>(loop.run(at(9'000'000)));
+  } catch (const NoProgress& found) {
+    message = found.what();
+  }
+  CHECK_MESSAGE(message.starts_with("no progress: over 10 dispatches of components at 5 us "
+                                    "(5000000 ps), the last one of a "),
+                message);
+  CHECK_MESSAGE(message.ends_with("::Echo"), message);
+  CHECK(loop.dispatches() == 11);
 }
 
 TEST_CASE("event loop: timers of one time finish together, in the order of the calls") {

@@ -40,6 +40,8 @@ std::string_view name_of(RunStatus status) {
       return "data_lost";
     case RunStatus::infeasible:
       return "infeasible";
+    case RunStatus::stopped:
+      return "stopped";
     default:
       return "drive_full";
   }

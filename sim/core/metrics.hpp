@@ -38,6 +38,7 @@ enum class RunStatus {
   infeasible,     // nothing ran: no placement fits the memories: a result as well
   drive_full,     // a drive has no free block and none to gain: a result too
   data_lost,      // a fault took what the system cannot do without: a result as well
+  stopped,        // it took more time or memory of this machine than it may: no result
 };
 
 [[nodiscard]] std::string_view name_of(RunStatus status);

@@ -38,4 +38,5 @@ TEST_CASE("metrics: a value that JSON cannot hold is our bug") {
 TEST_CASE("metrics: the names of statuses are those of the records") {
   CHECK(name_of(RunStatus::ok) == "ok");
   CHECK(name_of(RunStatus::out_of_memory) == "out_of_memory");
+  CHECK(name_of(RunStatus::stopped) == "stopped");
 }

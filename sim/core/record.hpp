@@ -1,4 +1,5 @@
-// The run record as JSON. Equal inputs give equal bytes; nothing here depends on the wall clock.
+// The run record as JSON. Equal inputs give equal bytes; nothing here depends on the wall clock,
+// but that a run was stopped at a limit that the user set.
 #pragma once
 
 #include <cstdint>

@@ -6,6 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <iterator>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "sim/core/check.hpp"
@@ -72,44 +75,69 @@ class FifoServers {
 };
 
 /// Credits that actors take and give back, in first-come order (queue slots, buffers).
-class CreditPool {
+class CreditPool final : public HeldByActors {
  public:
-  CreditPool(Engine& engine, std::int64_t credits)
-      : engine_(engine), credits_(credits), available_(credits) {
+  /// A Deadlock calls it "a credit of `name`".
+  CreditPool(Engine& engine, std::string name, std::int64_t credits)
+      : engine_(engine), name_(std::move(name)), credits_(credits) {
     check(credits > 0, "a credit pool without credits");
   }
 
   /// Takes one credit; waits in line while there is none. Inside an actor.
   void acquire() {
-    if (available_ > 0 && waiting_.empty()) {
-      --available_;
+    if (available() > 0 && waiting_.empty()) {
+      holders_.push_back(engine_.current());
       return;
     }
     Completion turn;
-    waiting_.push_back(&turn);
-    engine_.wait(turn, "a credit");
+    waiting_.push_back({&turn, engine_.current()});
+    engine_.wait(turn, "a credit", this);
   }
 
   /// Gives one credit back: to the actor first in line, if any. Inside an actor; also from the
-  /// destructors of one that is killed.
+  /// destructors of one that is killed. An actor may give back what another took.
   void release() {
+    check(!holders_.empty(), "a credit was given back that nobody had taken");
+    holders_.erase(taken_by(engine_.current()));
     if (waiting_.empty()) {
-      check(available_ < credits_, "a credit was given back that nobody had taken");
-      ++available_;
       return;
     }
-    Completion& turn = *waiting_.front();
+    const Waiting first = waiting_.front();
     waiting_.pop_front();
-    engine_.finish(turn);
+    holders_.push_back(first.actor);
+    engine_.finish(*first.turn);
   }
 
-  [[nodiscard]] std::int64_t available() const { return available_; }
+  /// Says for a Deadlock that another actor gives back the credit that this one took.
+  void hand_to(ActorId other) {
+    check(!holders_.empty(), "a credit was handed on that nobody had taken");
+    *taken_by(engine_.current()) = other;
+  }
+
+  [[nodiscard]] std::int64_t available() const {
+    return credits_ - static_cast<std::int64_t>(holders_.size());
+  }
+
+  [[nodiscard]] std::string waited_for() const override { return "a credit of " + name_; }
+  [[nodiscard]] std::vector<ActorId> holders() const override { return holders_; }
 
  private:
+  struct Waiting {
+    Completion* turn;
+    ActorId actor;
+  };
+
+  /// The actor's last credit, or the oldest one where it has none.
+  [[nodiscard]] std::vector<ActorId>::iterator taken_by(ActorId actor) {
+    const auto found = std::find(holders_.rbegin(), holders_.rend(), actor);
+    return found == holders_.rend() ? holders_.begin() : std::prev(found.base());
+  }
+
   Engine& engine_;
+  std::string name_;
   std::int64_t credits_;
-  std::int64_t available_;
-  std::deque<Completion*> waiting_;
+  std::vector<ActorId> holders_;  // of the credits that are out, in the order of taking
+  std::deque<Waiting> waiting_;
 };
 
 }  // namespace nearkv

@@ -93,7 +93,7 @@ TEST_CASE("servers: probe equals issue equals brute force") {
 TEST_CASE("credits: taken at once while there are some, then in first-come order") {
   Engine engine;
   const NodeId node = engine.add_node("node");
-  CreditPool pool(engine, 2);
+  CreditPool pool(engine, "slots", 2);
   std::vector<std::pair<std::string, SimTime>> taken;
   // They come in the order e, d, c, b, a, against the order of spawning; each holds for 10 ns.
   for (int i = 0; i < 5; ++i) {
@@ -118,7 +118,7 @@ TEST_CASE("credits: taken at once while there are some, then in first-come order
 TEST_CASE("credits: a newcomer does not overtake at the instant of a release") {
   Engine engine;
   const NodeId node = engine.add_node("node");
-  CreditPool pool(engine, 1);
+  CreditPool pool(engine, "slots", 1);
   std::vector<std::string> taken;
   const auto hold = [&](const std::string& name) {
     pool.acquire();
@@ -143,7 +143,7 @@ TEST_CASE("credits: a newcomer does not overtake at the instant of a release") {
 TEST_CASE("credits: never more out than there are, and none is lost") {
   Engine engine;
   const NodeId node = engine.add_node("node");
-  CreditPool pool(engine, 3);
+  CreditPool pool(engine, "slots", 3);
   int out = 0;
   int most = 0;
   for (int i = 0; i < 20; ++i) {
@@ -166,13 +166,71 @@ TEST_CASE("credits: never more out than there are, and none is lost") {
 
 TEST_CASE("credits: misuse is found out, a shortage is a deadlock that says so") {
   Engine engine;
-  CHECK_THROWS_AS(CreditPool(engine, 0), CheckFailure);
-  CreditPool pool(engine, 1);
+  CHECK_THROWS_AS(CreditPool(engine, "slots", 0), CheckFailure);
+  CreditPool pool(engine, "slots", 1);
   engine.spawn("nvme/0/submitter", engine.add_node("node"), [&] {
     CHECK_THROWS_AS(pool.release(), CheckFailure);
     pool.acquire();
     pool.acquire();
   });
-  CHECK_THROWS_WITH_AS(engine.run(), doctest::Contains("nvme/0/submitter waits for a credit"),
+  CHECK_THROWS_WITH_AS(engine.run(),
+                       "deadlock at 0 ps: nothing is left to happen, in a cycle: nvme/0/submitter "
+                       "waits for a credit of slots, held by itself",
                        Deadlock);
+}
+
+TEST_CASE("credits: two actors that take two credits in opposite order are named as a cycle") {
+  Engine engine;
+  const NodeId node = engine.add_node("node");
+  CreditPool slots(engine, "slots", 1);
+  CreditPool buffers(engine, "buffers", 1);
+  const auto take = [&](CreditPool& first, CreditPool& second) {
+    first.acquire();
+    engine.wait_until(at(3us));
+    second.acquire();
+  };
+  engine.spawn("bystander", node, [&] {
+    engine.wait_until(at(4us));
+    slots.acquire();
+  });
+  engine.spawn("reader", node, [&] { take(slots, buffers); });
+  engine.spawn("writer", node, [&] { take(buffers, slots); });
+  CHECK_THROWS_WITH_AS(engine.run(),
+                       "deadlock at 4 us: nothing is left to happen, in a cycle: reader waits for "
+                       "a credit of buffers, held by writer; writer waits for a credit of slots, "
+                       "held by reader; besides, bystander waits for a credit of slots, held by "
+                       "reader",
+                       Deadlock);
+}
+
+TEST_CASE("credits: who holds one is known, also when others give it back") {
+  Engine engine;
+  const NodeId node = engine.add_node("node");
+  CreditPool pool(engine, "slots", 2);
+  ActorId taker{};
+  ActorId waiter{};
+  taker = engine.spawn("taker", node, [&] {
+    CHECK(engine.current() == taker);
+    pool.acquire();
+    pool.acquire();
+    CHECK(pool.holders() == std::vector{taker, taker});
+    engine.wait_until(at(1us));
+    pool.release();  // to the one who waits
+    CHECK(pool.holders() == std::vector{taker, waiter});
+    engine.wait_until(at(2us));
+    CHECK(pool.holders() == std::vector{waiter});
+    pool.release();  // what the other one took
+    CHECK(pool.available() == 2);
+    CHECK_THROWS_AS(pool.hand_to(waiter), CheckFailure);
+    pool.acquire();
+    pool.hand_to(waiter);
+    CHECK(pool.holders() == std::vector{waiter});
+  });
+  waiter = engine.spawn("waiter", node, [&] {
+    pool.acquire();
+    CHECK(engine.now() == at(1us));
+    engine.spawn("helper", node, [&] { pool.release(); });  // the oldest: taker's
+  });
+  CHECK(engine.current() == kNoActor);
+  engine.run();
 }

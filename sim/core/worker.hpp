@@ -17,13 +17,16 @@ class Worker {
  public:
   /// Spawned at once; works as long as there are jobs, and ends after stop().
   Worker(Engine& engine, const std::string& name, NodeId node)
-      : engine_(engine), shared_(std::make_shared<Shared>()) {
-    engine.spawn(name, node, [&engine, shared = shared_] { work(engine, *shared); });
-  }
+      : engine_(engine),
+        shared_(std::make_shared<Shared>()),
+        actor_(engine.spawn(name, node, [&engine, shared = shared_] { work(engine, *shared); })) {}
+
+  [[nodiscard]] ActorId actor() const { return actor_; }
 
   /// Queues a job; inside another actor. `done` is finished when the job has returned.
   void post(std::function<void()> job, Completion& done) {
     check(!shared_->stopped, "a job for a worker that was stopped");
+    Engine::set_finisher(done, actor_);
     shared_->jobs.push_back({std::move(job), &done});
     wake();
   }
@@ -71,6 +74,7 @@ class Worker {
 
   Engine& engine_;
   std::shared_ptr<Shared> shared_;
+  ActorId actor_;
 };
 
 }  // namespace nearkv

@@ -195,7 +195,7 @@ std::vector<std::vector<RowResult>> FitProblem::results_of_sets(
   const RunSet found = run_set(points, runs_);
   std::vector<RecordView> records;
   for (const PointOutcome& outcome : found.outcomes) {
-    if (!outcome.has_record()) {
+    if (!outcome.has_finished()) {
       throw FitStopped(outcome.problem);
     }
     records.emplace_back(json::parse(outcome.record_text));

@@ -169,12 +169,15 @@ ClusterSubmission ClusterSweep::submit(std::vector<std::size_t> points) {
   fs::remove_all(folder);  // of a submission that failed
   write_task_list(plan_, points, tasks, folder);
   // The task reads the sweep's resolved copy, whose points name the files that the sweep may.
+  std::vector<std::string> options = as_arguments(options_.limits);
+  const std::vector<std::string> paths = allowed_paths().options();
+  options.insert(options.end(), paths.begin(), paths.end());
   write_file_atomically(folder / "task.sh",
                         text_of({.home = shipped_configs().parent_path().string(),
                                  .program = program_file(),
                                  .folder = folder.string(),
                                  .cores = options_.cores,
-                                 .options = allowed_paths().options()}));
+                                 .options = options}));
   const std::string job = slurm.submit({.name = "nearkv_" + plan_.sweep().name,
                                         .script = folder / "task.sh",
                                         .logs = folder,

@@ -22,6 +22,7 @@ struct ClusterOptions {
   int cores = 1;                                   // of a task: points that run at a time
   std::vector<std::string> sbatch{};               // options for sbatch
   std::filesystem::path cache{};                   // as PointRunOptions::cache
+  RunLimitOptions limits{};                        // as PointRunOptions::limits
 };
 
 /// What the cluster says of the sweep's tasks.

@@ -18,12 +18,12 @@ namespace nearkv {
 
 /// What a point of a sweep came to.
 struct PointResult {
-  std::string status;  // the record's (ok, out_of_memory, ...), or refused, failed, timed_out
+  std::string status;  // the record's (ok, out_of_memory, stopped, ...), or refused, failed
   std::string detail;  // what overflowed, or the message
   std::vector<Metric> metrics;  // without docs; empty where it did not run
 
   /// Whether running the point again gives the same: it ran, or its config is refused.
-  [[nodiscard]] bool is_repeatable() const { return status != "failed" && status != "timed_out"; }
+  [[nodiscard]] bool is_repeatable() const { return status != "failed" && status != "stopped"; }
 };
 
 class ResultStore {

@@ -86,6 +86,10 @@ class SweepFields {
       v.parameter("most_seconds", sweep_.most_seconds.emplace(),
                   "a point that runs longer is ended and recorded as such", {0.1, 1e7});
     }
+    if (document_.contains("most_memory")) {
+      v.parameter("most_memory", sweep_.most_memory.emplace(),
+                  "a point that takes more memory is ended and recorded as such", {1, 1e15});
+    }
   }
 
  private:

@@ -25,8 +25,10 @@
 //
 //     "sample": {"method": "latin_hypercube", "count": 1000, "seed": 1}
 //
-// "repeats" runs every point so many times with /simulation/seed rising by one. In expressions an
-// axis is called by its name, a metric by its own; numbers are in SI units.
+// "repeats" runs every point so many times with /simulation/seed rising by one. "most_seconds": 60
+// and "most_memory": "4GiB" end a point that takes more of the machine that simulates, as
+// --max-wall and --max-memory do, which go before them. In expressions an axis is called by its
+// name, a metric by its own; numbers are in SI units.
 #pragma once
 
 #include <array>
@@ -38,6 +40,8 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
+
+#include "sim/core/units.hpp"
 
 namespace nearkv {
 
@@ -99,6 +103,7 @@ struct Sweep {
   std::vector<SweepObjective> objectives;
   std::vector<std::string> constraints;
   std::optional<double> most_seconds;  // a point may run
+  std::optional<Bytes> most_memory;    // a point may take
 };
 
 /// Reads the file; what needs its points is checked by SweepPlan. Throws ConfigError whose lines

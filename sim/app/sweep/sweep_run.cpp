@@ -46,15 +46,26 @@ PointResult result_of(const json& written) {
   return result;
 }
 
-PointResult result_of(const ChildResult& child) {
-  switch (child.end) {
-    case ChildEnd::finished:
-      return result_of(json::parse(child.output));
-    case ChildEnd::timed_out:
-      return {"timed_out", child.output, {}};
-    default:
-      return {"failed", child.output, {}};
+PointResult result_of(const ChildResult& child, const RunLimits& limits) {
+  if (is_stopped(child.end)) {
+    return {std::string(name_of(RunStatus::stopped)), stopped_detail(child.end, limits), {}};
   }
+  return child.end == ChildEnd::finished ? result_of(json::parse(child.output))
+                                         : PointResult{"failed", child.output, {}};
+}
+
+/// Those of the command line, else those of the file.
+RunLimits limits_of(const Sweep& sweep, const RunLimitOptions& options) {
+  RunLimits limits = limits_of(options);
+  if (options.wall.empty() && sweep.most_seconds) {
+    limits.child.most_seconds = *sweep.most_seconds;
+    limits.wall = fmt::format("{} s (most_seconds)", *sweep.most_seconds);
+  }
+  if (options.memory.empty() && sweep.most_memory) {
+    limits.child.most_bytes = sweep.most_memory->count();
+    limits.memory = format_exact(*sweep.most_memory) + " of memory (most_memory)";
+  }
+  return limits;
 }
 
 /// Paths at which two sweeps differ, the first few.
@@ -108,7 +119,11 @@ class Runner {
  public:
   Runner(const SweepPlan& plan, std::vector<std::size_t> points, ResultStore& journal,
          const PointRunOptions& options)
-      : plan_(plan), journal_(journal), options_(options), todo_(std::move(points)) {
+      : plan_(plan),
+        journal_(journal),
+        options_(options),
+        limits_(limits_of(plan.sweep(), options.limits)),
+        todo_(std::move(points)) {
     if (!options.cache.empty()) {
       cache_ = std::make_unique<ResultStore>(cache_file(options.cache));
     }
@@ -122,7 +137,7 @@ class Runner {
     };
     const auto done = [&](std::size_t point, const ChildResult& child) {
       say_diagnostics(progress, point, child);
-      finish(point, result_of(child));
+      finish(point, result_of(child, limits_));
       progress.advance();
     };
     const auto tick = [&] {
@@ -130,8 +145,7 @@ class Runner {
       commit_now_and_then();
     };
     try {
-      run_in_processes(next, {options_.jobs, tick, plan_.sweep().most_seconds.value_or(0)}, work,
-                       done);
+      run_in_processes(next, {options_.jobs, tick, limits_.child}, work, done);
     } catch (const Interrupted&) {
       commit();
       throw;
@@ -209,6 +223,7 @@ class Runner {
   const SweepPlan& plan_;
   ResultStore& journal_;
   const PointRunOptions& options_;
+  RunLimits limits_;
   std::unique_ptr<ResultStore> cache_;
   std::vector<std::size_t> todo_;
   std::size_t next_ = 0;

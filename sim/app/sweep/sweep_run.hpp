@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sim/app/progress.hpp"
+#include "sim/app/run_limits.hpp"
 #include "sim/app/sweep/result_store.hpp"
 #include "sim/app/sweep/sweep_plan.hpp"
 #include "sim/core/check.hpp"
@@ -29,6 +30,7 @@ struct PointRunOptions {
   Progress::Style progress = Progress::Style::silent;
   std::filesystem::path cache{};      // folder of results that sweeps share; empty: none
   std::function<void()> committed{};  // called after results were committed; may be empty
+  RunLimitOptions limits{};           // of each point; go before those of the sweep's file
 };
 
 struct SweepCounts {

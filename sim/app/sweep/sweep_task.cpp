@@ -62,7 +62,8 @@ int status_after(const std::string& problem) {
 
 }  // namespace
 
-int run_sweep_task(const fs::path& folder, std::size_t task, int jobs) {
+int run_sweep_task(const fs::path& folder, std::size_t task, int jobs,
+                   const RunLimitOptions& limits) {
   const TaskList list = read_task_list(folder);
   if (task >= list.tasks) {
     throw ConfigError(
@@ -99,7 +100,7 @@ int run_sweep_task(const fs::path& folder, std::size_t task, int jobs) {
     std::string problem;
     try {
       run_points(plan, std::move(points), journal,
-                 {.jobs = jobs, .committed = publish_now_and_then});
+                 {.jobs = jobs, .committed = publish_now_and_then, .limits = limits});
     } catch (const Interrupted& signal) {
       problem = signal.what();
     }

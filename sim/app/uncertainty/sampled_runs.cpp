@@ -148,13 +148,15 @@ SampledOutcome gather(const SampledPoint& point, const SampleOptions& options,
   gathered.nominal = std::move(outcomes.front());
   for (std::size_t i = 1; i < outcomes.size(); ++i) {
     const ChildEnd end = outcomes[i].end;
-    if (end != ChildEnd::finished && end != ChildEnd::user_error && gathered.nominal.has_record()) {
+    if (end != ChildEnd::finished && end != ChildEnd::user_error &&
+        gathered.nominal.has_finished()) {
       gathered.nominal.end = end;
       gathered.nominal.problem = outcomes[i].problem;
+      gathered.nominal.record_text.clear();
     }
     gathered.samples.push_back(result_of(outcomes[i]));
   }
-  if (gathered.nominal.has_record() && !gathered.samples.empty()) {
+  if (gathered.nominal.has_finished() && !gathered.samples.empty()) {
     json record = json::parse(gathered.nominal.record_text);
     record["samples"] = samples_as_json(point, gathered.samples, options);
     gathered.nominal.record_text = json_text(record);

@@ -29,7 +29,8 @@ struct SampledOutcome {
 };
 
 /// Runs each point, and each of its samples, in child processes. A sample that does not fit or
-/// breaks a rule is a result; one that fails otherwise is the failure of its point.
+/// breaks a rule is a result; one that fails otherwise, or is ended by a limit, is the failure of
+/// its point, which has no record then.
 [[nodiscard]] std::vector<SampledOutcome> run_sampled(const std::vector<PreparedPoint>& points,
                                                       const SampleOptions& samples,
                                                       const RunPointsOptions& options);

@@ -92,14 +92,15 @@ RunSet run_set(const std::vector<PreparedPoint>& points, const RunSetOptions& op
     }
   }
   const auto store = [&](std::size_t i, const PointOutcome& outcome) {
-    if (outcome.has_record()) {
+    if (outcome.has_finished()) {
       cache.store(missing_keys[i], outcome.record_text);
     }
   };
   const bool is_worth_a_line = missing.size() > 1 || options.progress == Progress::Style::terminal;
   std::vector<PointOutcome> ran =
       run_points(missing, {options.jobs, options.label,
-                           is_worth_a_line ? options.progress : Progress::Style::silent, store});
+                           is_worth_a_line ? options.progress : Progress::Style::silent, store,
+                           options.limits});
   for (std::size_t i = 0; i < missing.size(); ++i) {
     outcomes[missing_keys[i]] = std::move(ran[i]);
   }

@@ -20,6 +20,7 @@ struct RunSetOptions {
   std::string label;  // of the progress
   Progress::Style progress = Progress::Style::silent;
   std::filesystem::path cache;  // the cache's folder; empty: none
+  RunLimits limits{};           // of each point that runs
 };
 
 struct RunSet {
@@ -27,7 +28,8 @@ struct RunSet {
   std::size_t run = 0;                 // points that ran, as the cache had no record
 };
 
-/// Equal points run once. Records are cached as they come. Throws Interrupted, and ConfigError
+/// Equal points run once. Records are cached as they come, but for those of points that a limit
+/// ended. Throws Interrupted, and ConfigError
 /// when the cache cannot be written.
 [[nodiscard]] RunSet run_set(const std::vector<PreparedPoint>& points,
                              const RunSetOptions& options);

@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include "sim/app/point_key.hpp"
 #include "sim/app/record_view.hpp"
@@ -26,6 +27,12 @@ RunRecord doubled(const PreparedPoint& point) {
   record.config = point.config;
   record.outcome.metrics.add("y", 2 * point.config.at("x").get<double>(), "1", "twice x");
   return record;
+}
+
+RunRecord never(const PreparedPoint& /*point*/) {
+  for (;;) {
+    pause();
+  }
 }
 
 PreparedPoint point_of(const json& config) {
@@ -98,6 +105,13 @@ TEST_CASE("run set: without a cache all runs, and what fails is not cached") {
   const RunSet failed = run_set({point_of({{"z", 1}})}, options);
   CHECK(failed.outcomes[0].end == ChildEnd::user_error);
   CHECK(failed.outcomes[0].problem == "a test: /x: missing");
+  CHECK(files_below(folder.path()).empty());
+  options.limits = limits_of({.wall = "100ms", .memory = {}});
+  PreparedPoint point = point_of({{"x", 1}});
+  point.run = never;
+  const RunSet stopped = run_set({point}, options);
+  CHECK(stopped.outcomes[0].has_record());
+  CHECK_FALSE(stopped.outcomes[0].has_finished());
   CHECK(files_below(folder.path()).empty());
 }
 
