@@ -93,7 +93,7 @@ class Workshop:
         return done.returncode == 0, done.stdout + done.stderr
 
     def configure(self):
-        # -O1: a file takes 3/4 of the time of -O3 to compile, and tests run nearly as fast. A warning
+        # -O1: a file compiles in 3/4 of the time of -O3, and tests run nearly as fast. A warning
         # is no verdict about a mutation. ccache, if it is there, makes the way back quick.
         done = subprocess.run(
             ["cmake", "-S", str(self.source), "-B", str(self.build), "-G", "Ninja",
