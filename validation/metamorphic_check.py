@@ -3,15 +3,17 @@
 Time: with all durations doubled and all rates halved, every time doubles, every rate halves and
 every count stays. "Doubles" to a ten-thousandth of it or a thousand roundings: ends of transfers
 are whole picoseconds. Same: a second run gives the same record, byte for byte. Order: ports and
-switches of the PCIe tree in another order change no metric. Unused: a CSD that the system does not
-use changes nothing but what it costs. Nothing lost: bytes that enter links leave them, and flash
-pages of CSDs are all accounted for (metamorphic_rules.py).
+switches of the PCIe tree in another order change no metric, and drives whose switches change places
+none but the switches'. Unused: a CSD that the system does not use changes nothing but what it
+costs. Nothing lost: bytes that enter links leave them, and flash pages of CSDs are all accounted
+for (metamorphic_rules.py). Every second point has its CSDs below a tree of switches.
 
 Usage: metamorphic_check.py [POINTS [SEED]]   (random points besides the shipped ones)
 Needs NEARKV_BINARY and NEARKV_HOME.
 """
 
 import concurrent.futures
+import functools
 import json
 import os
 import random
@@ -20,8 +22,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from metamorphic_rules import (changes, link_imbalances, page_imbalances, with_an_unused_drive,
-                               with_ports_in_another_order)
+from metamorphic_rules import (below_switches, changes, link_imbalances, page_imbalances,
+                               with_an_unused_drive, with_ports_in_another_order,
+                               with_switches_renamed)
 from random_points import RandomPoints
 from random_points_check import CONFIGS, run_point, shipped_points
 
@@ -81,13 +84,15 @@ def variants(point, number, spare):
     yield "slowed down", slowed(point, 2), differences
     yield ("ports in another order", with_ports_in_another_order(point, random.Random(number)),
            changes)
+    renamed, old_names = with_switches_renamed(point, random.Random(number))
+    yield "switches change places", renamed, functools.partial(changes, old_names=old_names)
     yield "an unused drive", with_an_unused_drive(point, spare), changes
 
 
 def problems_of(job):
     """Lines; None where the point does not run."""
     point, number, folder, spare = job
-    point = slowed(point, 1)
+    point = slowed(below_switches(point) if number % 2 else point, 1)
     outcome, said = run_point(point, f"{number}_a", folder)
     if outcome != "ok":
         return None

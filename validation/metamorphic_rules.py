@@ -16,6 +16,7 @@ import re
 LINK_BYTES = re.compile(
     r"((?:prefill_|decode_)?traffic)/pcie/(.+)/(up|down|peer_up|peer_down|gpu_link/in|gpu_link/out)"
     r"/bytes")
+SWITCH = re.compile(r"(.*/pcie/)([^/]+)")
 HOST_MEMORY = "{}/pcie/host_memory/bytes"
 MOST_GPUS = 64
 ROUNDINGS = 1e-9  # sums of interpolated steps are no whole bytes
@@ -124,6 +125,36 @@ def with_ports_in_another_order(point, generator):
     return changed
 
 
+def below_switches(point):
+    """The CSDs below two leaf switches of one switch, where the tree has none."""
+    changed = copy.deepcopy(point)
+    ports = changed["pcie"]["ports"]
+    if changed["pcie"]["switches"] or not changed["csd"]:
+        return changed
+    drives = next(port for port in ports if port["device"].startswith("csd/"))
+    changed["pcie"]["switches"] = [
+        {"name": name, "attach": attach, "link": drives["link"]}
+        for name, attach in (("trunk", "root"), ("leaf0", "trunk"), ("leaf1", "trunk"))]
+    changed["pcie"]["ports"] = [
+        *(port for port in ports if not port["device"].startswith("csd/")),
+        *({**drives, "device": f"csd/{i}", "attach": f"leaf{i % 2}"}
+          for i in range(changed["csd"][0]["count"]))]
+    return changed
+
+
+def with_switches_renamed(point, generator):
+    """Each switch has the name of another, so that drives change places; old names by new ones."""
+    changed = copy.deepcopy(point)
+    pcie = changed["pcie"]
+    names = [switch["name"] for switch in pcie["switches"]]
+    new_names = dict(zip(names, generator.sample(names, len(names)), strict=True))
+    for vertex in pcie["switches"] + pcie["ports"]:
+        vertex["attach"] = new_names.get(vertex["attach"], vertex["attach"])
+        if "name" in vertex:
+            vertex["name"] = new_names[vertex["name"]]
+    return changed, {new: old for old, new in new_names.items()}
+
+
 def with_an_unused_drive(point, spare):
     """A CSD where the system uses none, with a port of its own; None where CSDs are used."""
     if point["csd"]:
@@ -135,9 +166,11 @@ def with_an_unused_drive(point, spare):
     return changed
 
 
-def changes(record, other):
+def changes(record, other, old_names=None):
     """Metrics that are not the same, but for what an idle part costs."""
-    before, after = metrics_of(record), metrics_of(other)
+    before = metrics_of(record)
+    after = {SWITCH.sub(lambda link: link[1] + (old_names or {}).get(link[2], link[2]), name): value
+             for name, value in metrics_of(other).items()}
     for name, value in before.items():
         if name not in after:
             yield f"{name} is gone"

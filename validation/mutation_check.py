@@ -6,9 +6,9 @@ Without arguments, as the tests run it, it builds nothing: it checks how mutatio
 (mutations.py). With a number, each is applied alone to a copy of the tree in DIR (else in
 build/mutation), what depends on it is built, and tests run until one fails: the cases beside the
 file, of its folder, of models/, all others, then the Python checks of less than QUICK_SECONDS.
-Caught is a mutation when a test fails, crashes or takes FACTOR times as long as without it. One
-that does not compile does not count and is drawn anew, and so is one that mutation_survivors.txt
-lists as changing nothing, with the reason. Results are kept after each: a second call goes on
+Caught is a mutation when a test fails or crashes twice or takes FACTOR times as long as without it.
+One that does not compile does not count and is drawn anew, and so is one that is listed in
+mutation_survivors.txt as changing nothing, with the reason. Results are kept after each: a second call goes on
 where the first one ended, --again tries the survivors once more (after tests were added), --list
 prints what is known. --no-headers leaves out headers, which take minutes to build.
 """
@@ -109,7 +109,8 @@ class Workshop:
         program = self.build / "nearkv_tests"
         listing = subprocess.run([program, "--list-test-cases", "--reporters=xml"], check=True,
                                  capture_output=True).stdout
-        files = {case.get("name"): os.path.relpath(case.get("filename"), self.source)
+        # Relative to the build folder where ccache made it so.
+        files = {case.get("name"): os.path.relpath(self.build / case.get("filename"), self.source)
                  for case in ElementTree.fromstring(listing).iter("TestCase")}
         shown = subprocess.run(["ctest", "--test-dir", str(self.build), "--show-only=json-v1"],
                                check=True, capture_output=True).stdout
@@ -164,6 +165,8 @@ class Runner:
         if self.caught is not None:
             return
         how = self.run(test, max(LEAST_LIMIT, FACTOR * test.seconds))
+        if how in ("failed", "crashed") and self.caught is None:  # twice, or it was chance
+            how = self.run(test, max(LEAST_LIMIT, FACTOR * test.seconds))
         with self.lock:
             if how != "passed" and self.caught is None:
                 self.caught = (test.name, how)
