@@ -8,9 +8,9 @@ build/mutation), what depends on it is built, and tests run until one fails: the
 file, of its folder, of models/, all others, then the Python checks of less than QUICK_SECONDS.
 Caught is a mutation when a test fails or crashes twice or takes FACTOR times as long as without it.
 One that does not compile does not count and is drawn anew, and so is one that is listed in
-mutation_survivors.txt as changing nothing, with the reason. Results are kept after each: a second call goes on
-where the first one ended, --again tries the survivors once more (after tests were added), --list
-prints what is known. --no-headers leaves out headers, which take minutes to build.
+mutation_survivors.txt as changing nothing, with the reason. Results are kept after each: a second
+call goes on where the first one ended, --again tries the survivors once more (after tests were
+added), --list prints what is known. --no-headers leaves out headers, which take minutes to build.
 """
 
 import argparse
