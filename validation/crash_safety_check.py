@@ -1,6 +1,8 @@
-"""A sweep's results after kill -9, damage and read-only disks: the same bytes, or a refusal.
+"""A sweep's results after kill -9, damage, read-only disks and a clock that jumps: the same bytes,
+or a refusal.
 
-Usage: crash_safety_check.py [KILLS [DAMAGES]]   (the tests take few; 200 200 takes some minutes)
+Usage: crash_safety_check.py [KILLS [DAMAGES [CLOCKS]]]
+(the tests take few; 200 200 100 takes some minutes)
 Needs NEARKV_BINARY.
 """
 
@@ -37,9 +39,9 @@ def command(sweep, out, *more):
             *more]
 
 
-def run(sweep, out, *more):
+def run(sweep, out, *more, environment=None):
     return subprocess.run(command(sweep, out, *more), capture_output=True, text=True, check=False,
-                          errors="replace", timeout=120)
+                          errors="replace", timeout=120, env=environment)
 
 
 def table(out):
@@ -147,8 +149,58 @@ def check_read_only(folder, sweep):
     return "refused"
 
 
+def jumping_clock(folder):
+    """A library that makes the wall clock of a program jump by hours; None without a compiler."""
+    library = folder / "jumping_clock.so"
+    source = Path(__file__).with_name("jumping_clock.c")
+    if not shutil.which("gcc"):
+        return None
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source)], check=True)
+    # It must be seen to work: clocks that differ, none of them right.
+    told = [float(subprocess.run([sys.executable, "-c", "import time; print(time.time())"],
+                                 check=True, capture_output=True,
+                                 env=clock_environment(library, number)).stdout)
+            for number in range(4)]
+    assert min(abs(one - time.time()) for one in told) > 1, "the clock is right"
+    assert max(told) - min(told) > 3600, "the clocks agree"
+    return library
+
+
+def clock_environment(library, number):
+    return {**os.environ, "LD_PRELOAD": str(library), "NEARKV_CLOCK": str(number)}
+
+
+def check_clock(folder, sweep, whole, count):
+    """Killed and resumed while the wall clock jumps: the table of the clock that is right."""
+    library = jumping_clock(folder)
+    if library is None:
+        return "not tried: gcc is missing"
+    moments = random.Random(3)
+    out = folder / "clock"
+    finished = 0
+    for number in range(count):
+        child = subprocess.Popen(command(sweep, out, "--resume"), stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL, env=clock_environment(library, number))
+        try:
+            child.wait(moments.uniform(0, 1))
+        except subprocess.TimeoutExpired:
+            child.kill()
+        if child.wait() == 0:
+            assert table(out) == whole, f"the table differs with clock {number}"
+            shutil.rmtree(out)
+            finished += 1
+        else:
+            assert child.returncode == -signal.SIGKILL, f"clock {number}: {child.returncode}"
+    done = run(sweep, out, "--resume", environment=clock_environment(library, count))
+    assert done.returncode == 0, done
+    assert table(out) == whole, "the table differs after the clock jumped"
+    check_same(sweep, out, whole)
+    return f"the same table {finished + 1} times"
+
+
 def main():
-    kills, damages = (int(word) for word in (sys.argv[1:] + ["15", "40"][len(sys.argv) - 1:]))
+    kills, damages, clocks = (
+        int(word) for word in sys.argv[1:] + ["15", "40", "6"][len(sys.argv) - 1:])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sweep = folder / "sweep.json"
@@ -160,7 +212,8 @@ def main():
         refused = check_damages(folder, sweep, whole, damages)
         print(f"{kills} kills (the sweep was whole {finished} times on the way): the same table; "
               f"{damages} damaged journals: {refused} refused, {damages - refused} the same table; "
-              f"read-only: {check_read_only(folder, sweep)}")
+              f"read-only: {check_read_only(folder, sweep)}; {clocks} times ended or killed while "
+              f"the clock jumps: {check_clock(folder, sweep, whole, clocks)}")
 
 
 if __name__ == "__main__":

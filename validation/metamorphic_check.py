@@ -1,21 +1,30 @@
-"""Rules that hold for every design point: twice the time, twice the same.
+"""Rules that hold for every design point: twice the time, twice the same, nothing lost.
 
 Time: with all durations doubled and all rates halved, every time doubles, every rate halves and
 every count stays. "Doubles" to a ten-thousandth of it or a thousand roundings: ends of transfers
-are whole picoseconds. Same: a second run gives the same record, byte for byte.
+are whole picoseconds. Same: a second run gives the same record, byte for byte. Order: ports and
+switches of the PCIe tree in another order change no metric, and drives whose switches change places
+none but the switches'. Unused: a CSD that the system does not use changes nothing but what it
+costs. Nothing lost: bytes that enter links leave them, and flash pages of CSDs are all accounted
+for (metamorphic_rules.py). Every second point has its CSDs below a tree of switches.
 
 Usage: metamorphic_check.py [POINTS [SEED]]   (random points besides the shipped ones)
 Needs NEARKV_BINARY and NEARKV_HOME.
 """
 
 import concurrent.futures
+import functools
 import json
 import os
+import random
 import re
 import sys
 import tempfile
 from pathlib import Path
 
+from metamorphic_rules import (below_switches, changes, link_imbalances, page_imbalances,
+                               with_an_unused_drive, with_ports_in_another_order,
+                               with_switches_renamed)
 from random_points import RandomPoints
 from random_points_check import CONFIGS, run_point, shipped_points
 
@@ -70,18 +79,36 @@ def differences(record, slow):
             yield f"{metric['name']}: {found} {metric['unit']} instead of {expected}"
 
 
+def variants(point, number, spare):
+    """(what it is, a point that must run as this one does, what tells whether it did)."""
+    yield "slowed down", slowed(point, 2), differences
+    yield ("ports in another order", with_ports_in_another_order(point, random.Random(number)),
+           changes)
+    renamed, old_names = with_switches_renamed(point, random.Random(number))
+    yield "switches change places", renamed, functools.partial(changes, old_names=old_names)
+    yield "an unused drive", with_an_unused_drive(point, spare), changes
+
+
 def problems_of(job):
-    point, number, folder = job
-    outcome, said = run_point(slowed(point, 1), f"{number}_a", folder)
+    """Lines; None where the point does not run."""
+    point, number, folder, spare = job
+    point = slowed(below_switches(point) if number % 2 else point, 1)
+    outcome, said = run_point(point, f"{number}_a", folder)
     if outcome != "ok":
         return None
-    slow_outcome, slow_said = run_point(slowed(point, 2), f"{number}_b", folder)
-    if slow_outcome != "ok":
-        return [f"point {number}: slowed down: {slow_outcome}: {slow_said}"]
-    again = run_point(slowed(point, 1), f"{number}_a", folder)
-    return ([f"point {number}: {text}" for text in differences(json.loads(said),
-                                                               json.loads(slow_said))]
-            + ([] if again == (outcome, said) else [f"point {number}: a second run differs"]))
+    record = json.loads(said)
+    problems = [*link_imbalances(record), *page_imbalances(record)]
+    if run_point(point, f"{number}_a", folder) != (outcome, said):
+        problems.append("a second run differs")
+    for what, variant, compare in variants(point, number, spare):
+        if variant is None:
+            continue
+        variant_outcome, variant_said = run_point(variant, f"{number}_b", folder)
+        if variant_outcome != "ok":
+            problems.append(f"{what}: {variant_outcome}: {variant_said}")
+        else:
+            problems += [f"{what}: {text}" for text in compare(record, json.loads(variant_said))]
+    return [f"point {number}: {text}" for text in problems]
 
 
 def main():
@@ -94,8 +121,9 @@ def main():
                   for file in sorted((CONFIGS / "models").glob("*.json"))]
         drawn = RandomPoints(schema, shipped, models, seed)
         points = shipped + [drawn.draw() for _ in range(count)]
+        spare = next(point["csd"][0] for point in shipped if point["csd"])
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = list(pool.map(problems_of, ((point, i, folder)
+            results = list(pool.map(problems_of, ((point, i, folder, spare)
                                                   for i, point in enumerate(points))))
     held = [result for result in results if result is not None]
     problems = [problem for result in held for problem in result]
