@@ -24,8 +24,8 @@ class NoProgress : public std::runtime_error {
 };
 
 /// Of wake-ups, and of dispatches of components: more at one picosecond mean that it never ends.
-/// The whole runs of the largest shipped design points have fewer (README.md, "How fast it is"),
-/// and it takes seconds to count so far.
+/// All of near_storage_writeback with 20 CSDs at batch 256 has 330,000 wake-ups, at all its times
+/// together; to count so far takes seconds.
 inline constexpr std::int64_t kMostAtOneInstant = 10'000'000;
 
 /// Something that an actor may wait for, finished once, at one picosecond. It must live until it
