@@ -128,6 +128,30 @@ std::string phases(const RecordView& record) {
   return fmt::format("\nwhere the decode time went\n{}", table.text());
 }
 
+/// What faults did, if the design point has any.
+std::string faults(const RecordView& record) {
+  if (!record.metric("faults/time_during").has_value()) {
+    return "";
+  }
+  ResultTable table(record, {kLeft, kRight});
+  const auto row = [&](const char* what, const std::string& name, const char* unit) {
+    if (const std::optional<double> value = record.metric(name); value.has_value()) {
+      table.row({what, format_metric(*value, unit, kDigits)}, interval_text(record, name, unit));
+    }
+  };
+  row("before the first one", "faults/throughput_before", "token/s");
+  row("while one was there", "faults/throughput_during", "token/s");
+  row("afterwards", "faults/throughput_after", "token/s");
+  row("time while one was there", "faults/time_during", "s");
+  row("of it, recovering", "faults/recovery_time", "s");
+  row("tokens computed again", "faults/recomputed_tokens", "1");
+  row("flash pages lost", "faults/lost_pages", "1");
+  if (!record.is_ok()) {
+    row("tokens until it ended", "faults/decoded_tokens", "1");
+  }
+  return fmt::format("\nfaults, and tokens decoded\n{}", table.text());
+}
+
 std::string utilization(const RecordView& record) {
   constexpr double kIdle = 0.0005;  // prints as 0.0 %
   ResultTable table(record, {kLeft, kLeft, kRight});
@@ -287,10 +311,10 @@ std::string constants_table(const RecordView& record) {
 std::string summary_of(const RecordView& record) {
   std::string text = headline(record);
   if (!record.is_ok()) {
-    text += fmt::format("  {}\n", record.status_detail());
+    text += fmt::format("  {}\n", record.status_detail()) + faults(record);
   } else {
-    text += speed(record) + request_summary(record) + phases(record) + utilization(record) +
-            energy_and_cost(record);
+    text += speed(record) + request_summary(record) + phases(record) + faults(record) +
+            utilization(record) + energy_and_cost(record);
   }
   return text + high_water(record) + samples_text(record) + provenance(record);
 }
