@@ -9,13 +9,21 @@ namespace nearkv {
 
 void AttendBatch::seal() {
   hash_ = 0;
+  pages_ = 0;
   ends_.clear();
   for (const Segment& segment : segments) {
     check(segment.pairs > 0 && !segment.patterns.empty(), "an attend batch without heads");
     ends_.push_back(pairs() + segment.pairs);
     hash_ = mix_hash(hash_, static_cast<std::uint64_t>(segment.pairs));
+    const auto patterns = static_cast<std::int64_t>(segment.patterns.size());
+    std::int64_t place = 0;
     for (const HeadReads& reads : segment.patterns) {
       hash_ = mix_hash(hash_, reads.hash());
+      const std::size_t pages =
+          reads.channel_pages.size() + reads.key_pages.size() + reads.value_pages.size();
+      const std::int64_t pairs = (segment.pairs - place + patterns - 1) / patterns;
+      pages_ += static_cast<std::int64_t>(pages) * std::max<std::int64_t>(pairs, 0);
+      ++place;
     }
   }
 }

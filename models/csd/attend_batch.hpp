@@ -33,6 +33,8 @@ struct AttendBatch {
   [[nodiscard]] std::uint64_t hash() const { return hash_; }
   /// Of all segments.
   [[nodiscard]] int pairs() const { return ends_.empty() ? 0 : ends_.back(); }
+  /// That are read for all of them.
+  [[nodiscard]] std::int64_t pages() const { return pages_; }
 
   /// A pair of the batch as one of its segment.
   struct Place {
@@ -45,6 +47,7 @@ struct AttendBatch {
  private:
   std::vector<int> ends_;  // by segment: pairs of it and of those before
   std::uint64_t hash_ = 0;
+  std::int64_t pages_ = 0;
 };
 
 /// A batch and the tasks whose heads it attends over, one for each segment.

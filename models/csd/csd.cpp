@@ -189,7 +189,17 @@ void Csd::submit_read(SimTime now, const ReadBatch& batch, Completion& done, con
   submit({.submitted = now, .work = {}, .read = PlainRead{batch, layer}, .done = &done});
 }
 
+void Csd::audit() const {
+  if (!running_ && waiting_.empty()) {
+    check(flash_.counters().pages_read == pages_asked_,
+          "a CSD read more or fewer pages than it was asked for");
+  }
+  dram_.audit();
+  flash_capacity_.audit();
+}
+
 void Csd::submit(Waiting next) {
+  pages_asked_ += next.read ? next.read->batch.pages.pages() : next.work.batch->pages();
   if (ActivityLog* log = loop_.activity()) {
     activity_.handles_actor(*log, next.submitted);
     next.arrow = log->begin_arrow(next.submitted);

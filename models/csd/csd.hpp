@@ -155,6 +155,9 @@ class Csd final : public Component, private PageSink {
     friend Work operator-(Work a, const Work& b);
   };
   [[nodiscard]] Work work() const;
+  /// check()s of an idle drive that each page that was asked for was read once, and that its
+  /// memories hold what they should.
+  void audit() const;
 
   [[nodiscard]] Bytes bytes_read() const {
     return config_.flash.page_size * flash_.counters().pages_read;
@@ -379,6 +382,7 @@ class Csd final : public Component, private PageSink {
   std::string name_;
   bool reuse_;
   SimTime stalled_until_{};
+  std::int64_t pages_asked_ = 0;  // to be read
   CsdFlash flash_;
   FifoServers cores_;
   FifoServers kernels_;  // feed blocks: all GeMV units of a kernel work on one head

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "sim/core/allowed_paths.hpp"
+
 namespace nearkv {
 
 using namespace std::chrono_literals;
@@ -23,8 +25,8 @@ void FaultTimes::fields(FieldVisitor& v) {
                                 "mean of the exponentially distributed times between two of them",
                                 range_of(1ms, kLatest));
               } else {
-                inner.parameter("file", file,
-                                "text file with a duration a line; a path from the working folder");
+                file_field(inner, "file", file,
+                           "text file with a duration a line; a path from the working folder");
               }
             });
   kind = static_cast<Kind>(chosen);

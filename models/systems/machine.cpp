@@ -453,6 +453,18 @@ void Machine::add_csd_gauges(int index) {
                          [csd] { return csd->work().storing; }));
 }
 
+void Machine::audit() const {
+  for (const auto& port : gpus_) {
+    port->gpu.memory().audit();
+  }
+  for (const auto& csd : csds_) {
+    csd->audit();
+  }
+  if (host_storage_ != nullptr) {
+    host_storage_->memory().pinned().audit();
+  }
+}
+
 void Machine::report_memories(Metrics& metrics) const {
   const auto add = [&](const std::string& name, Bytes high_water, Bytes capacity) {
     metrics.add("high_water/" + name, static_cast<double>(high_water.count()), "B",

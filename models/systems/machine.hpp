@@ -146,6 +146,9 @@ class Machine {
   void declare_phase(const std::string& phase, const std::string& doc);
   [[nodiscard]] SimDuration phase(const std::string& phase) const { return phases_.at(phase); }
 
+  /// check()s what must hold at the end of a run, whatever ran: pages asked for were read, memories
+  /// hold what was allocated and not released. The engine does so for its links.
+  void audit() const;
   /// High-water marks of all memories.
   void report_memories(Metrics& metrics) const;
   /// What the CSDs' FTLs hold and how worn they are.

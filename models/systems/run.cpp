@@ -109,6 +109,7 @@ RunOutcome run_or_record(const DesignPoint& point, Recording* recording) {
   machine.engine().spawn("driver", machine.host_node(), [&driver] { driver(); });
   try {
     machine.engine().run();
+    machine.audit();
     driver.report(outcome);
     if (recording == nullptr) {
       point.system->report(point, outcome.metrics);

@@ -45,6 +45,19 @@ RunRecord typical_record() {
   return record;
 }
 
+RunRecord record_with_faults() {
+  RunRecord record = typical_record();
+  Metrics& metrics = record.outcome.metrics;
+  metrics.add("faults/throughput_before", 25, "token/s", "d");
+  metrics.add("faults/throughput_during", 0.5, "token/s", "d");
+  metrics.add("faults/decoded_tokens", 65472, "1", "d");
+  metrics.add("faults/time_during", 49.4, "s", "d");
+  metrics.add("faults/recovery_time", 47.7, "s", "d");
+  metrics.add("faults/recomputed_tokens", 67648, "1", "d");
+  metrics.add("faults/lost_pages", 120, "1", "d");
+  return record;
+}
+
 bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
@@ -68,6 +81,22 @@ TEST_CASE("a summary tells speed, shares, utilization, memory, constants and not
                  "9000 USD, 2.500 USD of electricity)\n"));
   CHECK(contains(text, "1 assumed, 0 fit, 0 override"));
   CHECK(contains(text, "note: synthetic tensors\n"));
+}
+
+TEST_CASE("a summary says what faults did, where there are any") {
+  CHECK_FALSE(contains(summary_of(RecordView(typical_record().to_json("0"))), "faults"));
+  RunRecord record = record_with_faults();
+  const std::string text = summary_of(RecordView(record.to_json("0")));
+  INFO(text);
+  CHECK(contains(text, "before the first one         25.00 token/s\n"));
+  CHECK(contains(text, "of it, recovering               47.70 s\n"));
+  CHECK_FALSE(contains(text, "afterwards"));
+  record.outcome.status = RunStatus::data_lost;
+  record.outcome.status_detail = "data_lost: drive_failure of ssd/0";
+  const std::string lost = summary_of(RecordView(record.to_json("0")));
+  INFO(lost);
+  CHECK(contains(lost, "data_lost: drive_failure of ssd/0\n"));
+  CHECK(contains(lost, "tokens until it ended"));
 }
 
 TEST_CASE("a summary of a run that is out of memory says what overflowed") {

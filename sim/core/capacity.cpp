@@ -37,6 +37,7 @@ void CapacityLedger::allocate(std::string_view label, Bytes size) {
     return;
   }
   held_ += size;
+  allocated_ += size.count();
   by_label_[std::string(label)] += size;
   if (held_ > high_water_) {
     high_water_ = held_;
@@ -52,9 +53,20 @@ void CapacityLedger::release(std::string_view label, Bytes size) {
   const auto found = by_label_.find(label);
   found->second -= size;
   held_ -= size;
+  released_ += size.count();
   if (found->second == Bytes{0}) {
     by_label_.erase(found);
   }
+}
+
+void CapacityLedger::audit() const {
+  Bytes labelled{};
+  for (const auto& [label, size] : by_label_) {
+    labelled += size;
+  }
+  check(allocated_ - released_ == labelled.count() && labelled == held_,
+        "a memory holds something else than what was allocated and not released");
+  check(held_ <= high_water_ && high_water_ <= capacity_, "a memory that held more than it has");
 }
 
 void CapacityLedger::release_all(std::string_view label) { release(label, held(label)); }

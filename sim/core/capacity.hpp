@@ -56,6 +56,8 @@ class CapacityLedger {
   [[nodiscard]] Bytes capacity() const { return capacity_; }
   [[nodiscard]] Bytes high_water() const { return high_water_; }
   [[nodiscard]] const std::string& resource() const { return resource_; }
+  /// check()s that what was allocated is what was released and what labels still hold.
+  void audit() const;
   /// What was held, by label, when the high-water mark was first reached.
   [[nodiscard]] const std::map<std::string, Bytes, std::less<>>& held_at_high_water() const {
     return at_high_water_;
@@ -65,6 +67,8 @@ class CapacityLedger {
   std::string resource_;
   Bytes capacity_;
   Bytes held_{};
+  Int128 allocated_ = 0;  // over all time, in bytes
+  Int128 released_ = 0;
   Bytes high_water_{};
   std::map<std::string, Bytes, std::less<>> by_label_;
   std::map<std::string, Bytes, std::less<>> at_high_water_;

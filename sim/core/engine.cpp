@@ -93,6 +93,7 @@ struct Engine::Impl {
   struct Route {
     std::vector<int> links;
     SimDuration latency{};
+    Bytes sent{};
   };
   struct Flow {
     Completion latency_paid;
@@ -143,6 +144,7 @@ struct Engine::Impl {
   Flow& begin_flow(NodeId from, NodeId to, Bytes size);
   void end_flow(const Flow& flow);
   void record_flow(const Flow& flow, SimTime begin) const;
+  void audit_links() const;
   [[nodiscard]] bool wait(Completion& completion, std::string_view what,
                           const HeldByActors* held = nullptr);
 
@@ -326,6 +328,7 @@ void Engine::Impl::run_body(int me) {
 Engine::Impl::Flow& Engine::Impl::begin_flow(NodeId from, NodeId to, Bytes size) {
   const auto route = routes.find({from.index, to.index});
   check(route != routes.end(), "a flow without a route");
+  route->second.sent += size;
   Flow& flow = actors[current]->flow;
   flow = {.latency_paid = {}, .from = from, .to = to, .size = size, .route = &route->second};
   flow.latency_paid.waiter_ = flow_of(current);
@@ -346,6 +349,20 @@ void Engine::Impl::end_flow(const Flow& flow) {
     if (--link.flows == 0) {
       link.busy += now - link.busy_since;
     }
+  }
+}
+
+/// What was sent over each route has arrived over each of its links.
+void Engine::Impl::audit_links() const {
+  std::vector<Bytes> sent(links.size());
+  for (const auto& [ends, route] : routes) {
+    for (const int index : route.links) {
+      sent[static_cast<std::size_t>(index)] += route.sent;
+    }
+  }
+  for (std::size_t i = 0; i < links.size(); ++i) {
+    check(links[i].flows == 0 && links[i].carried == sent[i],
+          "a link carried something else than what was sent over it");
   }
 }
 
@@ -618,6 +635,7 @@ void Engine::run() {
     std::rethrow_exception(impl.failure);
   }
   check(impl.alive == 0, "SimGrid's run ended before the actors");
+  impl.audit_links();
 }
 
 void Engine::set_most_at_one_instant(std::int64_t most) {
