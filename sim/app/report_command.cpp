@@ -105,7 +105,8 @@ int make_missing_figures(const Figures& figures, const ReportOptions& options) {
                                                     .jobs = options.jobs,
                                                     .quick = options.quick,
                                                     .print = FigurePrint::nothing,
-                                                    .samples = {}});
+                                                    .samples = {},
+                                                    .limits = {}});
   if (status == kExitOk && has_gantt(options) &&
       (options.again || !has_gantt_figure(options.results))) {
     return run_gantt_figure(options.results, true);
