@@ -22,6 +22,8 @@ constexpr double kSamplingSafety = 2;
 constexpr int kWarmUpChecks = 4;
 /// Fewer steps than that until a fault are simulated one by one.
 constexpr int kLeastSampled = 8;
+/// So many steps at most go by before it is seen that a lost drive was used after all.
+constexpr int kMostBetweenLooks = 16;
 
 StepValues difference(StepValues after, const StepValues& before) {
   for (std::size_t i = 0; i < after.size(); ++i) {
@@ -229,7 +231,8 @@ BatchDriver::Decode BatchDriver::decode_with_faults(SimTime start) {
 /// Steps from `step` on that will be done before the next fault: all that there are, when none is
 /// to come; 0 when one may come in this step or when it is not known how long steps take.
 int BatchDriver::steps_before_fault(int step, SimTime now) const {
-  const int left = run_.batch->decode_steps() - step;
+  const int all = run_.batch->decode_steps() - step;
+  const int left = unused_.empty() ? all : std::min(all, kMostBetweenLooks);
   const SimTime next = run_.faults->next();
   if (next == kNever) {
     return left;
@@ -257,6 +260,9 @@ void BatchDriver::note_tokens(int step, SimTime at) {
 /// From all losses so far, before step `step`; one may come while another is recovered from.
 SimDuration BatchDriver::recover(int step) {
   FaultInjector& faults = *run_.faults;
+  for (const DataLoss& loss : unused_) {
+    static_cast<void>(system_.recover(run_, loss, step));
+  }
   SimDuration time{};
   for (std::vector<DataLoss> losses = faults.take_losses(); !losses.empty();
        losses = faults.take_losses()) {
@@ -265,6 +271,9 @@ SimDuration BatchDriver::recover(int step) {
       const StepValues before = machine_.read_gauges();
       const Recovered recovered = system_.recover(run_, loss, step);
       const SimDuration took = faults.now() - begin;
+      if (loss.device_kind() == "ssd") {
+        unused_.push_back(loss);
+      }
       add_to(found_.recovery, difference(machine_.read_gauges(), before));
       found_.recovery_time += to_seconds(took);
       time += took;

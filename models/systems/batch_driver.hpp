@@ -74,8 +74,9 @@ class BatchDriver {
   BatchSystem& system_;
   Machine& machine_;
   BatchMeasurements found_;
-  SimDuration last_step_{};  // that was simulated
-  SimTime free_{};           // in the requests' time line
+  SimDuration last_step_{};       // that was simulated
+  std::vector<DataLoss> unused_;  // of drives that had not been used when they were lost
+  SimTime free_{};                // in the requests' time line
 };
 
 }  // namespace nearkv

@@ -30,7 +30,7 @@ int DataLoss::device_number() const {
   return std::stoi(fault.device.substr(fault.device.find('/') + 1));
 }
 
-/// Only SSDs that the system has used hold its data.
+/// Only SSDs that the system has used hold its data; the driver asks again.
 Recovered System::recover(RunContext& run, const DataLoss& loss, int /*step*/) {
   if (loss.device_kind() == "ssd" &&
       run.machine.ssds().bytes_read() + run.machine.ssds().bytes_written() > Bytes{}) {

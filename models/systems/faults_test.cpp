@@ -219,6 +219,22 @@ TEST_CASE("a baseline that loses an SSD stops with a result that says so") {
   }
 }
 
+TEST_CASE("an SSD that is lost before it was used ends the run when it is used") {
+  // The KV of few tokens fits the page cache, and outgrows it.
+  const Overrides overrides{"workload/batch=64", "workload/prompt_tokens=64",
+                            "workload/output_tokens=200", "host/dram=9728MiB",
+                            "host/reserved=1GiB"};
+  const RunResult plain = run_alone(small_point("flexgen", overrides));
+  REQUIRE(plain.status == RunStatus::ok);
+  REQUIRE(plain.at("prefill_traffic/ssd/written") == 0);
+  REQUIRE(plain.at("decode_traffic/ssd/written") > 0);
+  const RunResult failed =
+      run_with("flexgen", overrides, {fault_at(FaultKind::drive_failure, 0, "ssd/0")});
+  CHECK(failed.status == RunStatus::data_lost);
+  CHECK(failed.at("faults/decoded_tokens") > 0);
+  CHECK(failed.at("faults/decoded_tokens") < 64 * 199);
+}
+
 TEST_CASE("uncorrectable pages are as many as asked for, and the same for one seed") {
   const double middle = middle_of_decode("insti_dense", kFourDrives);
   FaultConfig fault = fault_at(FaultKind::uncorrectable_pages, middle, "csd/0");
