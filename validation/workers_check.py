@@ -23,7 +23,7 @@ SWEEPS = {
         "point": {"extends": "nearkv:design_points/insti_sparf_opt13b_a6000.json",
                   "model": {"layers": 3}, "workload": SMALL},
         "axes": [{"path": "/csd/0/count", "values": [1, 2, 3]},
-                 {"path": "/workload/batch", "values": [0, 1, 2, 5, 8, 13]}],
+                 {"path": "/workload/batch", "values": [1, 0, 2, 5, 8, 13]}],
     },
     "memory": {
         "title": "a test",
