@@ -28,8 +28,8 @@ SWEEPS = {
     "memory": {
         "title": "a test",
         "point": {"extends": "nearkv:design_points/deepspeed_opt13b_a6000.json",
-                  "workload": {**SMALL, "prompt_tokens": 1024}},
-        "axes": [{"path": "/workload/batch", "values": [1, 4, 16, 64, 256, 1024]},
+                  "model": {"layers": 2}, "workload": {**SMALL, "prompt_tokens": 512}},
+        "axes": [{"path": "/workload/batch", "values": [1, 2, 5, 16, 2048, 65536]},
                  {"path": "/host/dram", "values": ["32GiB", "96GiB"]}],
     },
 }
