@@ -182,7 +182,7 @@ def check_clock(folder, sweep, whole, count):
         child = subprocess.Popen(command(sweep, out, "--resume"), stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL, env=clock_environment(library, number))
         try:
-            child.wait(moments.uniform(0, 1))
+            child.wait(moments.uniform(0, 2))
         except subprocess.TimeoutExpired:
             child.kill()
         if child.wait() == 0:

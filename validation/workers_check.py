@@ -23,13 +23,13 @@ SWEEPS = {
         "point": {"extends": "nearkv:design_points/insti_sparf_opt13b_a6000.json",
                   "model": {"layers": 3}, "workload": SMALL},
         "axes": [{"path": "/csd/0/count", "values": [1, 2, 3]},
-                 {"path": "/workload/batch", "values": [0, 1, 2, 5, 8, 13]}],
+                 {"path": "/workload/batch", "values": [1, 0, 2, 5, 8, 13]}],
     },
     "memory": {
         "title": "a test",
         "point": {"extends": "nearkv:design_points/deepspeed_opt13b_a6000.json",
-                  "workload": {**SMALL, "prompt_tokens": 1024}},
-        "axes": [{"path": "/workload/batch", "values": [1, 4, 16, 64, 256, 1024]},
+                  "model": {"layers": 2}, "workload": {**SMALL, "prompt_tokens": 512}},
+        "axes": [{"path": "/workload/batch", "values": [1, 2, 5, 16, 2048, 65536]},
                  {"path": "/host/dram", "values": ["32GiB", "96GiB"]}],
     },
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "models/faults/fault_timeline.hpp"
 #include "models/llm/huggingface_config.hpp"
 #include "sim/app/expression/expression.hpp"
 #include "sim/app/expression/value_expression.hpp"
@@ -125,6 +126,11 @@ void fuzz_fio_log(std::string_view bytes) {
   });
 }
 
+void fuzz_fault_times(std::string_view bytes) {
+  const fs::path file = file_of(bytes, "times.txt");
+  may_refuse([&] { static_cast<void>(read_fault_times(file.string())); });
+}
+
 void fuzz_kv_page_trace(std::string_view bytes) {
   const fs::path file = file_of(bytes, "pages.kvtrace");
   may_refuse([&] {
@@ -205,6 +211,7 @@ const std::map<std::string, FuzzTarget>& fuzz_targets() {
       {"sweep", fuzz_sweep},
       {"block_trace", fuzz_block_trace},
       {"fio_log", fuzz_fio_log},
+      {"fault_times", fuzz_fault_times},
       {"kv_page_trace", fuzz_kv_page_trace},
       {"safetensors", fuzz_safetensors},
       {"requests", fuzz_requests},
