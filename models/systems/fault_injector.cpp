@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "models/ssd/drive_conditions.hpp"
+#include "models/systems/device_name.hpp"
 #include "sim/core/check.hpp"
 
 namespace nearkv {
@@ -22,13 +23,9 @@ std::vector<std::string> labels_of(const std::vector<FaultConfig>& faults) {
 
 }  // namespace
 
-std::string_view DataLoss::device_kind() const {
-  return std::string_view(fault.device).substr(0, fault.device.find('/'));
-}
+std::string_view DataLoss::device_kind() const { return DeviceName(fault.device).kind; }
 
-int DataLoss::device_number() const {
-  return std::stoi(fault.device.substr(fault.device.find('/') + 1));
-}
+int DataLoss::device_number() const { return DeviceName(fault.device).number; }
 
 /// Only SSDs that the system has used hold its data; the driver asks again.
 Recovered System::recover(RunContext& run, const DataLoss& loss, int /*step*/) {

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "models/systems/device_name.hpp"
+
 namespace nearkv {
 
 namespace {
@@ -307,18 +309,6 @@ void Machine::extrapolate(const Extrapolation& work) {
   }
   engine_.wait_until(end);
 }
-
-namespace {
-
-/// "csd/3" is number 3 of the kind "csd".
-struct DeviceName {
-  explicit DeviceName(const std::string& name)
-      : kind(name.substr(0, name.find('/'))), number(std::stoi(name.substr(name.find('/') + 1))) {}
-  std::string kind;
-  int number;
-};
-
-}  // namespace
 
 void Machine::set_conditions(const std::string& device, const DriveConditions& conditions) {
   const DeviceName name(device);
