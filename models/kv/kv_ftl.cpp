@@ -651,10 +651,10 @@ KvFtl::Outcome KvFtl::fail_planes(const std::vector<int>& planes, std::vector<Lo
 
 KvFtl::Outcome KvFtl::lose_pages(std::int64_t count, Rng& rng, std::vector<LostPage>& lost) {
   std::int64_t pages = 0;
-  for (TaskId id = 0; id < static_cast<TaskId>(tasks_.size()); ++id) {
-    if (tasks_[id].live && !tasks_[id].finished) {
-      loosen(tasks_[id]);
-      pages += flushed_pages_of(tasks_[id]);
+  for (Task& task : tasks_) {
+    if (task.live && !task.finished) {
+      loosen(task);
+      pages += flushed_pages_of(task);
     }
   }
   // Each page with the chance that makes it `count` in all (Knuth's selection sampling).

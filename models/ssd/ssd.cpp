@@ -50,7 +50,7 @@ Ssd::Ssd(const SsdConfig& config, Rate host_link)
 }
 
 void Ssd::set_conditions(const DriveConditions& conditions) {
-  static_cast<DriveConfig&>(config_) = normal_;
+  config_ = normal_;
   put_under(config_, conditions);
   flash_.set_times(config_.flash.recurrence());
   page_channel_time_ = config_.flash.recurrence().transfer;

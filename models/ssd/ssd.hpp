@@ -114,7 +114,7 @@ class Ssd {
   }
 
   SsdConfig config_;
-  DriveConfig normal_;  // without conditions
+  SsdConfig normal_;  // without conditions
   Rate host_link_;
   Bytes page_size_;
   SimDuration page_link_time_;

@@ -65,13 +65,13 @@ void AllowedPaths::allow(const fs::path& path) { add_once(below_, resolved(path)
 
 void AllowedPaths::allow_for_config(const fs::path& file) {
   const fs::path folder = resolved(file.parent_path());
-  const fs::path working_folder = resolved(".");
+  const fs::path here = resolved(".");
   const bool is_shipped = is_below_any(folder, shipped_folders());
   if (!is_shipped) {
     add_once(below_, folder);
   }
-  if ((is_shipped || is_below(folder, working_folder)) && working_folder.has_relative_path()) {
-    add_once(below_, working_folder);
+  if ((is_shipped || is_below(folder, here)) && here.has_relative_path()) {
+    add_once(below_, here);
   }
 }
 

@@ -701,12 +701,11 @@ void Engine::transfer(NodeId from, NodeId to, Bytes size) {
   }
 }
 
-void Engine::set_bandwidth(LinkId id, Rate bandwidth) {
+void Engine::set_bandwidth(LinkId link, Rate bandwidth) {
   check(impl_->current != Impl::kNobody, "only an actor changes a link");
   check(bandwidth > Rate{0}, "a link without bandwidth");
-  Impl::LinkState& link = impl_->links.at(id.index);
-  link.bandwidth = bandwidth;
-  impl_->changed_links.push_back(id.index);
+  impl_->links.at(link.index).bandwidth = bandwidth;
+  impl_->changed_links.push_back(link.index);
   // SimGrid is told between the turns of actors, at this same time.
   Completion told;
   impl_->timers.finish_at(now(), told);
