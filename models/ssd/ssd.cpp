@@ -35,7 +35,7 @@ void SsdConfig::fields(FieldVisitor& v) {
 
 Ssd::Ssd(const SsdConfig& config, Rate host_link)
     : config_(config),
-      normal_(config),
+      normal_(static_cast<const DriveConfig&>(config)),
       host_link_(host_link),
       page_size_(config.flash.page_size),
       page_link_time_(time_for(page_size_, host_link)),
@@ -50,7 +50,7 @@ Ssd::Ssd(const SsdConfig& config, Rate host_link)
 }
 
 void Ssd::set_conditions(const DriveConditions& conditions) {
-  config_ = normal_;
+  static_cast<DriveConfig&>(config_) = normal_;
   put_under(config_, conditions);
   flash_.set_times(config_.flash.recurrence());
   page_channel_time_ = config_.flash.recurrence().transfer;

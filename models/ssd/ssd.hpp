@@ -114,7 +114,7 @@ class Ssd {
   }
 
   SsdConfig config_;
-  SsdConfig normal_;  // without conditions
+  DriveConfig normal_;  // without conditions
   Rate host_link_;
   Bytes page_size_;
   SimDuration page_link_time_;
