@@ -27,9 +27,8 @@ fs::path resolved(const fs::path& path) {
 }
 
 /// The same path counts as below.
-bool is_below(const fs::path& path, const fs::path& folder) {
-  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first ==
-         folder.end();
+bool is_below(const fs::path& path, const fs::path& root) {
+  return std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first == root.end();
 }
 
 bool is_below_any(const fs::path& path, const std::vector<fs::path>& folders) {
