@@ -88,8 +88,8 @@ TEST_CASE("a summary says what faults did, where there are any") {
   RunRecord record = record_with_faults();
   const std::string text = summary_of(RecordView(record.to_json("0")));
   INFO(text);
-  CHECK(contains(text, "before the first one         25.00 token/s\n"));
-  CHECK(contains(text, "of it, recovering               47.70 s\n"));
+  CHECK(contains(text, "before the first one       25.00 token/s\n"));
+  CHECK(contains(text, "of it, recovering                47.70 s\n"));
   CHECK_FALSE(contains(text, "afterwards"));
   record.outcome.status = RunStatus::data_lost;
   record.outcome.status_detail = "data_lost: drive_failure of ssd/0";
