@@ -22,18 +22,18 @@ namespace {
 /// A tree that has what is inside and what is outside:
 ///
 ///   home/configs/, home/validation/   the shipped files
-///   work/study/point.json             the config, work/study/sub/ below it
-///   work/trace.csv, secret.csv        beside it and outside
+///   desk/study/point.json             the config, desk/study/sub/ below it
+///   desk/trace.csv, secret.csv        beside it and outside
 class Tree : public TestFolder {
  public:
   Tree() {
     for (const char* file :
          {"home/configs/gpu.json", "home/validation/rows.json", "home/secret.json",
-          "work/study/point.json", "work/study/sub/base.json", "work/trace.csv", "secret.csv"}) {
+          "desk/study/point.json", "desk/study/sub/base.json", "desk/trace.csv", "secret.csv"}) {
       write(file, R"({"batch": 1})");
     }
     setenv("NEARKV_HOME", at("home").c_str(), 1);
-    fs::current_path(at("work"));
+    fs::current_path(at("desk"));
   }
   ~Tree() {
     fs::current_path(before_);
@@ -83,17 +83,17 @@ TEST_CASE("allowed paths: a library may read everything") {
 TEST_CASE("allowed paths: below the config's folder, however the path is written") {
   const Tree tree;
   fs::current_path("/");  // the root folder adds nothing
-  const AllowedPaths allowed = allowed_for(tree.at("work/study/point.json"));
-  CHECK(allowed.allows(tree.at("work/study/sub/base.json")));
-  CHECK(allowed.allows(tree.at("work/study/not_there.csv")));
-  CHECK(allowed.allows(tree.at("work/study/sub/../point.json")));
-  CHECK(allowed.allows(tree.at("work/study") + "//sub/./base.json"));
-  CHECK(allowed.allows(tree.at("work/study").substr(1) + "/sub/base.json"));
+  const AllowedPaths allowed = allowed_for(tree.at("desk/study/point.json"));
+  CHECK(allowed.allows(tree.at("desk/study/sub/base.json")));
+  CHECK(allowed.allows(tree.at("desk/study/not_there.csv")));
+  CHECK(allowed.allows(tree.at("desk/study/sub/../point.json")));
+  CHECK(allowed.allows(tree.at("desk/study") + "//sub/./base.json"));
+  CHECK(allowed.allows(tree.at("desk/study").substr(1) + "/sub/base.json"));
 
-  CHECK_FALSE(allowed.allows(tree.at("work/trace.csv")));
-  CHECK_FALSE(allowed.allows(tree.at("work/study/../trace.csv")));
-  CHECK_FALSE(allowed.allows(tree.at("work/study/not_there/../../trace.csv")));
-  CHECK_FALSE(allowed.allows(tree.at("work/study_of_another/x.csv")));
+  CHECK_FALSE(allowed.allows(tree.at("desk/trace.csv")));
+  CHECK_FALSE(allowed.allows(tree.at("desk/study/../trace.csv")));
+  CHECK_FALSE(allowed.allows(tree.at("desk/study/not_there/../../trace.csv")));
+  CHECK_FALSE(allowed.allows(tree.at("desk/study_of_another/x.csv")));
   CHECK_FALSE(allowed.allows("/etc/passwd"));
   CHECK_FALSE(allowed.allows("/proc/self/cwd/etc/passwd"));
   CHECK_FALSE(allowed.allows(""));
@@ -102,7 +102,7 @@ TEST_CASE("allowed paths: below the config's folder, however the path is written
 TEST_CASE("allowed paths: a zero in a path does not hide what the system would open") {
   const Tree tree;
   const AllowedPaths allowed = allowed_for("study/point.json");
-  const std::string hidden = tree.at("secret.csv") + std::string(1, '\0') + "/../work/study/x.csv";
+  const std::string hidden = tree.at("secret.csv") + std::string(1, '\0') + "/../desk/study/x.csv";
   CHECK_FALSE(allowed.allows(hidden));
 }
 
@@ -121,25 +121,25 @@ TEST_CASE("allowed paths: links are followed") {
   CHECK(allowed.allows("study/loop"));  // nothing can open it
 
   // The user named the link: what it points at is his, but its folder is not the config's.
-  fs::create_symlink(tree.at("work/study/point.json"), tree.at("link.json"));
+  fs::create_symlink(tree.at("desk/study/point.json"), tree.at("link.json"));
   fs::current_path("/");
   fs::create_directory(tree.at("links"));
   fs::rename(tree.at("link.json"), tree.at("links/link.json"));
-  CHECK_FALSE(allowed_for(tree.at("links/link.json")).allows(tree.at("work/study/sub/base.json")));
+  CHECK_FALSE(allowed_for(tree.at("links/link.json")).allows(tree.at("desk/study/sub/base.json")));
 }
 
 TEST_CASE("allowed paths: the working folder counts when the config is in it, or shipped") {
   const Tree tree;
   CHECK(allowed_for("study/point.json").allows("trace.csv"));
-  CHECK(allowed_for(tree.at("work/study/point.json")).allows("trace.csv"));
+  CHECK(allowed_for(tree.at("desk/study/point.json")).allows("trace.csv"));
   CHECK(allowed_for("trace.json").allows("study/sub/base.json"));
   CHECK(allowed_for(tree.at("home/configs/gpu.json")).allows("trace.csv"));
   CHECK_FALSE(allowed_for("../secret.json").allows("/etc/passwd"));
 
-  fs::current_path(tree.at("work/study/sub"));
+  fs::current_path(tree.at("desk/study/sub"));
   CHECK(allowed_for("../point.json").allows("base.json"));
   fs::current_path(tree.at("home"));
-  CHECK_FALSE(allowed_for("../work/study/point.json").allows("secret.json"));
+  CHECK_FALSE(allowed_for("../desk/study/point.json").allows("secret.json"));
   CHECK_FALSE(AllowedPaths().allows("secret.json"));
 }
 
@@ -169,8 +169,8 @@ TEST_CASE("allowed paths: options hand on what is allowed") {
   const Tree tree;
   AllowedPaths allowed = allowed_for("study/point.json");
   allowed.allow_named_in("/data/a.kv");
-  CHECK(allowed.options() == std::vector<std::string>{"--allow-outside=" + tree.at("work/study"),
-                                                      "--allow-outside=" + tree.at("work"),
+  CHECK(allowed.options() == std::vector<std::string>{"--allow-outside=" + tree.at("desk/study"),
+                                                      "--allow-outside=" + tree.at("desk"),
                                                       "--allow-outside=/data/a.kv"});
   CHECK(AllowedPaths().options().empty());
   AllowedPaths everything = AllowedPaths::everything();
@@ -184,13 +184,13 @@ TEST_CASE("allowed paths: a config that extends a file outside is refused, there
   allowed_paths() = allowed_for("study/point.json");
   const auto message = [&](const std::string& written, const std::string& file) {
     return "study/point.json: /x/0/extends: \"" + written + "\" is " + file +
-           ", which a config may not name; it may name what is below " + tree.at("work/study") +
-           ", " + tree.at("work") + ", " + tree.at("home/configs") + ", " +
+           ", which a config may not name; it may name what is below " + tree.at("desk/study") +
+           ", " + tree.at("desk") + ", " + tree.at("home/configs") + ", " +
            tree.at("home/validation") +
            "; move the file there, or give --allow-outside if you trust the config";
   };
   const auto refusal_of_extending = [&](const std::string& written) {
-    tree.write("work/study/point.json", json{{"x", {{{"extends", written}}}}}.dump());
+    tree.write("desk/study/point.json", json{{"x", {{{"extends", written}}}}}.dump());
     return refusal_of("study/point.json");
   };
   CHECK(refusal_of_extending("../../secret.csv") ==
@@ -204,7 +204,7 @@ TEST_CASE("allowed paths: a config that extends a file outside is refused, there
   CHECK(refusal_of_extending("../trace.csv").empty());  // of the working folder
 
   // What is extended may not lead outside either.
-  tree.write("work/study/sub/far.json", R"({"extends": "../../../secret.csv"})");
+  tree.write("desk/study/sub/far.json", R"({"extends": "../../../secret.csv"})");
   CHECK(refusal_of_extending("sub/far.json")
             .starts_with("study/sub/far.json: /extends: \"../../../secret.csv\" is "));
 
