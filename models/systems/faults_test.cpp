@@ -255,12 +255,19 @@ TEST_CASE("a stalled controller holds up the drives' attention for as long") {
   CHECK(stalled.at("decode_time") == doctest::Approx(plain.at("decode_time") + 0.05).epsilon(0.01));
 }
 
-TEST_CASE("host memory that something else takes slows down what lives in the page cache") {
-  const Overrides overrides{"workload/batch=8", "workload/prompt_tokens=256", "host/dram=24GiB",
-                            "host/reserved=0B"};
+TEST_CASE("host memory that something else takes sends the page cache's KV to the SSD") {
+  // All KV fits the page cache, but not what is left of it.
+  const Overrides overrides{"workload/batch=64", "workload/prompt_tokens=64",
+                            "workload/output_tokens=200", "host/dram=10GiB", "host/reserved=1GiB"};
   const RunResult plain = run_alone(small_point("flexgen", overrides));
   REQUIRE(plain.status == RunStatus::ok);
+  REQUIRE(plain.at("decode_traffic/ssd/read") == 0);
   FaultConfig fault = fault_at(FaultKind::host_memory_pressure, 0, "");
+  fault.size = 512_MiB;
+  const RunResult pressed = run_with("flexgen", overrides, {fault});
+  REQUIRE(pressed.status == RunStatus::ok);
+  CHECK(pressed.at("decode_traffic/ssd/read") > 0);
+  CHECK(pressed.at("decode_time") > 1.1 * plain.at("decode_time"));
   fault.size = Bytes{std::int64_t{1} << 50};
   const RunResult too_much = run_with("flexgen", overrides, {fault});
   CHECK(too_much.status == RunStatus::out_of_memory);
