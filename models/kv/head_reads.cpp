@@ -4,8 +4,10 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <stdexcept>
 
 #include "sim/core/allowed_paths.hpp"
+#include "sim/core/check.hpp"
 #include "sim/core/hash.hpp"
 #include "sim/core/random.hpp"
 
@@ -155,7 +157,13 @@ SparfReads::SparfReads(const kernels::PageGeometry& geometry, const HeadShape& s
     kernels::KvPages& cache = pool_->caches.emplace_back(geometry);
     cache.reserve(longest_context);
     for (int token = 0; token < longest_context; ++token) {
-      cache.append(kv.key(token), no_value);
+      try {
+        cache.append(kv.key(token), no_value);
+      } catch (const std::invalid_argument&) {
+        throw ConfigError(
+            "/system/kv_source: the synthetic keys are too large for FP16; choose a smaller "
+            "key_channel_spread or outlier_offset");
+      }
     }
   }
 }

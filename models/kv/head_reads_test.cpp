@@ -294,3 +294,10 @@ TEST_CASE("head reads: impossible values are config errors") {
         "/run_share: must be at most 1 together with position_share");
   CHECK(source("logit_spread", constant(-1)).rfind("/logit_spread:", 0) == 0);
 }
+
+TEST_CASE("head reads: synthetic keys beyond FP16 are the config's mistake") {
+  SyntheticHeadsConfig source = source_of(4, 2);
+  source.heads_like.key_channel_spread = 6;
+  const kernels::PageGeometry geometry({64, 4096, 4});
+  CHECK_THROWS_AS(SparfReads(geometry, {64, 1}, kSparsity, source, 7, 600), ConfigError);
+}
