@@ -21,6 +21,11 @@ std::vector<std::string> labels_of(const std::vector<FaultConfig>& faults) {
   return labels;
 }
 
+/// Something was read from them or written to them.
+bool has_used_ssds(Machine& machine) {
+  return machine.ssds().bytes_read() + machine.ssds().bytes_written() > Bytes{};
+}
+
 }  // namespace
 
 std::string_view DataLoss::device_kind() const { return DeviceName(fault.device).kind; }
@@ -29,8 +34,7 @@ int DataLoss::device_number() const { return DeviceName(fault.device).number; }
 
 /// Only SSDs that the system has used hold its data; the driver asks again.
 Recovered System::recover(RunContext& run, const DataLoss& loss, int /*step*/) {
-  if (loss.device_kind() == "ssd" &&
-      run.machine.ssds().bytes_read() + run.machine.ssds().bytes_written() > Bytes{}) {
+  if (loss.device_kind() == "ssd" && has_used_ssds(run.machine)) {
     throw DataLost(fmt::format(
         "{}: its data are lost, as the SSDs are striped without redundancy, and {} has no copy",
         loss.fault.label(), run.point.system_kind));
@@ -83,8 +87,12 @@ void FaultInjector::act(const FaultTimeline::Event& event) {
     const Rng rng(static_cast<std::uint64_t>(point_.simulation.seed),
                   fmt::format("faults/{}/pages/{}", event.fault, drawn_[index]++));
     losses_.push_back({.fault = fault, .index = event.fault, .rng = rng});
-    if (fails_at_losses_ && losses_.back().device_kind() == "ssd") {
-      throw DataLost(fault.label() + ": its data are lost");
+    if (fails_at_losses_) {
+      if (losses_.back().device_kind() == "ssd" && has_used_ssds(machine_)) {
+        throw DataLost(fault.label() + ": its data are lost");
+      }
+      losses_.clear();  // the system keeps nothing there
+      log_.ends(event.fault, at);
     }
     return;
   }

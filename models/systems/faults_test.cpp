@@ -297,3 +297,16 @@ TEST_CASE("conditions reach a system that serves requests itself") {
   CHECK(hot.at("throughput") < plain.at("throughput"));
   CHECK(hot.at("faults/throughput_during") > 0);
 }
+
+TEST_CASE("a system that serves from VRAM goes on when a drive that it does not use fails") {
+  DesignPoint point = small_point("continuous_batching");
+  point.ssd = small_point("flexgen").ssd;
+  const RunResult plain = run_alone(point);
+  REQUIRE(plain.status == RunStatus::ok);
+  point.faults = {fault_at(FaultKind::drive_failure, plain.at("ttft") / 2, "ssd/0")};
+  const RunResult failed = run_alone(point);
+  REQUIRE(failed.status == RunStatus::ok);
+  CHECK(failed.at("faults/0/count") == 1);
+  CHECK(failed.at("throughput") == doctest::Approx(plain.at("throughput")).epsilon(1e-9));
+  CHECK(failed.at("faults/recovery_time") == 0);
+}
