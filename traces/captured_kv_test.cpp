@@ -15,6 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/half.hpp"
+#include "sim/core/test_source_folder.hpp"
 #include "traces/test_files.hpp"
 
 using namespace nearkv;
@@ -297,7 +298,7 @@ TEST_CASE("captured KV: values that cannot be") {
 namespace {
 
 CapturedKv fixture() {
-  return CapturedKv(std::string(NEARKV_SOURCE_DIR) + "/traces/fixtures/smollm2_135m.safetensors");
+  return CapturedKv(source_folder() + "/traces/fixtures/smollm2_135m.safetensors");
 }
 
 /// Probability that one query gives to each of the first `context` tokens.

@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 
 #include "sim/core/random.hpp"
+#include "sim/core/test_source_folder.hpp"
 #include "traces/request_writer.hpp"
 #include "traces/test_files.hpp"
 
@@ -236,7 +237,7 @@ TEST_CASE("request trace: an unfinished file leaves nothing, a folder is no file
 }
 
 TEST_CASE("request trace: the fixtures hold the same requests in every format") {
-  const std::string folder = NEARKV_SOURCE_DIR "/traces/fixtures/small.";
+  const std::string folder = source_folder() + "/traces/fixtures/small.";
   const Records azure = records_of(folder + "azure.csv");
   REQUIRE(azure.size() == 64);
   CHECK(azure.front() == RequestRecord{0s, 254, 123});
@@ -285,7 +286,7 @@ TEST_CASE("request trace: the real traces have the published lengths") {
   };
   constexpr std::array kShares{0.5, 0.9, 0.99};
   for (const Known& trace : known) {
-    const std::string file = NEARKV_SOURCE_DIR "/../shared/traces/" + trace.file;
+    const std::string file = source_folder() + "/../shared/traces/" + trace.file;
     if (!std::filesystem::exists(file)) {
       MESSAGE("not here: ", trace.file);
       continue;

@@ -10,6 +10,7 @@
 #include "kernels/cuda/attend.hpp"
 #endif
 #include "kernels/test_plain_attention.hpp"
+#include "sim/core/test_source_folder.hpp"
 #include "traces/captured_kv.hpp"
 
 using namespace nearkv;
@@ -17,7 +18,7 @@ using namespace nearkv;
 namespace {
 
 const std::string kFixture =
-    std::string(NEARKV_SOURCE_DIR) + "/traces/fixtures/smollm2_135m.safetensors";
+    source_folder() + "/traces/fixtures/smollm2_135m.safetensors";
 
 kernels::KvPages pages_of(const traces::CapturedKv& captured, const traces::CapturedHead& head) {
   kernels::KvPages pages{kernels::PageGeometry({captured.info().d_head, 4096, 4})};

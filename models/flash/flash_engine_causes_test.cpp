@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <array>
 #include <map>
 #include <vector>
 
@@ -191,4 +193,37 @@ TEST_CASE("flash engine: events of one time by channel, or by age") {
     CHECK(order.tags ==
           (by_age ? std::vector<std::uint64_t>{1, 2} : std::vector<std::uint64_t>{2, 1}));
   }
+}
+
+TEST_CASE("flash engine: of many events of one time the oldest is first") {
+  // Reads on four channels whose data come out until the same picosecond: the more, the earlier.
+  std::array<std::uint32_t, 4> bytes{100, 200, 300, 400};
+  do {
+    FlashConfig config = small_flash(1);
+    config.channels = 4;
+    FlashEngine engine(config, Rng(1, "test"));
+    engine.order_ties_by_age();
+    struct Order final : PageSink {
+      std::vector<std::uint64_t> bytes;
+      std::vector<SimTime> times;
+      void page_done(std::uint64_t tag, SimTime at) override {
+        bytes.push_back(tag);
+        times.push_back(at);
+      }
+    } order;
+    for (std::uint32_t most = 400; most > 0; most -= 100) {
+      const SimTime start{std::chrono::nanoseconds(1000 - most)};
+      engine.process(start - SimDuration{1}, order);
+      PageCommand read;
+      read.tag = most;
+      read.channel =
+          static_cast<std::uint16_t>(std::find(bytes.begin(), bytes.end(), most) - bytes.begin());
+      read.bytes = most;
+      engine.add(read);
+      engine.start(start);
+    }
+    engine.process(SimTime{1ms}, order);
+    CHECK(order.bytes == std::vector<std::uint64_t>{400, 300, 200, 100});
+    CHECK(order.times.front() == order.times.back());
+  } while (std::next_permutation(bytes.begin(), bytes.end()));
 }

@@ -84,6 +84,26 @@ TEST_CASE("kv_ftl: pages are programmed with the token that fills them") {
   CHECK_THROWS_AS(ftl.append(task, head, 1, nullptr), CheckFailure);  // above max_tokens
 }
 
+TEST_CASE("kv_ftl: only pages that are on flash have a place") {
+  const KvTaskShape shape{
+      .sequences = 1, .layers = 1, .kv_heads = 1, .max_tokens = 100, .channel_copy = true};
+  for (const bool tracks : {true, false}) {
+    CAPTURE(tracks);
+    KvFtl::Parts parts = small_parts();
+    parts.tracks_page_indices = tracks;
+    KvFtl ftl(plain_config(), parts, 1, "csd/0/ftl");
+    const KvFtl::TaskId task = ftl.open_task(shape, small_pages());
+    REQUIRE(ftl.append(task, {}, 20, nullptr) == KvFtl::Outcome::ok);  // 8 tokens a page
+    CHECK(ftl.plane_of(task, {}, KvStream::key_tokens, 1) >= 0);
+    for (const int page : {-1, 2}) {
+      CHECK_THROWS_AS(static_cast<void>(ftl.plane_of(task, {}, KvStream::key_tokens, page)),
+                      CheckFailure);
+      CHECK_THROWS_AS(static_cast<void>(ftl.page_of(task, {}, KvStream::key_tokens, page)),
+                      CheckFailure);
+    }
+  }
+}
+
 TEST_CASE("kv_ftl: a layer at once is the same as its heads one by one") {
   for (std::uint64_t seed = 0; seed < 30; ++seed) {
     CAPTURE(seed);
@@ -769,10 +789,15 @@ TEST_CASE("kv_ftl: memory a mapped page") {
   KvFtl ftl(plain_config(), parts, 1, "csd/0/ftl");
   const KvTaskShape shape{
       .sequences = 4, .layers = 40, .kv_heads = 40, .max_tokens = 2048, .channel_copy = true};
+  const std::int64_t without_task = ftl.memory_bytes();
   const KvFtl::TaskId task = ftl.open_task(shape, opt13b_pages(4));
   for (int layer = 0; layer < shape.layers; ++layer) {
     REQUIRE(ftl.append_layer(task, layer, 2048, nullptr) == KvFtl::Outcome::ok);
   }
+  // The table, and counts of each layer and each head.
+  CHECK(ftl.memory_bytes() - without_task >=
+        ftl.pages().valid * static_cast<std::int64_t>(sizeof(PhysicalPage)) +
+            (shape.heads() + shape.layers) * static_cast<std::int64_t>(sizeof(int)));
   const auto pages = static_cast<double>(ftl.pages().valid);
   const double blocks = 8.0 * 8 * 4 * 1024 * sizeof(EraseBlock);
   CHECK(pages == 6400.0 * 384);

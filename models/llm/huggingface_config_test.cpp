@@ -289,6 +289,12 @@ TEST_CASE("Hugging Face configs: what the shape cannot say is said") {
         "checkpoint is quantized; weights and KV are counted with 2 bytes a value.");
 }
 
+TEST_CASE("Hugging Face configs: no experts are a dense model") {
+  const HuggingFaceModel dense = changed("Llama-3.2-1B", {{"num_local_experts", 0}});
+  CHECK(dense.shape.experts == 0);
+  CHECK(dense.shape.parameters() == 1'235'814'400);
+}
+
 TEST_CASE("Hugging Face configs: biases by their keys") {
   const auto biases = [](const char* name, const json& changes) {
     return changed(name, changes).shape.biases;

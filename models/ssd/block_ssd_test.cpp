@@ -73,6 +73,14 @@ TEST_CASE("block ssd: only the bytes asked for leave the flash and cross the lin
   CHECK(closed_loop(mqsim_like_drive(), {{0, 3584_B, 1_KiB}}, 1).sum == alone + 1'536ns + 312ns);
 }
 
+TEST_CASE("block ssd: a page that was never written is read without the flash") {
+  BlockSsdConfig config = mqsim_like_drive();
+  config.ftl.unwritten_reads = UnwrittenReads::zeroes;
+  const SimDuration alone = 8ns + 8ns + 25ns + 11ns;
+  CHECK(closed_loop(config, {{0, 0_B, 4_KiB}}, 1).sum == alone + 1'248ns);
+  CHECK(closed_loop(config, {{0, 0_B, 8_KiB}}, 1).sum == alone + 2'496ns);
+}
+
 TEST_CASE("block ssd: a write fetches its data and ends with the last program") {
   // doorbell 8, entry 8 + 25, data request 8 and 1,248 down, command 361 + 12,288 of data, tPROG,
   // completion entry 11

@@ -104,6 +104,18 @@ TEST_CASE("ftl executor: a write and a read are one command each") {
   CHECK(drive.owner.done.at(9) == written + 1ms + kRead - 4096ns + 512ns);
 }
 
+TEST_CASE("ftl executor: spare bytes cross the bus with their page or their codeword") {
+  DriveConfig config = small_drive();
+  config.flash.spare_size = 224_B;
+  Drive drive(config);
+  const SimTime written = drive.write_all({3}, SimTime{1us});
+  CHECK(written == SimTime{1us} + kProgram + 224ns);
+  drive.executor.read(8, 3, {0, 512}, written);
+  drive.executor.start(written);
+  drive.run();
+  CHECK(drive.owner.done.at(8) == written + kRead - 4096ns + 512ns + 28ns);
+}
+
 TEST_CASE("ftl executor: a write of a part reads the rest of the page first") {
   for (const FlashPolicy policy : {FlashPolicy::out_of_order, FlashPolicy::data_out_first}) {
     DriveConfig config = small_drive();
@@ -290,6 +302,31 @@ TEST_CASE("ftl executor: with MQSim's faults, requests for pages that are moved 
   CHECK(drive.owner.done.at(4) == now + 3 * kRead + 3 * kProgram + kErase + kRead);
   CHECK(drive.owner.done.at(1) == drive.owner.done.at(4) + kProgram);
   CHECK(drive.executor.counters().lost == 2);
+}
+
+TEST_CASE("ftl executor: with MQSim's faults, the sectors that were written are kept") {
+  DriveConfig config = small_drive();
+  config.flash.policy = FlashPolicy::data_out_first;
+  config.flash.read_priority = true;
+  config.ftl.collection.mqsim_faults = true;
+  Drive drive(config);
+  const auto write = [&](FtlExecutor::Part part, SimTime now) {
+    drive.executor.write(1, 2, part, now);
+    drive.executor.start(now);
+    drive.run();
+    return drive.owner.done.at(1) - now;
+  };
+  // Its programs transfer what the host has written.
+  const auto program_of = [](std::int64_t bytes) {
+    return kProgram - 4096ns + std::chrono::nanoseconds(bytes);
+  };
+  CHECK(write({0, 512}, SimTime{}) == program_of(512));
+  // One sector is kept, then of two one is written once more, then three.
+  CHECK(write({512, 512}, SimTime{10ms}) == kRead - 4096ns + 512ns + program_of(512));
+  CHECK(write({512, 512}, SimTime{20ms}) == kRead - 4096ns + 512ns + program_of(512));
+  CHECK(write({2048, 1024}, SimTime{30ms}) == kRead - 4096ns + 1024ns + program_of(1024));
+  CHECK(write({0, 1024}, SimTime{40ms}) == kRead - 4096ns + 1024ns + program_of(1024));
+  CHECK(write({0, 4096}, SimTime{50ms}) == program_of(4096));
 }
 
 TEST_CASE("ftl executor: nothing is lost under load, whatever the policies") {

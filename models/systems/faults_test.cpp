@@ -159,6 +159,23 @@ TEST_CASE("a die that fails costs the CSD a recomputation, and it goes on withou
   CHECK(failed.at("decode_time") == doctest::Approx(plain.at("decode_time")).epsilon(0.1));
 }
 
+TEST_CASE("a channel that fails takes the pages of all of its dies, and no others") {
+  const double middle = middle_of_decode("insti_dense", kFourDrives);
+  const DesignPoint point = small_point("insti_dense", kFourDrives);
+  const FlashConfig& flash = point.csd.front().flash;
+  FaultConfig fault = fault_at(FaultKind::channel_failure, middle, "csd/1");
+  fault.channel = flash.channels - 1;
+  const RunResult of_channel = run_with("insti_dense", kFourDrives, {fault});
+  REQUIRE(of_channel.status == RunStatus::ok);
+  double of_dies = 0;
+  fault.kind = FaultKind::die_failure;
+  for (fault.die = 0; fault.die < flash.chips_per_channel * flash.dies_per_chip; ++fault.die) {
+    of_dies += run_with("insti_dense", kFourDrives, {fault}).at("faults/lost_pages");
+  }
+  CHECK(of_channel.at("faults/lost_pages") > 0);
+  CHECK(of_channel.at("faults/lost_pages") == of_dies);
+}
+
 TEST_CASE("the heads of a drive that fails move to the others") {
   for (const std::string system : {"insti_dense", "insti_sparf", "near_storage_writeback"}) {
     for (const std::string division : {"heads", "sequences"}) {

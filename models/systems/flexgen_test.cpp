@@ -120,6 +120,18 @@ TEST_CASE("flexgen: weights on the CPU take the time of the GPU's link") {
   CHECK(run.at("decode/phase/weight_wait") == doctest::Approx(run.at("decode_time")).epsilon(0.01));
 }
 
+TEST_CASE("flexgen: weights that are not pinned are the same bytes, a matrix at a time") {
+  // A width of the network that the matrices of a layer do not divide.
+  const Overrides overrides = kPlain + kLonger + Overrides{"model/ffn=20481"} +
+                              policy({"weights_gpu=0", "weights_cpu=100", "cache_gpu=100"});
+  const RunResult pinned = run_alone(small_point("flexgen", overrides));
+  const RunResult relayed =
+      run_alone(small_point("flexgen", overrides + Overrides{"system/pin_weights=false"}));
+  CHECK(relayed.at("decode_traffic/pcie/gpu/0/down/bytes") ==
+        pinned.at("decode_traffic/pcie/gpu/0/down/bytes"));
+  CHECK(relayed.at("decode_time") > pinned.at("decode_time"));
+}
+
 TEST_CASE("flexgen: weights on disk take the CPU time of their file streams") {
   // One copy thread reads a tensor after another.
   const DesignPoint point = small_point("flexgen", kPlain + kInfiniteGpu + kInfinitePcie +
@@ -199,6 +211,30 @@ TEST_CASE("flexgen_gds: unaligned rows read the blocks at their ends before they
   }
   CHECK(run.at("decode_traffic/ssd/read") == loaded + ends);
   CHECK(run.at("decode_traffic/ssd/written") == 8 * 3 * 2 * 3 * 4096);
+}
+
+TEST_CASE("flexgen: eager prefill transposes new K and V, and scores all tokens of the prompt") {
+  const auto moved = [](const char* kernel) {
+    return run_alone(small_point("flexgen",
+                                 kLonger + policy({"cache_cpu=100"}) +
+                                     Overrides{std::string("system/attention_kernel=") + kernel}))
+        .at("prefill_traffic/gpu/0/memory");
+  };
+  const ModelShape model = small_point("flexgen", {}).model;
+  const auto bytes_of = [](const std::vector<OperatorWork>& operators) {
+    double sum = 0;
+    for (const OperatorWork& work : operators) {
+      sum += size_of(work.bytes);
+    }
+    return sum;
+  };
+  const auto layer = [&](AttentionKernel kernel) {
+    return bytes_of(layer_operators(model, SequenceBatch{8, 512, 512}, kernel));
+  };
+  const double copied = 2 * 2 * kRow * 512;  // K and V are read and written
+  CHECK(moved("eager") - moved("unfused") ==
+        3 * (layer(AttentionKernel::eager) - layer(AttentionKernel::unfused) + copied) +
+            bytes_of(next_token(model, 8 * 512)) - bytes_of(next_token(model, 8)));
 }
 
 // -- The block schedule -------------------------------------------------------------------------
@@ -686,6 +722,17 @@ TEST_CASE("flexgen_sparq: an eighth of the cache is read, one and a half of it s
       "flexgen_sparq", kLonger + Overrides{"host/swap/size=1GiB", "ssd/0/capacity=1450MB"}));
   CHECK_MESSAGE(full.detail.starts_with("out_of_memory: SSD: layer 2 K by channel needs "),
                 full.detail);
+}
+
+TEST_CASE("flexgen_sparq: one thread reads the channels, then two read K and V") {
+  const DesignPoint point =
+      small_point("flexgen_sparq", kPlain + kInfiniteGpu + kInfinitePcie + kLonger +
+                                       Overrides{"system/sparsity/selected_share=0.25"});
+  const RunResult run = run_alone(point);
+  const double step = over_steps(point, [](int context) {
+    return 3 * kRow * (16.0 / 128 * (context - 1) + 2 * 0.25 * context / 2) / 4096 * 6.65e-6;
+  });
+  CHECK(run.at("decode_time") == doctest::Approx(step).epsilon(0.05));
 }
 
 TEST_CASE("flexgen_sparq: shares of pages by counting") {

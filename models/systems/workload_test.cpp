@@ -8,6 +8,7 @@
 
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
+#include "sim/core/test_source_folder.hpp"
 #include "traces/test_files.hpp"
 
 using namespace nearkv;
@@ -43,7 +44,7 @@ json of_trace(const std::string& file) {
 }
 
 std::string fixture(const std::string& name) {
-  return NEARKV_SOURCE_DIR "/traces/fixtures/small." + name;
+  return source_folder() + "/traces/fixtures/small." + name;
 }
 
 Workload workload_of(const json& config) {

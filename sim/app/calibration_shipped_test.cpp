@@ -14,6 +14,7 @@
 #include "sim/app/calibration_config.hpp"
 #include "sim/app/point.hpp"
 #include "sim/core/config.hpp"
+#include "sim/core/test_source_folder.hpp"
 
 using namespace nearkv;
 using nlohmann::json;
@@ -44,7 +45,7 @@ std::string text_of(const fs::path& file) {
 }
 
 /// The H200's measurements by PyTorch.
-json reference() { return load_json(NEARKV_SOURCE_DIR "/validation/h200_micro/rows.json"); }
+json reference() { return load_json(source_folder() + "/validation/h200_micro/rows.json"); }
 
 Measurements h200() {
   return measurements_of(calibrations() / "measurements" / "nvidia_h200.json");

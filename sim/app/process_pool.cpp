@@ -218,8 +218,11 @@ class Child {
   void end_beyond(const ChildLimits& limits, WallClock::time_point now, bool looks_at_memory) {
     if (limits.most_seconds > 0 && seconds_until(now) >= limits.most_seconds) {
       stop(ChildEnd::timed_out);
-    } else if (looks_at_memory && memory_of(pid_) > limits.most_bytes) {
-      stop(ChildEnd::over_memory);
+    } else if (looks_at_memory) {
+      most_bytes_seen_ = std::max(most_bytes_seen_, memory_of(pid_));
+      if (most_bytes_seen_ > limits.most_bytes) {
+        stop(ChildEnd::over_memory);
+      }
     }
   }
 
@@ -233,7 +236,9 @@ class Child {
       return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
     };
     result.use = {std::chrono::duration<double>(WallClock::now() - started_).count(),
-                  seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss * 1024L};
+                  seconds(usage.ru_utime) + seconds(usage.ru_stime),
+                  // The kernel's peak is of resident pages alone, and its counters are approximate.
+                  std::max<std::int64_t>(usage.ru_maxrss * 1024L, most_bytes_seen_)};
     read_end(status, result);
     // The peak may have come and gone between two looks.
     const bool was_over = limits.most_bytes > 0 && result.use.peak_memory_bytes > limits.most_bytes;
@@ -322,6 +327,7 @@ class Child {
   std::size_t task_;
   WallClock::time_point started_;
   std::optional<ChildEnd> stopped_;  // where it was ended for taking too much
+  std::int64_t most_bytes_seen_ = 0;
   pid_t pid_ = -1;
   FileDescriptor result_;
   FileDescriptor diagnostics_;

@@ -18,6 +18,7 @@
 #include "sim/core/check.hpp"
 #include "sim/core/event_loop.hpp"
 #include "sim/core/random.hpp"
+#include "sim/core/test_source_folder.hpp"
 #include "traces/kv_page_trace.hpp"
 #include "traces/test_files.hpp"
 
@@ -237,7 +238,7 @@ TEST_CASE("replay: paths below workload/ change the workload, all others the dri
 }
 
 TEST_CASE("replay: a real trace, where it is") {
-  const std::string file = NEARKV_SOURCE_DIR "/../shared/traces/tpcc_small.block.trace";
+  const std::string file = source_folder() + "/../shared/traces/tpcc_small.block.trace";
   if (!std::filesystem::exists(file)) {
     return;
   }

@@ -14,13 +14,14 @@
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
 #include "sim/core/test_folder.hpp"
+#include "sim/core/test_source_folder.hpp"
 
 using namespace nearkv;
 using namespace std::chrono_literals;
 
 namespace {
 
-const std::string kPoints = std::string(NEARKV_SOURCE_DIR) + "/validation/mqsim/points.json";
+const std::string kPoints = source_folder() + "/validation/mqsim/points.json";
 
 nlohmann::json points() { return load_json(kPoints); }
 
