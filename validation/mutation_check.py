@@ -193,9 +193,9 @@ class Runner:
         self.scratch.mkdir(parents=True)
 
 
-def baseline(workshop, runner):
+def baseline(workshop, runner, is_near):
     """All tests that pass on the tree as it is, with their times; kept until the tree changes."""
-    kept = workshop.folder / "baseline.json"
+    kept = workshop.folder / ("baseline_near.json" if is_near else "baseline.json")
     digest = digest_of(sorted(
         path for path in workshop.source.rglob("*")
         if path.is_file() and path.name not in NO_INPUT
@@ -205,7 +205,8 @@ def baseline(workshop, runner):
         if known["digest"] == digest:
             return [Test(*entry) for entry in known["tests"]]
     runner.empty()
-    tests = list(workshop.listed_tests())
+    tests = [test for test in workshop.listed_tests()
+             if test.file.startswith("models/") or not is_near]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         timed = list(pool.map(runner.timed, tests))
     passing = [test for test in timed if test is not None]
@@ -233,10 +234,6 @@ def in_order(tests, path):
 
     return sorted((test for test in tests if test.file),
                   key=lambda test: (distance(test), test.seconds))
-
-
-def near_models(tests):
-    return [test for test in tests if test.file.startswith("models/")]
 
 
 # -- One mutation -------------------------------------------------------------------------------
@@ -393,9 +390,7 @@ def main():
     workshop = Workshop(options.work)
     workshop.configure()
     runner = Runner(workshop)
-    tests = baseline(workshop, runner)
-    if options.near:
-        tests = near_models(tests)
+    tests = baseline(workshop, runner, options.near)
     share = print_results(results.try_until(
         options.mutations, mutations,
         lambda mutation: outcome_of(mutation, workshop, runner, tests)))

@@ -2,16 +2,12 @@
 
 #include <fmt/format.h>
 
+#include "models/faults/fault_timeline.hpp"
 #include "sim/core/allowed_paths.hpp"
 
 namespace nearkv {
 
 using namespace std::chrono_literals;
-
-namespace {
-/// No run is longer by far, and sums of times still fit.
-constexpr SimDuration kLatest = std::chrono::hours(24 * 20);  // unit: hours, 20 days
-}  // namespace
 
 void FaultTimes::fields(FieldVisitor& v) {
   auto chosen = static_cast<std::size_t>(kind);
@@ -19,11 +15,11 @@ void FaultTimes::fields(FieldVisitor& v) {
             {"at", "rate", "trace"}, chosen, [this](std::size_t which, FieldVisitor& inner) {
               if (which == 0) {
                 inner.parameter("time", time, "time from the first arrival on",
-                                range_of(0_ps, kLatest));
+                                range_of(0_ps, kLatestFault));
               } else if (which == 1) {
                 inner.parameter("mean_interval", mean_interval,
                                 "mean of the exponentially distributed times between two of them",
-                                range_of(1ms, kLatest));
+                                range_of(1ms, kLatestFault));
               } else {
                 file_field(inner, "file", file,
                            "text file with a duration a line; a path from the working folder");
@@ -43,7 +39,7 @@ void FaultConfig::fields(FieldVisitor& v) {
         };
         const auto lasts_field = [&] {
           inner.parameter("lasts", lasts, "how long; 0s: to the end of the run",
-                          range_of(0_ps, kLatest));
+                          range_of(0_ps, kLatestFault));
         };
         switch (of) {
           case FaultKind::die_failure:

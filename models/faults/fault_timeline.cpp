@@ -11,7 +11,6 @@
 namespace nearkv {
 
 namespace {
-constexpr double kLatest = 20.0 * 24 * 3600;   // unit: s, 20 days: beyond any run
 constexpr std::size_t kMostTimes = 1'000'000;  // not a constant: a limit of the input
 }  // namespace
 
@@ -37,7 +36,7 @@ std::vector<SimDuration> read_fault_times(const std::string& file) {
     } catch (const std::exception& problem) {
       refuse(problem.what());
     }
-    if (to_seconds(times.back()) > kLatest) {
+    if (times.back() > kLatestFault) {
       refuse("is more than 20 days, longer than any run");
     }
     if (times.size() > kMostTimes) {
@@ -69,7 +68,7 @@ void FaultTimeline::draw(int fault, SimTime after) {
   const auto i = static_cast<std::size_t>(fault);
   const double mean = to_seconds(faults_[i].when.mean_interval);
   const double interval = -mean * portable_log(1 - intervals_[i].uniform());
-  if (to_seconds(after) + interval < kLatest) {
+  if (to_seconds(after) + interval < to_seconds(kLatestFault)) {
     events_.push({after + SimDuration{std::llround(interval * kPicoseconds)}, fault, true});
   }
 }

@@ -1,6 +1,7 @@
 // The faults of a run in the order in which they begin and end.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <queue>
 #include <string>
@@ -11,6 +12,9 @@
 #include "sim/core/units.hpp"
 
 namespace nearkv {
+
+/// No fault begins or lasts later: no run is longer by far, and sums of times still fit.
+constexpr SimDuration kLatestFault = std::chrono::hours(24 * 20);  // unit: hours, 20 days
 
 /// Times of a trace: one duration a line ("12.5s"); empty lines and lines that begin with # are
 /// skipped. Throws ConfigError with file and line.

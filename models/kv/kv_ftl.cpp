@@ -629,6 +629,7 @@ void KvFtl::forget_plane(int plane) {
 KvFtl::Outcome KvFtl::fail_planes(const std::vector<int>& planes, std::vector<LostPage>& lost) {
   std::vector<bool> fails(pools_.size());
   for (const int plane : planes) {
+    check(plane >= 0 && plane < flash_.planes(), "a plane fails that the drive does not have");
     fails[plane] = !has_failed(plane);
   }
   for (TaskId id = 0; id < static_cast<TaskId>(tasks_.size()); ++id) {

@@ -121,8 +121,8 @@ TEST_CASE("flexgen: weights on the CPU take the time of the GPU's link") {
 }
 
 TEST_CASE("flexgen: weights that are not pinned are the same bytes, a matrix at a time") {
-  // A width of the network that the matrices of a layer do not divide.
-  const Overrides overrides = kPlain + kLonger + Overrides{"model/ffn=20481"} +
+  // The three pieces of a feed-forward network are not equal.
+  const Overrides overrides = kPlain + kLonger + Overrides{"system/separate_layers=true"} +
                               policy({"weights_gpu=0", "weights_cpu=100", "cache_gpu=100"});
   const RunResult pinned = run_alone(small_point("flexgen", overrides));
   const RunResult relayed =

@@ -60,7 +60,7 @@ PageFtl::PageFtl(const FtlConfig& config, const FtlGeometry& geometry, Bytes pag
 }
 
 int PageFtl::blocks_at(double share) const {
-  return std::max(static_cast<int>(share * geometry_.blocks_per_plane), 1);
+  return static_cast<int>(share * geometry_.blocks_per_plane);
 }
 
 std::int32_t PageFtl::emit(FlashOperations* out, const FlashOperation& operation) {
