@@ -219,6 +219,23 @@ TEST_CASE("block ssd: with a write buffer a write ends in DRAM and is programmed
   CHECK(read.most < 5us);
 }
 
+TEST_CASE("block ssd: the write buffer has the sectors that were written, and no others") {
+  BlockSsdConfig config = mqsim_like_drive();
+  config.ftl.write_buffer = {
+      .capacity = 32_KiB, .flush_order = FlushOrder::fifo, .flush_above = 0.9};
+  const auto read_after_write = [&](Bytes first, Bytes size) {
+    return closed_loop(config, {{0, 1_KiB, 1_KiB, BlockOp::write}, {1, first, size, BlockOp::read}},
+                       1)
+        .most;
+  };
+  CHECK(read_after_write(1_KiB, 1_KiB) < 5us);
+  CHECK(read_after_write(1536_B, 512_B) < 5us);
+  CHECK(read_after_write(512_B, 1_KiB) > 75us);
+  CHECK(read_after_write(1536_B, 1_KiB) > 75us);
+  CHECK(read_after_write(2_KiB, 1_KiB) > 75us);
+  CHECK(read_after_write(0_B, 4_KiB) > 75us);
+}
+
 TEST_CASE("block ssd: a TRIM gives up whole pages, and a drive that is full says so") {
   BlockSsdConfig config = mqsim_like_drive();
   config.flash.channels = 1;

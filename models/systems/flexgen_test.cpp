@@ -90,6 +90,13 @@ TEST_CASE("flexgen: a cache on the CPU takes the time of the GPU's link") {
       over_steps(point, [](int context) { return 3 * 2 * kRow * (context - 1) + 2 * kRow; });
   CHECK(run.at("decode_time") == doctest::Approx(bytes / link_rate(point, "gpu/0")).epsilon(0.001));
   CHECK(run.at("decode_traffic/ssd/read") == 0);
+  for (const int batch : {1, 3}) {
+    CAPTURE(batch);
+    const RunResult few =
+        run_alone(small_point("flexgen", policy({"cache_cpu=100"}) +
+                                             Overrides{"workload/batch=" + std::to_string(batch)}));
+    CHECK(few.at("decode_traffic/pcie/gpu/0/up/bytes") == 8 * 3 * 2 * 5120 * 2 * batch);
+  }
 }
 
 TEST_CASE("flexgen: copying an unpinned cache costs the host's memory bandwidth first") {
