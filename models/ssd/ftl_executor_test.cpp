@@ -329,6 +329,28 @@ TEST_CASE("ftl executor: with MQSim's faults, the sectors that were written are 
   CHECK(write({0, 4096}, SimTime{50ms}) == program_of(4096));
 }
 
+TEST_CASE("ftl executor: static wear levelling moves cold blocks, where it is on") {
+  for (const bool is_on : {false, true}) {
+    CAPTURE(is_on);
+    DriveConfig config = small_drive();
+    config.flash.blocks_per_plane = 16;
+    config.ftl.overprovisioning_ratio = 0.5;  // 32 pages of 64
+    config.ftl.wear_levelling = {
+        .dynamic_levelling = true, .static_levelling = is_on, .static_threshold = 5};
+    Drive drive(config);
+    SimTime now{};
+    for (LogicalPage page = 0; page < 32; ++page) {
+      now = drive.write_all({page}, now) + 1s;
+    }
+    for (int i = 0; i < 2000; ++i) {
+      now = drive.write_all({static_cast<LogicalPage>(i % 3)}, now) + 1s;
+    }
+    const BlockPool::Wear wear = drive.executor.ftl().blocks_of(0).wear();
+    CHECK((drive.executor.ftl().counters().levellings > 0) == is_on);
+    CHECK((wear.highest - wear.lowest <= 5 + 2) == is_on);
+  }
+}
+
 TEST_CASE("ftl executor: nothing is lost under load, whatever the policies") {
   int runs = 0;
   for (const FlashPolicy policy : {FlashPolicy::fifo, FlashPolicy::first_gap,

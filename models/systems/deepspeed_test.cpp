@@ -89,6 +89,7 @@ TEST_CASE("deepspeed: offloaded weights leave VRAM to the embeddings and two lay
     const RunResult run =
         run_alone(small_point("deepspeed", small_gpu + Overrides{"system/weights=" + home}));
     CHECK(run.status == RunStatus::ok);
+    CHECK((run.at("high_water/host DRAM") > kLayers * kLayer) == (home == "host"));
   }
 }
 

@@ -650,6 +650,35 @@ TEST_CASE("flexgen: what the search finds fits the machine, and is in the record
 
 // -- Sampled runs -------------------------------------------------------------------------------
 
+TEST_CASE("flexgen: the record has the policy that was used") {
+  const auto flags = [](const std::vector<std::string>& fields) {
+    const RunResult run = run_alone(small_point("flexgen", policy(fields)));
+    std::vector<double> values;
+    for (const char* name : {"overlap", "cpu_attention", "compress_weight", "compress_cache"}) {
+      values.push_back(run.at(std::string("policy/") + name));
+    }
+    return values;
+  };
+  using Flags = std::vector<double>;
+  CHECK(flags({"cache_cpu=100"}) == Flags{1, 0, 0, 0});
+  CHECK(flags({"cache_cpu=100", "overlap=false"}) == Flags{0, 0, 0, 0});
+  CHECK(flags({"cache_cpu=100", "cpu_attention=true"}) == Flags{1, 1, 0, 0});
+  CHECK(flags({"cache_cpu=100", "compress_weight=true"}) == Flags{1, 0, 1, 0});
+  CHECK(flags({"cache_cpu=100", "compress_cache=true"}) == Flags{1, 0, 0, 1});
+  const RunResult run = run_alone(small_point(
+      "flexgen",
+      policy({"gpu_batch_size=1", "num_gpu_batches=2", "weights_gpu=60", "weights_cpu=30",
+              "cache_gpu=20", "cache_cpu=70", "activations_gpu=50", "activations_cpu=40"})));
+  CHECK(run.at("policy/gpu_batch_size") == 1);
+  CHECK(run.at("policy/num_gpu_batches") == 2);
+  CHECK(run.at("policy/weights_gpu") == 60);
+  CHECK(run.at("policy/weights_cpu") == 30);
+  CHECK(run.at("policy/cache_gpu") == 20);
+  CHECK(run.at("policy/cache_cpu") == 70);
+  CHECK(run.at("policy/activations_gpu") == 50);
+  CHECK(run.at("policy/activations_cpu") == 40);
+}
+
 TEST_CASE("flexgen: sampled runs of any policy lie within their own bound of reuse") {
   const std::vector<std::pair<std::string, Overrides>> cases{
       {"flexgen", policy({"cache_cpu=50", "cache_gpu=20", "weights_gpu=0", "weights_cpu=30",
