@@ -1,8 +1,10 @@
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include "models/systems/test_points.hpp"
 
@@ -100,6 +102,32 @@ TEST_CASE("a link that is trained down from the start is a narrower link") {
   CHECK(degraded.at("decode_time") > plain.at("decode_time"));
   CHECK(degraded.at("decode_time") == doctest::Approx(expected.at("decode_time")).epsilon(1e-6));
   CHECK(degraded.at("prefill_time") == doctest::Approx(expected.at("prefill_time")).epsilon(1e-6));
+}
+
+TEST_CASE("a link may lose lanes or generations, and gains none") {
+  const PcieConfig pcie = small_point("insti_dense", {}).pcie;
+  const auto port = std::find_if(pcie.ports.begin(), pcie.ports.end(),
+                                 [](const PciePortConfig& each) { return each.serves("csd/0"); });
+  REQUIRE(port != pcie.ports.end());
+  const auto is_allowed = [](int lanes, int generation) {
+    try {
+      static_cast<void>(small_point(
+          "insti_dense",
+          {fmt::format(R"(faults=[{{"kind":"link_degraded","link":"csd/0","generation":{},)"
+                       R"("lanes":{},"lasts":"0s","when":{{"kind":"at","time":"1s"}}}}])",
+                       generation, lanes)}));
+      return true;
+    } catch (const ConfigError&) {
+      return false;
+    }
+  };
+  const PcieLinkConfig& link = port->link;
+  REQUIRE(link.lanes > 1);
+  REQUIRE(link.generation > 3);
+  CHECK(is_allowed(link.lanes, 3));
+  CHECK(is_allowed(1, link.generation));
+  CHECK_FALSE(is_allowed(link.lanes * 2, 3));
+  CHECK_FALSE(is_allowed(1, link.generation + 1));
 }
 
 TEST_CASE("a condition that ends leaves the throughput as it was") {
