@@ -12,6 +12,7 @@
 #include "models/systems/test_points.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
+#include "sim/core/test_source_folder.hpp"
 
 using namespace nearkv;
 
@@ -266,4 +267,16 @@ TEST_CASE("design point: a drive without a PCIe port is the user's error, and a 
   const DesignPoint without = small_point("insti_dense", {"pcie/ports/2/device=ssd/1/*"});
   CHECK_THROWS_AS(static_cast<void>(run_design_point(without)), ConfigError);
   CHECK(run_design_point(small_point("insti_dense")).status == RunStatus::ok);
+}
+
+TEST_CASE("design point: the shipped JSON schema is that of the fields") {
+  const nlohmann::json shipped =
+      load_json(source_folder() + "/configs/schema/design_point.schema.json");
+  const auto fields = [](FieldVisitor& v) {
+    DesignPoint point;
+    point.fields(v);
+  };
+  const nlohmann::json here = schema_of(fields, shipped.at("title").get<std::string>());
+  // Else: nearkv schema > configs/schema/design_point.schema.json
+  CHECK(nlohmann::json::diff(here, shipped).dump() == "[]");
 }
