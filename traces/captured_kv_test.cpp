@@ -15,8 +15,8 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/half.hpp"
-#include "sim/core/test_source_folder.hpp"
 #include "traces/test_files.hpp"
+#include "validation/test_source_folder.hpp"
 
 using namespace nearkv;
 using namespace nearkv::traces;

@@ -9,9 +9,9 @@
 #include <doctest/doctest.h>
 
 #include "sim/core/random.hpp"
-#include "sim/core/test_source_folder.hpp"
 #include "traces/request_writer.hpp"
 #include "traces/test_files.hpp"
+#include "validation/test_source_folder.hpp"
 
 using namespace nearkv;
 using namespace nearkv::traces;

@@ -10,15 +10,14 @@
 #include "kernels/cuda/attend.hpp"
 #endif
 #include "kernels/test_plain_attention.hpp"
-#include "sim/core/test_source_folder.hpp"
 #include "traces/captured_kv.hpp"
+#include "validation/test_source_folder.hpp"
 
 using namespace nearkv;
 
 namespace {
 
-const std::string kFixture =
-    source_folder() + "/traces/fixtures/smollm2_135m.safetensors";
+const std::string kFixture = source_folder() + "/traces/fixtures/smollm2_135m.safetensors";
 
 kernels::KvPages pages_of(const traces::CapturedKv& captured, const traces::CapturedHead& head) {
   kernels::KvPages pages{kernels::PageGeometry({captured.info().d_head, 4096, 4})};

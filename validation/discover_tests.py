@@ -3,14 +3,14 @@
 CMake runs this after linking the program. doctest's own CMake module does the same, but breaks on
 names such as "uniform in [0, 1)", because it keeps the names in CMake lists.
 
-Usage: discover_tests.py PROGRAM OUTPUT.cmake [NAME=VALUE...]   (the environment of the tests)
+Usage: discover_tests.py PROGRAM OUTPUT.cmake SECONDS [NAME=VALUE...]
+
+A case that takes more SECONDS hangs; NAME=VALUE are the environment of the tests.
 """
 
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-
-TIMEOUT_SECONDS = 300
 
 
 def quoted(text):
@@ -39,13 +39,13 @@ def test_cases(program):
 
 
 def main():
-    program, output, *environment = sys.argv[1:]
+    program, output, seconds, *environment = sys.argv[1:]
     lines = []
     for name in test_cases(program):
         command = [program, "--case-sensitive", f"--test-case={exact_filter(name)}"]
         lines.append(f"add_test({' '.join(map(quoted, [name, *command]))})")
         lines.append(
-            f"set_tests_properties({quoted(name)} PROPERTIES TIMEOUT {TIMEOUT_SECONDS}"
+            f"set_tests_properties({quoted(name)} PROPERTIES TIMEOUT {seconds}"
             f" ENVIRONMENT {quoted(';'.join(environment))}"
             # doctest ends well when no case has the name asked for; a test must not.
             f" FAIL_REGULAR_EXPRESSION {quoted('test cases: +0 ')})"

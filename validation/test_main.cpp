@@ -2,7 +2,7 @@
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
-#include "sim/core/test_source_folder.hpp"
+#include "validation/test_source_folder.hpp"
 
 namespace nearkv {
 

@@ -12,7 +12,7 @@
 #include "models/systems/test_points.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
-#include "sim/core/test_source_folder.hpp"
+#include "validation/test_source_folder.hpp"
 
 using namespace nearkv;
 

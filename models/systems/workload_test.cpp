@@ -8,8 +8,8 @@
 
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
-#include "sim/core/test_source_folder.hpp"
 #include "traces/test_files.hpp"
+#include "validation/test_source_folder.hpp"
 
 using namespace nearkv;
 using namespace std::chrono_literals;

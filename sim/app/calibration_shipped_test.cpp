@@ -14,7 +14,7 @@
 #include "sim/app/calibration_config.hpp"
 #include "sim/app/point.hpp"
 #include "sim/core/config.hpp"
-#include "sim/core/test_source_folder.hpp"
+#include "validation/test_source_folder.hpp"
 
 using namespace nearkv;
 using nlohmann::json;

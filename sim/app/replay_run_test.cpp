@@ -18,9 +18,9 @@
 #include "sim/core/check.hpp"
 #include "sim/core/event_loop.hpp"
 #include "sim/core/random.hpp"
-#include "sim/core/test_source_folder.hpp"
 #include "traces/kv_page_trace.hpp"
 #include "traces/test_files.hpp"
+#include "validation/test_source_folder.hpp"
 
 using namespace nearkv;
 using namespace std::chrono_literals;
