@@ -244,7 +244,8 @@ def check_lost_node(cluster, folder):
     status = json.loads(cluster.run("sweep", sweep, *out, "--status", "--json", *WITHOUT_CACHE,
                                     status=75).stdout)
     assert status["done"] < status["points"] == 300, status
-    assert "RUNNING" in status["tasks"], status
+    # On a busy machine none may run just now.
+    assert "RUNNING" in status["tasks"] or "PENDING" in status["tasks"], status
     done = cluster.run("sweep", sweep, *out, "--backend", "slurm", "--resume", "--wait",
                        *WITHOUT_CACHE)
     assert "job" not in done.stderr, f"Slurm itself runs lost tasks again: {done.stderr}"
