@@ -98,6 +98,12 @@ void FaultConfig::fields(FieldVisitor& v) {
       });
   kind = static_cast<FaultKind>(chosen);
   v.group("when", when, "when it happens, from the first arrival on");
+  v.require(kind != FaultKind::controller_stall || when.kind != FaultTimes::Kind::rate ||
+                lasts < when.mean_interval,
+            "lasts",
+            fmt::format("stalls of {} every {} would stall the controller for good; let "
+                        "when/mean_interval be longer",
+                        format_exact(lasts), format_exact(when.mean_interval)));
 }
 
 std::string FaultConfig::label() const {

@@ -7,6 +7,8 @@
 #include <optional>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "models/systems/design_point.hpp"
 #include "models/systems/fault_injector.hpp"
 #include "models/systems/recording.hpp"
@@ -258,15 +260,24 @@ void BatchDriver::note_tokens(int step, SimTime at) {
 }
 
 /// From all losses so far, before step `step`; one may come while another is recovered from.
+/// Throws DataLost when data are lost faster than they come back, so that no token ever would.
 SimDuration BatchDriver::recover(int step) {
+  constexpr int kMostRecoveries =
+      1000;  // not a constant: between two tokens, beyond any real drive
   FaultInjector& faults = *run_.faults;
   for (const DataLoss& loss : unused_) {
     static_cast<void>(system_.recover(run_, loss, step));
   }
   SimDuration time{};
+  int recoveries = 0;
   for (std::vector<DataLoss> losses = faults.take_losses(); !losses.empty();
        losses = faults.take_losses()) {
     for (const DataLoss& loss : losses) {
+      if (++recoveries > kMostRecoveries) {
+        throw DataLost(fmt::format(
+            "{}: {} losses without a token between them; they come faster than the system recovers",
+            loss.fault.label(), kMostRecoveries));
+      }
       const SimTime begin = faults.now();
       const StepValues before = machine_.read_gauges();
       const Recovered recovered = system_.recover(run_, loss, step);

@@ -292,6 +292,18 @@ TEST_CASE("uncorrectable pages are as many as asked for, and the same for one se
   CHECK(once.metrics == again.metrics);
 }
 
+TEST_CASE("losses that come faster than the system recovers end the run") {
+  FaultConfig fault = fault_at(FaultKind::uncorrectable_pages, 0, "csd/0");
+  fault.pages = 5;
+  fault.when.kind = FaultTimes::Kind::rate;
+  fault.when.mean_interval = SimDuration{1'000'000'000};  // 1 ms
+  const RunResult run = run_with("insti_dense", kFourDrives, {fault});
+  CHECK(run.status == RunStatus::data_lost);
+  CHECK(run.detail ==
+        "data_lost: uncorrectable_pages of csd/0: 1000 losses without a token between them; they "
+        "come faster than the system recovers");
+}
+
 TEST_CASE("a stalled controller holds up the drives' attention for as long") {
   const RunResult plain = run_alone(small_point("insti_dense"));
   FaultConfig fault = fault_at(FaultKind::controller_stall,
