@@ -293,18 +293,3 @@ TEST_CASE("block ssd: the drive starts as preconditioned, and its counters at ze
   CHECK(ssd.ftl().counters().host_programs == 1);
   CHECK(ssd.ftl().counters().erases <= 1);
 }
-
-TEST_CASE("block ssd: MQSim's DRAM opens rows, and counts half of the long ones") {
-  const MqsimCacheConfig dram{.pages = 1,
-                              .sector_limit = 1,
-                              .row_bytes = 8192,
-                              .burst_bytes = 1,
-                              .burst_ns = 10,
-                              .activate_ns = 13,
-                              .access_ns = 13,
-                              .precharge_ns = 13};
-  CHECK(dram.access_time(4096) == 26ns + 20'480ns);
-  CHECK(dram.access_time(8192) == 26ns + 40'960ns);
-  CHECK(dram.access_time(16384) == 26ns + 26ns + 40'960ns + 13ns);
-  CHECK(dram.access_time(16384 + 1000) == 26ns + 26ns + 40'960ns + 13ns + 100ns);
-}

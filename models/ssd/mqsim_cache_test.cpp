@@ -70,6 +70,13 @@ struct CachedDrive {
 
 }  // namespace
 
+TEST_CASE("mqsim cache: DRAM opens rows, and counts half of the long ones") {
+  CHECK(kTwoPages.access_time(4096) == 26ns + 20'480ns);
+  CHECK(kTwoPages.access_time(8192) == 26ns + 40'960ns);
+  CHECK(kTwoPages.access_time(16384) == 26ns + 26ns + 40'960ns + 13ns);
+  CHECK(kTwoPages.access_time(16384 + 1000) == 26ns + 26ns + 40'960ns + 13ns + 100ns);
+}
+
 TEST_CASE("mqsim cache: a write is done when it is in DRAM, and goes to the flash at once") {
   CachedDrive drive(kTwoPages);
   CHECK(drive.write(0_B, 4_KiB) == kWriteOnLink + kPageInDram);
