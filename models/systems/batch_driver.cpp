@@ -262,8 +262,7 @@ void BatchDriver::note_tokens(int step, SimTime at) {
 /// From all losses so far, before step `step`; one may come while another is recovered from.
 /// Throws DataLost when data are lost faster than they come back, so that no token ever would.
 SimDuration BatchDriver::recover(int step) {
-  constexpr int kMostRecoveries =
-      1000;  // not a constant: between two tokens, beyond any real drive
+  constexpr int kMostRecoveries = 1000;  // not a constant: a limit beyond any real drive
   FaultInjector& faults = *run_.faults;
   for (const DataLoss& loss : unused_) {
     static_cast<void>(system_.recover(run_, loss, step));
