@@ -9,6 +9,7 @@ Needs NEARKV_BINARY.
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -166,8 +167,15 @@ def jumping_clock(folder):
     return library
 
 
-def clock_environment(library, number):
-    return {**os.environ, "LD_PRELOAD": str(library), "NEARKV_CLOCK": str(number)}
+def sanitizer_libraries():
+    """What NearKV is linked with; their calls must come before those of other libraries."""
+    linked = subprocess.run(["ldd", NEARKV], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"=> (\S+/lib(?:asan|tsan)\.so\S*)", linked)
+
+
+def clock_environment(library, number, sanitizers=()):
+    return {**os.environ, "LD_PRELOAD": ":".join([*sanitizers, str(library)]),
+            "NEARKV_CLOCK": str(number)}
 
 
 def check_clock(folder, sweep, whole, count):
@@ -175,12 +183,14 @@ def check_clock(folder, sweep, whole, count):
     library = jumping_clock(folder)
     if library is None:
         return "not tried: gcc is missing"
+    sanitizers = sanitizer_libraries()
     moments = random.Random(3)
     out = folder / "clock"
     finished = 0
     for number in range(count):
         child = subprocess.Popen(command(sweep, out, "--resume"), stdout=subprocess.DEVNULL,
-                                 stderr=subprocess.DEVNULL, env=clock_environment(library, number))
+                                 stderr=subprocess.DEVNULL,
+                                 env=clock_environment(library, number, sanitizers))
         try:
             child.wait(moments.uniform(0, 2))
         except subprocess.TimeoutExpired:
@@ -191,7 +201,7 @@ def check_clock(folder, sweep, whole, count):
             finished += 1
         else:
             assert child.returncode == -signal.SIGKILL, f"clock {number}: {child.returncode}"
-    done = run(sweep, out, "--resume", environment=clock_environment(library, count))
+    done = run(sweep, out, "--resume", environment=clock_environment(library, count, sanitizers))
     assert done.returncode == 0, done
     assert table(out) == whole, "the table differs after the clock jumped"
     check_same(sweep, out, whole)

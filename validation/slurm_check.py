@@ -261,6 +261,11 @@ def task_processes(folder):
     return [int(word) for word in listed.split()]
 
 
+def task_logs(folder):
+    return "".join(log.read_text(encoding="utf-8")
+                   for log in (folder / "slurm/tasks/slurm/1").glob("task_*.log"))
+
+
 def check_lost_tasks(cluster, folder):
     """A task that is asked to end goes on later; one that is cancelled is submitted again; the
     program that waits may be killed."""
@@ -281,20 +286,21 @@ def check_lost_tasks(cluster, folder):
     waiting.kill()
     job = waiting.stderr.readline().rsplit(" ", 1)[-1].strip()
     waiting.wait()
-    time.sleep(0.3)
+    # One that still reads the sweep would end without a word, and not be started again.
+    wait_until(lambda: task_logs(folder).count("points to run") >= NODES - 1, "tasks run points")
     tasks = task_processes(folder)
     assert tasks, "no task runs any more"
     for pid in tasks:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    logs = list((folder / "slurm/tasks/slurm/1").glob("task_*.log"))
-    wait_until(lambda: any("another attempt goes on" in log.read_text(encoding="utf-8")
-                           for log in logs), "a task says that it ended early", 20)
+    wait_until(lambda: "another attempt goes on" in task_logs(folder),
+               "a task says that it ended early", 20)
     waiting = subprocess.Popen([*command, "--resume"], env=cluster.environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    time.sleep(1)
+    first = waiting.stderr.readline()
+    assert "of" in first and "points" in first, first  # it waits
     cluster.call("scancel", f"{job}_2")
-    _, said = waiting.communicate(timeout=120)
+    _, said = waiting.communicate(timeout=600)
     assert waiting.returncode == 0, (waiting.returncode, said)
     assert "points are without a result though their tasks ended" in said, said
     assert table(folder / "slurm", "tasks") == whole, "the table differs after lost tasks"

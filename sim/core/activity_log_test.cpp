@@ -104,6 +104,41 @@ TEST_CASE("activity log: the critical path goes through who was waited for") {
   CHECK(trace.tracks.at("driver").size() == 5);  // the step, two times cpu, the worker, the flow
 }
 
+TEST_CASE("activity log: a flow is limited by the link with the smallest share for it") {
+  // Links of 2 GB/s each into one of 3 GB/s. Two flows of 3000 B at the same time get 1.5 GB/s, so
+  // they take 2 us, of which each would have taken 1 us on the shared link alone; a third flow
+  // later takes 1.5 us on its own link.
+  Engine engine;
+  const NodeId hub = engine.add_node("hub");
+  const LinkId shared = engine.add_link("shared", Rate{3'000'000'000}, SimDuration{});
+  ActivityLog log({.most_spans = kMany});
+  std::vector<NodeId> nodes;
+  for (const std::string name : {"a", "b"}) {
+    nodes.push_back(engine.add_node(name));
+    const LinkId own = engine.add_link("own/" + name, Rate{2'000'000'000}, SimDuration{});
+    engine.add_route(nodes.back(), hub, {own, shared});
+  }
+  engine.record(&log);
+  engine.spawn("b", nodes[1], [&] { engine.transfer(nodes[1], hub, Bytes{3000}); });
+  engine.spawn("a", nodes[0], [&] {
+    for (const std::string window : {"both", "one"}) {
+      log.begin_window(engine.now());
+      engine.transfer(nodes[0], hub, Bytes{3000});
+      log.end_window(window, engine.now());
+    }
+  });
+  engine.run();
+
+  const std::vector<PathShare> both = critical_path(log, log.windows().at(0));
+  CHECK(time_of(both, "shared", Activity::working) == 1us);
+  CHECK(time_of(both, "shared", Activity::waiting) == 1us);
+  CHECK(time_of(both, "own/a", Activity::working) == SimDuration{});
+  CHECK(time_of(both, "own/a", Activity::waiting) == SimDuration{});
+  const std::vector<PathShare> one = critical_path(log, log.windows().at(1));
+  CHECK(time_of(one, "own/a", Activity::working) == 1500ns);
+  CHECK(time_of(one, "shared", Activity::working) == SimDuration{});
+}
+
 TEST_CASE("activity log: recording changes nothing that is simulated") {
   const auto digest = [](bool is_recorded) {
     Engine engine;

@@ -101,6 +101,7 @@ struct Engine::Impl {
     NodeId to{};
     Bytes size{};
     const Route* route = nullptr;
+    std::vector<std::uint64_t> flow_times;  // of its links when it began, while a log is kept
   };
   /// What an actor waits for.
   struct Wait {
@@ -126,6 +127,17 @@ struct Engine::Impl {
     int flows = 0;
     SimTime busy_since{};
     SimDuration busy{};
+    SimTime changed{};            // when `flows` did
+    std::uint64_t flow_time = 0;  // the integral of `flows` until then, ps, modulo 2^64
+
+    void change_flows(int by, SimTime now) {
+      const auto since = static_cast<std::uint64_t>((now - changed).count());
+      flow_time += static_cast<std::uint64_t>(flows) * since;
+      changed = now;
+      busy_since = flows == 0 ? now : busy_since;
+      flows += by;
+      busy += flows == 0 ? now - busy_since : SimDuration{};
+    }
   };
 
   static constexpr int kNobody = Completion::kNobody;
@@ -330,13 +342,19 @@ Engine::Impl::Flow& Engine::Impl::begin_flow(NodeId from, NodeId to, Bytes size)
   check(route != routes.end(), "a flow without a route");
   route->second.sent += size;
   Flow& flow = actors[current]->flow;
-  flow = {.latency_paid = {}, .from = from, .to = to, .size = size, .route = &route->second};
+  flow = {.latency_paid = {},
+          .from = from,
+          .to = to,
+          .size = size,
+          .route = &route->second,
+          .flow_times = {}};
   flow.latency_paid.waiter_ = flow_of(current);
   timers.finish_at(now + flow.route->latency, flow.latency_paid);
   for (const int index : flow.route->links) {
     LinkState& link = links[index];
-    if (link.flows++ == 0) {
-      link.busy_since = now;
+    link.change_flows(1, now);
+    if (loop.activity() != nullptr) {
+      flow.flow_times.push_back(link.flow_time);
     }
   }
   return flow;
@@ -346,9 +364,7 @@ void Engine::Impl::end_flow(const Flow& flow) {
   for (const int index : flow.route->links) {
     LinkState& link = links[index];
     link.carried += flow.size;
-    if (--link.flows == 0) {
-      link.busy += now - link.busy_since;
-    }
+    link.change_flows(-1, now);
   }
 }
 
@@ -366,15 +382,27 @@ void Engine::Impl::audit_links() const {
   }
 }
 
+/// The link that limited the flow is the one with the least bandwidth for each of the flows that it
+/// carried meanwhile, on average.
 void Engine::Impl::record_flow(const Flow& flow, SimTime begin) const {
   std::vector<std::string_view> names;
   std::vector<SimDuration> at_full_rate;
   const LinkState* slowest = nullptr;
-  for (const int index : flow.route->links) {
-    const LinkState& link = links[index];
+  double smallest_share = 0;
+  const auto time = static_cast<double>((now - begin).count());
+  for (std::size_t i = 0; i < flow.route->links.size(); ++i) {
+    const LinkState& link = links[flow.route->links[i]];
     names.emplace_back(link.name);
     at_full_rate.push_back(time_for(flow.size, link.bandwidth));
-    slowest = slowest == nullptr || link.bandwidth < slowest->bandwidth ? &link : slowest;
+    // Of a flow that began before the log, nobody knows.
+    const double flows = i < flow.flow_times.size()
+                             ? static_cast<double>(link.flow_time - flow.flow_times[i]) / time
+                             : 1;
+    const double share = static_cast<double>(link.bandwidth.per_second()) / flows;
+    if (slowest == nullptr || share < smallest_share) {
+      slowest = &link;
+      smallest_share = share;
+    }
   }
   if (slowest != nullptr) {
     loop.activity()->flowed({.links = names,
