@@ -130,13 +130,13 @@ struct Engine::Impl {
     SimTime changed{};            // when `flows` did
     std::uint64_t flow_time = 0;  // the integral of `flows` until then, ps, modulo 2^64
 
-    void change_flows(int by, SimTime now) {
-      const auto since = static_cast<std::uint64_t>((now - changed).count());
+    void change_flows(int by, SimTime at) {
+      const auto since = static_cast<std::uint64_t>((at - changed).count());
       flow_time += static_cast<std::uint64_t>(flows) * since;
-      changed = now;
-      busy_since = flows == 0 ? now : busy_since;
+      changed = at;
+      busy_since = flows == 0 ? at : busy_since;
       flows += by;
-      busy += flows == 0 ? now - busy_since : SimDuration{};
+      busy += flows == 0 ? at - busy_since : SimDuration{};
     }
   };
 
