@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <exception>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -14,6 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include "sim/core/check.hpp"
+#include "sim/core/strict_json.hpp"
 
 namespace nearkv::traces {
 
@@ -110,7 +112,12 @@ int CapturedKv::number_of(const std::string& key, int highest) const {
 
 std::vector<int> CapturedKv::list_of(const std::string& key, int end) const {
   const std::string& text = text_of(key);
-  const json list = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  json list;
+  try {
+    list = parse_strict_json(text, key);
+  } catch (const std::exception&) {
+    list = nullptr;  // no JSON or too much of it; refused below
+  }
   std::vector<int> values;
   bool is_right = list.is_array() && !list.empty();
   for (std::size_t i = 0; is_right && i < list.size(); ++i) {

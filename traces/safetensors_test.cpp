@@ -165,12 +165,12 @@ TEST_CASE("safetensors: a file that is none") {
         "header");
   CHECK(refusal("PK\x03\x04 a zip archive, as PyTorch saves") ==
         "FILE: is no .safetensors file: its first 8 bytes, the length of the header, say "
-        "8800140462016121680 bytes; at most 100000000 are allowed");
-  CHECK(refusal(little_endian(100'000'001, 8)) ==
+        "8800140462016121680 bytes; at most 8388608 are allowed");
+  CHECK(refusal(little_endian((8 << 20) + 1, 8)) ==
         "FILE: is no .safetensors file: its first 8 bytes, the length of the header, say "
-        "100000001 bytes; at most 100000000 are allowed");
-  CHECK(refusal(little_endian(100'000'000, 8) + "{}") ==
-        "FILE: has 10 bytes, but its header ends at byte 100000008; the file seems to be cut off");
+        "8388609 bytes; at most 8388608 are allowed");
+  CHECK(refusal(little_endian(8 << 20, 8) + "{}") ==
+        "FILE: has 10 bytes, but its header ends at byte 8388616; the file seems to be cut off");
 }
 
 TEST_CASE("safetensors: a header that is no JSON object") {
@@ -187,16 +187,28 @@ TEST_CASE("safetensors: a header that is no JSON object") {
   CHECK(refusal(file_of("{\"\xff\":1}")) == "FILE: header: is no JSON at byte 10 of the file");
   CHECK(refusal(file_of(std::string(100'000, '{'))) ==
         "FILE: header: is no JSON at byte 9 of the file");
+  CHECK(refusal(file_of("{\"a\":1e999}")) == "FILE: header: has a number that is too large");
+}
+
+TEST_CASE("safetensors: a header of too many values, or nested too deep") {
+  std::string many = "{\"x\":[0";
+  for (int i = 1; i < 1'500'000; ++i) {
+    many += ",0";
+  }
+  CHECK(refusal(file_of(many + "]}")) ==
+        "FILE: header: /x/1499997: more than 1500000 values; nothing needs so many");
+  CHECK(refusal(file_of("{\"x\":" + std::string(100, '[')))
+            .ends_with("/0/0: nested deeper than 64 levels; nothing needs that"));
 }
 
 TEST_CASE("safetensors: a name that appears twice") {
   const std::string tensor = R"({"dtype":"F16","shape":[0],"data_offsets":[0,0]})";
   CHECK(refusal(file_of("{\"a\":" + tensor + ",\"b\":" + tensor + ",\"a\":" + tensor + "}")) ==
-        "FILE: header: \"a\" appears twice in one object");
+        "FILE: header: /a: duplicate key; keep one of the two");
   CHECK(refusal(file_of(R"({"__metadata__":{"k":"1","k":"2"}})")) ==
-        "FILE: header: \"k\" appears twice in one object");
+        "FILE: header: /__metadata__/k: duplicate key; keep one of the two");
   CHECK(refusal_of_fields(R"("dtype":"F16","dtype":"F32","shape":[2],"data_offsets":[0,8])") ==
-        "FILE: header: \"dtype\" appears twice in one object");
+        "FILE: header: /x/dtype: duplicate key; keep one of the two");
 }
 
 TEST_CASE("safetensors: metadata that are no strings") {

@@ -23,6 +23,10 @@ LARGEST = {"/workload/batch": 64, "/workload/prompt_tokens": 512, "/workload/out
 FIXED = {"name", "citation", "source", "comment", "interval", "kind", "generation", "policy",
          "cell", "cluster_pages", "dirty_background_ratio", "dirty_ratio", "readahead_window",
          "page_size"}
+# Flash that is scheduled in these ways knows none of the rest.
+SIMPLE_POLICIES = ("fifo", "first_gap")
+UNKNOWN_TO_THEM = {"transfer_step", "array_spread", "read_priority", "multi_plane", "read_retry",
+                   "suspend"}
 LANES = (1, 2, 4, 8, 16)
 
 
@@ -59,6 +63,11 @@ def quantity_text(number, unit, factor):
     return f"{max(1, round(number * scale * factor))}B{size[3] or ''}"
 
 
+def plain(value):
+    """A constant without its source."""
+    return value["value"] if isinstance(value, dict) else value
+
+
 class RandomPoints:
     def __init__(self, schema, seeds, models, seed):
         self.schema = schema
@@ -80,29 +89,37 @@ class RandomPoints:
         return point
 
     def fault(self, point):
-        """Mostly of something that is there."""
-        drives = [f"{kind}/{i}" for kind in ("ssd", "csd") for drive in point[kind]
-                  for i in range(drive["count"])]
-        device = self.random.choice(drives + ["gpu/0"])
+        """Of something that is there and can have it."""
+        drives = {f"{kind}/{i}": drive for kind in ("ssd", "csd") for drive in point[kind]
+                  for i in range(drive["count"])}
+        device = self.random.choice([*drives, "gpu/0"])
         lasts = self.random.choice(("0s", "1us", "3ms", "2s"))
         kinds = {
-            "die_failure": {"device": device, "channel": self.random.randint(0, 4),
-                            "die": self.random.randint(0, 4)},
-            "channel_failure": {"device": device, "channel": self.random.randint(0, 4)},
-            "drive_failure": {"device": device, "notice": "10ms"},
-            "uncorrectable_pages": {"device": device, "pages": self.random.randint(1, 100)},
-            "read_retries": {"device": device, "further_reads": self.random.randint(1, 5),
-                             "lasts": lasts},
             "thermal_throttling": {"device": device, "speed": self.random.uniform(0.1, 1),
                                    "lasts": lasts},
-            "controller_stall": {"device": device, "lasts": "3ms"},
-            "link_degraded": {"link": device, "generation": 3, "lanes": 1, "lasts": lasts},
-            "host_memory_pressure": {"size": self.random.choice(("64MiB", "8GiB", "64GiB")),
-                                     "lasts": lasts}}
+            "link_degraded": {"link": device, "generation": 3, "lanes": 1, "lasts": lasts}}
+        if point["ssd"]:
+            kinds["host_memory_pressure"] = {
+                "size": self.random.choice(("64MiB", "8GiB", "64GiB")), "lasts": lasts}
+        if drives:
+            device = self.random.choice(list(drives))
+            flash = drives[device]["flash"]
+            channel = self.random.randrange(plain(flash["channels"]))
+            die = self.random.randrange(plain(flash["chips_per_channel"])
+                                        * plain(flash["dies_per_chip"]))
+            kinds |= {
+                "die_failure": {"device": device, "channel": channel, "die": die},
+                "channel_failure": {"device": device, "channel": channel},
+                "drive_failure": {"device": device, "notice": "10ms"},
+                "uncorrectable_pages": {"device": device, "pages": self.random.randint(1, 100)},
+                "read_retries": {"device": device, "further_reads": self.random.randint(1, 5),
+                                 "lasts": lasts},
+                "controller_stall": {"device": device, "lasts": "3ms"}}
         kind = self.random.choice(list(kinds))
-        time = f"{10 ** self.random.uniform(-4, 2):.6f}s"
-        when = self.random.choice(({"kind": "at", "time": time},
-                                   {"kind": "rate", "mean_interval": time}))
+        shortest = -2 if kind == "controller_stall" else -3
+        when = self.random.choice((
+            {"kind": "at", "time": f"{10 ** self.random.uniform(-4, 2):.6f}s"},
+            {"kind": "rate", "mean_interval": f"{10 ** self.random.uniform(shortest, 2):.6f}s"}))
         return {"kind": kind, **kinds[kind], "when": when}
 
     def changed(self, value, schemas, path, share):
@@ -113,7 +130,8 @@ class RandomPoints:
                                      share)
                 return value if moved == value["value"] else {
                     "value": moved, "source": "assumed", "citation": "a random point"}
-            return {key: value[key] if key in FIXED else
+            fixed = (FIXED | UNKNOWN_TO_THEM if value.get("policy") in SIMPLE_POLICIES else FIXED)
+            return {key: value[key] if key in fixed else
                     self.changed(value[key], child_schemas(schemas, value, key), f"{path}/{key}",
                                  share)
                     for key in value}

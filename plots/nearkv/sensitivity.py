@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 METHODS = {"tornado": set(), "morris": {"trajectories", "levels"},
            "sobol": {"base_samples", "second_order"}}
+MOST_PARAMETERS = 10_000
 INTERVAL = (0.05, 0.95)  # the ends of a 90 % interval as probabilities
 INSIDE = 1e-6  # shares lie strictly between 0 and 1
 LEAST_TOTAL = 0.8  # of total indices, which add up to 1 at least: a fifth below is no noise
@@ -137,10 +138,10 @@ def _parameter(document: Any, place: str) -> Parameter:
     return Parameter(path, document.get("name", path.rsplit("/", 1)[1]), chosen)
 
 
-def _count(document: Mapping, key: str, default: int, place: str) -> int:
+def _count(document: Mapping, key: str, default: int, most: int) -> int:
     value = document.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SpecError(f"{place}/{key}: must be a whole number of at least 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise SpecError(f"/method/{key}: must be a whole number of 1 to {most}")
     return value
 
 
@@ -150,6 +151,8 @@ def load(document: str | os.PathLike | Mapping) -> Spec:
         file = Path(document)
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
+        except RecursionError as problem:
+            raise SpecError(f"{file}: is nested too deep") from problem
         except (OSError, ValueError) as problem:
             raise SpecError(f"{file}: {problem}") from problem
         if not isinstance(document, Mapping):
@@ -180,7 +183,7 @@ def load(document: str | os.PathLike | Mapping) -> Spec:
         of=value["of"], over=value.get("over"),
         above=document.get("above"), below=document.get("below"),
         parameters=_parameters(document.get("parameters")),
-        method=kind, seed=_count(method, "seed", 1, "/method"),
+        method=kind, seed=_count(method, "seed", 1, 2 ** 32 - 1),
         settings=_settings(kind, method),
     )
 
@@ -190,23 +193,27 @@ def _parameters(document: Any) -> list[Parameter] | None:
         return None
     if not isinstance(document, list) or not document:
         raise SpecError("/parameters: must be a list of parameters, or \"uncertain\"")
+    if len(document) > MOST_PARAMETERS:
+        raise SpecError(f"/parameters: has {len(document)}; at most {MOST_PARAMETERS} are varied")
     parameters = [_parameter(one, f"/parameters/{i}") for i, one in enumerate(document)]
+    paths, names = set(), set()
     for i, one in enumerate(parameters):
-        for other in parameters[:i]:
-            if other.path == one.path:
-                raise SpecError(f"/parameters/{i}/path: {one.path} is there twice")
-            if other.name == one.name:
-                raise SpecError(f"/parameters/{i}: \"{one.name}\" names two parameters; "
-                                "give one of them another \"name\"")
+        if one.path in paths:
+            raise SpecError(f"/parameters/{i}/path: {one.path} is there twice")
+        if one.name in names:
+            raise SpecError(f"/parameters/{i}: \"{one.name}\" names two parameters; "
+                            "give one of them another \"name\"")
+        paths.add(one.path)
+        names.add(one.name)
     return parameters
 
 
 def _settings(kind: str, method: Mapping) -> dict[str, int]:
     if kind == "morris":
-        return {"trajectories": _count(method, "trajectories", 20, "/method"),
-                "levels": _count(method, "levels", 4, "/method")}
+        return {"trajectories": _count(method, "trajectories", 20, 1 << 20),
+                "levels": _count(method, "levels", 4, 1000)}
     if kind == "sobol":
-        count = _count(method, "base_samples", 1024, "/method")
+        count = _count(method, "base_samples", 1024, 1 << 20)
         if count & (count - 1):
             raise SpecError("/method/base_samples: must be a power of two, as Sobol sequences "
                             f"are balanced there; {1 << count.bit_length() - 1} and "

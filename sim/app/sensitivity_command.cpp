@@ -38,13 +38,14 @@ struct SensitivityOptions {
 /// Becomes Python; returns only when that is not possible.
 void run(const SensitivityOptions& options) {
   static_cast<void>(limits_of(options.limits));  // a wrong one is told now
+  const fs::path spec = path_of_config(options.spec);
+  static_cast<void>(load_json(spec));  // Python reads it less strictly, however large it is
   const fs::path home = shipped_configs().parent_path();
   const char* chosen = std::getenv("NEARKV_PYTHON");
   const std::string python = chosen != nullptr && *chosen != '\0' ? chosen : "/usr/bin/python3";
-  std::vector<std::string> words{python,        "-B",
-                                 "-m",          "nearkv",
-                                 "sensitivity", path_of_config(options.spec).string(),
-                                 "--jobs",      std::to_string(options.jobs)};
+  std::vector<std::string> words{
+      python,        "-B",          "-m",     "nearkv",
+      "sensitivity", spec.string(), "--jobs", std::to_string(options.jobs)};
   if (!options.out.empty()) {
     words.insert(words.end(), {"--out", options.out});
   }

@@ -20,6 +20,7 @@ using nlohmann::json;
 namespace {
 
 constexpr double kHighestInt = std::numeric_limits<int>::max();
+constexpr std::size_t kMostProblems = 100;  // more help nobody, and may be a million
 
 /// "Decoder layers." as "Decoder layers", to go into a sentence.
 std::string_view without_full_stop(std::string_view doc) {
@@ -172,6 +173,10 @@ class JsonReader final : public FieldVisitor {
   std::string path_of(std::string_view name) const { return fmt::format("{}/{}", path_, name); }
 
   void problem(const std::string& path, const std::string& message) {
+    if (problems_.size() == kMostProblems) {
+      problems_.emplace_back("there are more problems than these");
+      throw ConfigError(problems_);
+    }
     problems_.push_back(path + ": " + message);
   }
   void wrong_type(const FieldInfo& info, const json& found, std::string_view wanted) {
@@ -370,7 +375,7 @@ class JsonReader final : public FieldVisitor {
   void read_object(const json& node, const std::string& path,
                    const std::function<void(FieldVisitor&)>& visit) {
     if (!node.is_object()) {
-      problems_.push_back(fmt::format("{}: is {}; must be an object", path, type_phrase(node)));
+      problem(path, fmt::format("is {}; must be an object", type_phrase(node)));
       return;
     }
     JsonReader(node, path, problems_, constants_).read_all(visit);

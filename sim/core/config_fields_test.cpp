@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
@@ -493,6 +494,17 @@ TEST_CASE("config fields: unknown keys come with the nearest name, missing keys 
   config = good_point();
   config["a\nb"] = 1;
   CHECK(problems(config).starts_with("/a\\nb: unknown key; "));
+}
+
+TEST_CASE("config fields: a hundred problems are told") {
+  json config = good_point();
+  for (int i = 0; i < 100; ++i) {
+    config[fmt::format("key{}", i)] = 1;
+  }
+  const std::string hundred = problems(config);
+  CHECK(std::ranges::count(hundred, '\n') == 99);
+  config["key_more"] = 1;
+  CHECK(problems(config) == hundred + "\nthere are more problems than these");
 }
 
 TEST_CASE("config fields: names that are no choice") {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
-#include <set>
+#include <map>
 #include <sstream>
 #include <utility>
 
@@ -14,6 +14,7 @@
 #include "sim/core/allowed_paths.hpp"
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
+#include "sim/core/strict_json.hpp"
 
 namespace nearkv {
 
@@ -22,103 +23,8 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::size_t kDeepestNesting = 64;
-// What is read within two seconds and 500 MB.
-constexpr std::uintmax_t kLargestFile = 32 << 20;
-constexpr std::size_t kMostValues = 1'500'000;
 constexpr std::size_t kMostFiles = 10'000;  // of one config, a file counts each time it is named
 constexpr std::string_view kShippedPrefix = "nearkv:";
-
-/// Goes through a document to know the path of every key, and stops at bad syntax. `where` begins
-/// messages. (A callback of the parser that builds the values could do it as well, but takes time
-/// that grows with the square of a list's length.)
-class DuplicateKeyWatch final : public nlohmann::json_sax<json> {
- public:
-  explicit DuplicateKeyWatch(std::string where) : where_(std::move(where)) {}
-
-  bool null() override { return count_element(); }
-  bool boolean(bool /*value*/) override { return count_element(); }
-  bool number_integer(json::number_integer_t /*value*/) override { return count_element(); }
-  bool number_unsigned(json::number_unsigned_t /*value*/) override { return count_element(); }
-  bool number_float(json::number_float_t /*value*/, const std::string& /*text*/) override {
-    return count_element();
-  }
-  bool string(std::string& /*value*/) override { return count_element(); }
-  bool binary(json::binary_t& /*value*/) override { return count_element(); }
-  bool start_object(std::size_t /*size*/) override { return open(/*is_array=*/false); }
-  bool start_array(std::size_t /*size*/) override { return open(/*is_array=*/true); }
-  bool end_object() override { return close(); }
-  bool end_array() override { return close(); }
-  bool key(std::string& name) override {
-    see_key(name);
-    return true;
-  }
-  bool parse_error(std::size_t /*at*/, const std::string& /*token*/,
-                   const json::exception& /*problem*/) override {
-    return false;
-  }
-
- private:
-  struct Frame {
-    bool is_array = false;
-    std::size_t elements = 0;
-    std::string key;
-    std::set<std::string> keys;
-  };
-
-  bool open(bool is_array) {
-    count_element();
-    if (frames_.size() >= kDeepestNesting) {
-      throw ConfigError(fmt::format("{}: {}: nested deeper than {} levels; no config needs that",
-                                    where_, path(), kDeepestNesting));
-    }
-    frames_.push_back({.is_array = is_array, .elements = 0, .key = {}, .keys = {}});
-    return true;
-  }
-
-  bool close() {
-    frames_.pop_back();
-    return true;
-  }
-
-  bool count_element() {
-    if (++values_ > kMostValues) {
-      throw ConfigError(fmt::format("{}: {}: more than {} values; no config needs so many", where_,
-                                    path(), kMostValues));
-    }
-    if (!frames_.empty() && frames_.back().is_array) {
-      ++frames_.back().elements;
-    }
-    return true;
-  }
-
-  void see_key(const std::string& key) {
-    Frame& frame = frames_.back();
-    frame.key = key;
-    if (!frame.keys.insert(key).second) {
-      throw ConfigError(fmt::format("{}: {}: duplicate key; keep one of the two", where_, path()));
-    }
-  }
-
-  std::string path() const {
-    std::string text;
-    for (const Frame& frame : frames_) {
-      text += "/" + (frame.is_array ? std::to_string(frame.elements - 1) : printable(frame.key));
-    }
-    return text;
-  }
-
-  std::string where_;
-  std::vector<Frame> frames_;
-  std::size_t values_ = 0;
-};
-
-/// Throws what json::parse() throws, and ConfigError for a key that is there twice.
-json parse_json(std::string_view text, const std::string& where) {
-  DuplicateKeyWatch watch(where);
-  json::sax_parse(text, &watch);
-  return json::parse(text);
-}
 
 /// "file:3:1", for the byte at `at`; lines and columns (in bytes) count from 1.
 std::string place_in(const std::string& file, std::string_view text, std::size_t at) {
@@ -282,14 +188,23 @@ class Resolver {
                       "in all)",
                       printable(file.string()), kDeepestNesting, kMostFiles));
     }
+    const bool is_extended = !open_.empty();
+    if (const auto known = extended_.find(file); is_extended && known != extended_.end()) {
+      files_ += known->second.files - 1;
+      return known->second.config;
+    }
+    const std::size_t files_before = files_ - 1;
     json document = load_json(file);
-    if (translate_ && !open_.empty()) {
+    if (translate_ && is_extended) {
       document = translate_(std::move(document), file);
     }
     open_.push_back(canonical);
     json resolved = resolve(document, file, "");
     open_.pop_back();
     resolved.erase("extends");
+    if (is_extended) {
+      extended_[file] = {resolved, files_ - files_before};
+    }
     return resolved;
   }
 
@@ -363,7 +278,13 @@ class Resolver {
   }
 
   const Translator& translate_;
+  struct Extended {
+    json config;
+    std::size_t files = 0;  // that it consists of
+  };
+
   std::vector<fs::path> open_;
+  std::map<fs::path, Extended> extended_;  // so far, by the name that leads to their own bases
   std::size_t files_ = 0;
 };
 
@@ -457,9 +378,9 @@ json load_json(const fs::path& file) {
     throw ConfigError(
         fmt::format("{}: {}; name a JSON file", name, error ? error.message() : "is not a file"));
   }
-  if (const std::uintmax_t size = fs::file_size(file, error); !error && size > kLargestFile) {
+  if (const std::uintmax_t size = fs::file_size(file, error); !error && size > kLargestJson) {
     throw ConfigError(fmt::format("{}: has {} MiB; a config has {} at most", name, size >> 20,
-                                  kLargestFile >> 20));
+                                  kLargestJson >> 20));
   }
   std::ifstream stream(file, std::ios::binary);
   std::ostringstream buffer;
@@ -473,7 +394,7 @@ json load_json(const fs::path& file) {
   }
   json document;
   try {
-    document = parse_json(text, name);
+    document = parse_strict_json(text, name);
   } catch (const json::parse_error& syntax) {
     throw ConfigError(syntax_error_line(name, text, syntax));
   } catch (const json::out_of_range& overflow) {
@@ -514,7 +435,7 @@ namespace {
 /// JSON, or else a string: --set t_read=30us needs no quotes.
 json value_of_override(const std::string& where, std::string_view text) {
   try {
-    return parse_json(text, where);
+    return parse_strict_json(text, where);
   } catch (const json::exception&) {
     json string = std::string(text);
     try {

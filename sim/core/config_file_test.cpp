@@ -3,6 +3,7 @@
 #include <string>
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include "sim/core/check.hpp"
 #include "sim/core/config.hpp"
@@ -72,7 +73,19 @@ TEST_CASE("config: a file that is too large, or has too many values, is refused 
     many += ",0";
   }
   CHECK(files.refusal_of(many + "]}") ==
-        "point.json: /x/1499997: more than 1500000 values; no config needs so many");
+        "point.json: /x/1499997: more than 1500000 values; nothing needs so many");
+  std::string keys = "{\"k\": 0";
+  for (int i = 0; i < 250'000; ++i) {
+    keys += fmt::format(",\"{}\": 0", i);
+  }
+  CHECK(files.refusal_of(keys + "}") ==
+        "point.json: /249999: more than 250000 keys; nothing needs so many");
+  const std::string text(1 << 20, 'x');
+  CHECK(files.refusal_of("{\"x\": \"" + text + "\"}").empty());
+  CHECK(files.refusal_of("{\"x\": [\"" + text + "x\"]}") ==
+        "point.json: /x/0: a text of more than 1048576 bytes; nothing needs that");
+  CHECK(files.refusal_of("{\"" + text + "x\": 0}")
+            .ends_with("...: a key of more than 1048576 bytes; nothing needs that"));
 }
 
 TEST_CASE("config file: broken JSON is named by line and column, in words") {
@@ -158,7 +171,7 @@ TEST_CASE("config file: nesting is limited, to the level") {
   };
   CHECK(files.refusal_of(nested(64)).empty());
   CHECK(files.refusal_of(nested(65))
-            .ends_with("/k/k: nested deeper than 64 levels; no config needs that"));
+            .ends_with("/k/k: nested deeper than 64 levels; nothing needs that"));
   CHECK(files.refusal_of("{\"k\":" + std::string(1'000'000, '[')).find("nested deeper than 64") !=
         std::string::npos);
 }
