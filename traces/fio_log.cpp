@@ -1,6 +1,5 @@
 #include "traces/fio_log.hpp"
 
-#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -16,6 +15,7 @@ using namespace std::chrono_literals;
 
 constexpr std::string_view kVersion3 = "fio version 3 iolog";
 constexpr std::string_view kVersion2 = "fio version 2 iolog";
+constexpr std::size_t kMostFiles = 100'000;
 
 }  // namespace
 
@@ -57,12 +57,12 @@ FioLogReader::Action FioLogReader::action_of(std::string_view word) const {
 }
 
 bool FioLogReader::is_known(std::string_view file) {
-  if (last_file_ < files_.size() && files_[last_file_] == file) {
+  if (last_file_ != nullptr && *last_file_ == file) {
     return true;
   }
-  const auto found = std::find(files_.begin(), files_.end(), file);
-  last_file_ = static_cast<std::size_t>(found - files_.begin());
-  return found != files_.end();
+  const auto found = files_.find(file);
+  last_file_ = found != files_.end() ? &*found : nullptr;
+  return last_file_ != nullptr;
 }
 
 bool FioLogReader::next(BlockRecord& record) {
@@ -82,9 +82,10 @@ bool FioLogReader::next(BlockRecord& record) {
     const std::string_view file = words.word();
     const Action action = action_of(words.word());
     if (action == Action::add) {
-      if (!is_known(file)) {
-        files_.emplace_back(file);
+      if (files_.size() >= kMostFiles) {
+        lines_.fail(fmt::format("a log of more than {} files", kMostFiles));
       }
+      files_.emplace(file);
       continue;
     }
     if (!is_known(file)) {

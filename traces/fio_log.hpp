@@ -10,8 +10,9 @@
 // that is cut in the middle of a number could not be told from a whole one.
 #pragma once
 
+#include <functional>
+#include <set>
 #include <string>
-#include <vector>
 
 #include "traces/block_record.hpp"
 #include "traces/text_lines.hpp"
@@ -46,8 +47,8 @@ class FioLogReader {
   TraceClock clock_;
   BlockTraceOptions options_;
   int version_ = 0;
-  std::vector<std::string> files_;  // added so far
-  std::size_t last_file_ = 0;
+  std::set<std::string, std::less<>> files_;  // added so far
+  const std::string* last_file_ = nullptr;    // of these: the one that was asked for last
   std::int64_t requests_ = 0;
   std::int64_t left_out_ = 0;
   std::int64_t syncs_ = 0;

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include "traces/test_files.hpp"
 
@@ -110,6 +111,20 @@ TEST_CASE("fio log: each mistake has its message") {
             .starts_with("FILE:4: bytes 1048576 to 1049087 are beyond the drive's 1048576"));
   CHECK(refusal(kHead3 + "5 /dev/a read 0 512\n4 /dev/a read 0 512\n") ==
         "FILE:5: time 4 lies before the 5 of an earlier request; a trace is in time order");
+}
+
+TEST_CASE("fio log: of many files") {
+  std::string text = "fio version 3 iolog\n";
+  for (int i = 0; i < 100'000; ++i) {
+    text += fmt::format("0 /dev/{} add\n", i);
+  }
+  std::string requests;
+  for (int i = 0; i < 100'000; i += 50'000) {
+    requests += fmt::format("1 /dev/{} read 0 512\n", i);
+  }
+  CHECK(records_of(text + requests).size() == 2);
+  CHECK(refusal(text + "0 /dev/more add\n" + requests) ==
+        "FILE:100002: a log of more than 100000 files");
 }
 
 // "16384" cut to "163" would be a request, too: a log without its last line end is refused.

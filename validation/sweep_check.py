@@ -111,6 +111,17 @@ def check_kills(folder, whole):
     assert counts(done) == {"earlier": POINTS, "shared": 0, "ran": 0}, done.stdout
 
 
+def check_misspelt_metric(folder):
+    """A metric that no point has is told, and the table has the others."""
+    sweep = write_sweep(folder, "misspelt", metrics=["througput", "energies/*", "throughput"],
+                        axes=[{"path": "/csd/0/flash/channels", "values": [8]}], skip=[])
+    done = run("sweep", sweep, "--out", folder / "misspelt", *WITHOUT_CACHE)
+    told = [line for line in done.stderr.splitlines() if line.startswith("metrics: ")]
+    assert told == ['metrics: no point has "througput"; see nearkv describe metrics',
+                    'metrics: no point has "energies/*"; see nearkv describe metrics'], done.stderr
+    assert b"throughput [token/s]" in table(folder / "misspelt", "misspelt")
+
+
 def check_shared_points(folder, whole):
     """Points that two sweeps have run once."""
     cache = folder / "cache"
@@ -254,6 +265,7 @@ def main():
         folder = Path(name)
         whole = check_whole_run(folder)
         check_single_point(folder)
+        check_misspelt_metric(folder)
         check_kills(folder, whole)
         check_shared_points(folder, whole)
         check_equal_points(folder)

@@ -161,6 +161,16 @@ std::string statuses_text(const std::map<std::string, std::size_t>& statuses) {
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
+/// A metric that no point has may be a slip of the pen.
+void tell_absent_metrics(const SweepTable& table, std::size_t points_that_ran) {
+  for (const std::string& name : table.absent) {
+    if (points_that_ran > 0) {
+      fmt::print(stderr, "metrics: no point has {}; see nearkv describe metrics\n",
+                 in_quotes(name));
+    }
+  }
+}
+
 /// Writes the table and says what was done.
 int finish(const SweepPlan& plan, const SweepFolder& folder, const SweepSummary& summary,
            const SweepOptions& options) {
@@ -183,6 +193,7 @@ int finish(const SweepPlan& plan, const SweepFolder& folder, const SweepSummary&
     fmt::print("  {}\ntable: {}\nunits: {}\n", statuses_text(statuses), table.csv.string(),
                table.units.string());
   }
+  tell_absent_metrics(table, statuses["ok"]);
   const std::size_t failed = statuses["failed"] + statuses["stopped"];
   if (failed > 0) {
     fmt::print(stderr,
@@ -419,6 +430,7 @@ int merge(const SweepOptions& options) {
   const SweepTable table = write_sweep_table(plan, folder.journal(), folder.path());
   fmt::print("{}: {} of {} points from {} shards\ntable: {}\nunits: {}\n", plan.sweep().name,
              points, plan.size(), shards.size(), table.csv.string(), table.units.string());
+  tell_absent_metrics(table, folder.journal().statuses()["ok"]);
   if (points < plan.size()) {
     fmt::print(stderr, "{} points are missing; nearkv sweep {} --resume runs them\n",
                plan.size() - points, options.file);

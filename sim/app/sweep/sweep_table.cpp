@@ -37,13 +37,17 @@ struct MetricColumns {
   }
 };
 
+bool is_meant(const std::string& kept, const std::string& metric) {
+  return kept.ends_with("/*")
+             ? metric.starts_with(std::string_view(kept).substr(0, kept.size() - 1))
+             : metric == kept;
+}
+
 }  // namespace
 
 bool keeps_metric(const std::vector<std::string>& kept, const std::string& metric) {
   return kept.empty() || std::any_of(kept.begin(), kept.end(), [&](const std::string& name) {
-           return name.ends_with("/*")
-                      ? metric.starts_with(std::string_view(name).substr(0, name.size() - 1))
-                      : metric == name;
+           return is_meant(name, metric);
          });
 }
 
@@ -71,7 +75,13 @@ SweepTable write_sweep_table(const SweepPlan& plan, const ResultStore& journal,
   for (const Metric& metric : columns.metrics) {
     describe(metric.name, metric.unit, "metric");
   }
-  SweepTable table{folder / "points.csv", folder / "points.units.json", 0};
+  SweepTable table{folder / "points.csv", folder / "points.units.json", 0, {}};
+  for (const std::string& name : plan.sweep().metrics) {
+    if (std::ranges::none_of(columns.metrics,
+                             [&](const Metric& metric) { return is_meant(name, metric.name); })) {
+      table.absent.push_back(name);
+    }
+  }
   std::string text = csv_line(header);
   journal.for_each([&](std::size_t point, const std::string&, const PointResult& result) {
     std::vector<std::string> cells{std::to_string(point + 1)};

@@ -15,6 +15,7 @@ struct SweepTable {
   std::filesystem::path csv;
   std::filesystem::path units;  // JSON: what each column is, and its unit
   std::size_t rows = 0;
+  std::vector<std::string> absent;  // of the metrics that the sweep keeps: those of no point
 };
 
 /// Writes points.csv and points.units.json to the folder: number, axes, status, detail, and the
