@@ -61,11 +61,12 @@ def main():
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     targets = sys.argv[2:] or sorted(path.name for path in SEEDS.iterdir())
     build()
+    all_fine = True
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(lambda target: fuzz(target, seconds), targets))
-    for target, said, _ in results:
-        print(f"{target}: {said}")
-    assert all(fine for _, _, fine in results)
+        for target, said, fine in pool.map(lambda target: fuzz(target, seconds), targets):
+            print(f"{target}: {said}", flush=True)
+            all_fine = all_fine and fine
+    assert all_fine
     # The same build runs points too: another compiler, little optimised, with the sanitizers.
     os.environ.setdefault("ASAN_OPTIONS", "detect_leaks=0")
     ran, problems = compare([os.environ["NEARKV_BINARY"], str(BUILD / "nearkv")], POINTS, seed=1)

@@ -131,6 +131,7 @@ class FlashArray {
   }
   BusSchedule& bus_at(SimTime now, int channel) {
     check(now >= latest_, "a flash command at a time before that of an earlier one");
+    require_before_end(now);
     latest_ = now;
     buses_[channel].forget(now);
     return buses_[channel];

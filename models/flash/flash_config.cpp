@@ -1,6 +1,7 @@
 #include "models/flash/flash_config.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -161,16 +162,23 @@ Bytes FlashConfig::capacity() const {
   return page_size * pages_per_block * blocks_per_plane * planes();
 }
 
-Rate FlashConfig::channel_rate() const { return Rate{kMega * mega_transfers * bus_width}; }
+Rate FlashConfig::channel_rate() const {
+  return scaled(Rate{kMega * mega_transfers * bus_width}, bus_speed);
+}
+
+SimDuration FlashConfig::at_bus_speed(std::int64_t picoseconds) const {
+  return SimDuration{bus_speed == 1 ? picoseconds
+                                    : std::llround(static_cast<double>(picoseconds) / bus_speed)};
+}
 
 SimDuration FlashConfig::transfer_time(std::int64_t bytes) const {
   constexpr std::int64_t kPicosecondsTimesMega = 1'000'000;  // unit: 1e12 ps/s over 1e6 a second
   const std::int64_t transfers = ceil_div(bytes, bus_width);
   if (transfer_step > SimDuration{0}) {
     const std::int64_t exact = kPicosecondsTimesMega / mega_transfers;
-    return SimDuration{transfers * (exact - exact % transfer_step.count())};
+    return at_bus_speed(transfers * (exact - exact % transfer_step.count()));
   }
-  return SimDuration{ceil_div(transfers * kPicosecondsTimesMega, mega_transfers)};
+  return at_bus_speed(ceil_div(transfers * kPicosecondsTimesMega, mega_transfers));
 }
 
 const CommandTiming& FlashConfig::command(PageOp op) const {

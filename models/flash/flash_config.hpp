@@ -86,6 +86,7 @@ struct FlashConfig {
   bool multi_plane = false;     // one command for equal page indices in planes of one die
   int bus_width = 0;            // bytes a transfer
   int mega_transfers = 0;       // 10^6 transfers a second
+  double bus_speed = 1;         // of that; below 1 while throttled; no field of a config
   SimDuration transfer_step{};  // a transfer's time is cut to a multiple of it; 0: exact
   int bits_per_cell = 0;
   ArrayTiming t_read;
@@ -112,7 +113,7 @@ struct FlashConfig {
   [[nodiscard]] bool is_event_driven() const {
     return policy == FlashPolicy::data_out_first || policy == FlashPolicy::out_of_order;
   }
-  /// Bus rate of one channel, without transfer_step.
+  /// Bus rate of one channel at bus_speed, without transfer_step.
   [[nodiscard]] Rate channel_rate() const;
   /// On the bus, without command cycles; rounded up to 1 ps.
   [[nodiscard]] SimDuration transfer_time(std::int64_t bytes) const;
@@ -127,6 +128,9 @@ struct FlashConfig {
   [[nodiscard]] bool has_recurrence() const;
   /// check()s has_recurrence().
   [[nodiscard]] FlashArrayConfig recurrence() const;
+
+ private:
+  [[nodiscard]] SimDuration at_bus_speed(std::int64_t picoseconds) const;
 };
 
 /// Type of a page by its index in the block: 0 LSB, 1 CSB (or MSB with two bits), 2 MSB. With three

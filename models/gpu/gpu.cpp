@@ -10,6 +10,8 @@
 
 namespace nearkv {
 
+using namespace std::chrono_literals;
+
 namespace {
 
 constexpr std::array<std::string_view, Gpu::kOperatorKinds> kKindNames{
@@ -73,7 +75,8 @@ void GpuConfig::fields(FieldVisitor& v) {
   v.constant("strided_memory_fraction", strided_memory_fraction,
              "Fraction of memory_bandwidth that transposing copies and masks reach (eager code).",
              fraction_range());
-  v.constant("kernel_launch", kernel_launch, "Time that a kernel adds before it computes.");
+  v.constant("kernel_launch", kernel_launch, "Time that a kernel adds before it computes.",
+             range_of(0_ps, 1s));
   v.constant("copy_engines", copy_engines, "DMA engines; copies that can run at a time.",
              at_least(1));
   v.group("power", power, "Power states.");

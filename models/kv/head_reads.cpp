@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <span>
 #include <stdexcept>
 
 #include "sim/core/allowed_paths.hpp"
@@ -67,13 +68,14 @@ void KvSourceConfig::fields(FieldVisitor& v) {
 void SyntheticHeadsConfig::fields(FieldVisitor& v) {
   traces::SyntheticKvSpec& s = heads_like;
   const Range share{0, 1};
-  const Range strength{0, 1e6};
-  v.parameter("heads", heads, "synthetic heads in the pool that the run draws from", {1, 65'536});
+  const Range spread{0, 10};  // e^60 at six standard deviations
+  const Range strength{0, 1e4};
+  v.parameter("heads", heads, "synthetic heads in the pool that the run draws from", {1, 4096});
   v.parameter("queries", queries, "queries of each head, at its youngest positions", {1, 1024});
   v.constant("query_channel_spread", s.query_channel_spread, "sd of ln(query scale) over channels",
-             strength);
+             spread);
   v.constant("key_channel_spread", s.key_channel_spread, "sd of ln(key scale) over channels",
-             strength);
+             spread);
   v.constant("channel_correlation", s.channel_correlation,
              "correlation of the scales of neighbouring channels", share);
   v.constant("outlier_share", s.outlier_share, "share of channels with a large key offset", share);
@@ -82,13 +84,13 @@ void SyntheticHeadsConfig::fields(FieldVisitor& v) {
              {1e-6, 1e6});
   v.constant("sink_tokens", s.sink_tokens, "attention sinks at the start of the text",
              {0, 1 << 20});
-  v.constant("sink_logit", s.sink_logit, "logit advantage of token 0", {-1e6, 1e6});
+  v.constant("sink_logit", s.sink_logit, "logit advantage of token 0", strength);
   v.constant("sink_value", s.sink_value, "size of a sink's value relative to others", strength);
   v.constant("recency_logit", s.recency_logit, "logit advantage of the token itself", strength);
   v.constant("recency_tokens", s.recency_tokens, "distance at which it has fallen to 1/e",
              {1e-6, 1e9});
   v.constant("run_tokens", s.run_tokens, "mean length of a run on one topic", {1, 1e9});
-  v.constant("topics", s.topics, "topics that runs draw from", {1, 1 << 20});
+  v.constant("topics", s.topics, "topics that runs draw from", {1, 65'536});
   v.constant("topic_logit", s.topic_logit, "logit advantage of tokens of the query's topic",
              strength);
   v.constant("run_share", s.run_share, "share of the key's variance that is its run's", share);
@@ -131,6 +133,21 @@ HeadReads sparse_work(const HeadShape& shape, const SparseStep& step) {
   }
   return reads;
 }
+
+namespace {
+
+kernels::TouchedPages touched_pages(const kernels::KvPages& cache, std::span<const float> queries,
+                                    int context, const kernels::SparfOptions& options) {
+  try {
+    return kernels::cpu::select(cache, {queries, context}, options).touched;
+  } catch (const std::invalid_argument&) {
+    throw ConfigError(
+        "/system/kv_source: the synthetic queries are too large for FP16; choose smaller logits or "
+        "a smaller query_channel_spread");
+  }
+}
+
+}  // namespace
 
 struct SparfReads::Pool {
   kernels::PageGeometry geometry;
@@ -184,7 +201,7 @@ std::vector<HeadReads> SparfReads::at(int context) const {
     for (std::size_t head = 0; head < pool.caches.size(); ++head) {
       const std::vector<float> queries = pool.heads[head].query(context - 1 - back);
       const kernels::TouchedPages touched =
-          kernels::cpu::select(pool.caches[head], {queries, context}, options).touched;
+          touched_pages(pool.caches[head], queries, context, options);
       HeadReads& reads =
           all.emplace_back(sparse_work(pool.shape, {context, pool.sparsity.channels, selected}));
       reads.channel_pages = to_stream_pages(touched.channel_k);

@@ -6,21 +6,26 @@
 
 namespace nearkv {
 
+using namespace std::chrono_literals;
+
 void NvmeQueueConfig::fields(FieldVisitor& v) {
   v.parameter("queue_depth", queue_depth, "commands that may be outstanding in one queue pair",
               at_least(1));
   v.constant("host_submit", host_submit,
-             "CPU time of the host a command; it submits one after another");
+             "CPU time of the host a command; it submits one after another", range_of(0_ps, 1s));
   v.constant(
       "doorbell", doorbell,
       "time until the doorbell's write reaches the controller; in replays on top of its time "
-      "on the link");
+      "on the link",
+      range_of(0_ps, 1s));
   v.constant("command_fetch", command_fetch,
              "time in which the controller fetches a command from host memory; in replays on top "
-             "of the messages' time on the link, and for all reads of host memory");
+             "of the messages' time on the link, and for all reads of host memory",
+             range_of(0_ps, 1s));
   v.constant("completion", completion,
              "time from the completion entry, the interrupt or the look of a polling host until "
-             "the host has seen it");
+             "the host has seen it",
+             range_of(0_ps, 1s));
 }
 
 int NvmeQueuePair::outstanding(SimTime now) const {

@@ -9,13 +9,16 @@
 
 namespace nearkv {
 
+using namespace std::chrono_literals;
+
 namespace {
 
 constexpr std::string_view kRoot = "root";
 constexpr std::string_view kHost = "host";
 
-// Limit that keeps every bandwidth above zero.
-Range rate_range() { return at_least(static_cast<double>((1_MBps).per_second())); }
+// Limits that keep every bandwidth above zero, and that of 32 lanes within 64 bits.
+constexpr Rate kFastest = 1'000'000'000_MBps;  // not a constant: a limit of the input
+Range rate_range() { return range_of(1_MBps, kFastest); }
 
 }  // namespace
 
@@ -25,7 +28,7 @@ void PcieGeneration::fields(FieldVisitor& v) {
              "Bytes a second of one lane in one direction, after line encoding or FLIT framing.",
              rate_range());
   v.constant("tlp_overhead", tlp_overhead,
-             "Framing, sequence number, header and CRC of a data packet.", at_least(0));
+             "Framing, sequence number, header and CRC of a data packet.", range_of(0_B, 256_B));
 }
 
 void PcieLinkConfig::fields(FieldVisitor& v) {
@@ -33,8 +36,9 @@ void PcieLinkConfig::fields(FieldVisitor& v) {
               at_least(1));
   v.parameter("lanes", lanes, "Lanes of the link; a power of two.", {1, 16});
   v.parameter("max_payload", max_payload, "Largest payload of a packet (MPS) that the host sets.",
-              at_least(1));
-  v.constant("latency", latency, "One-way time of a packet over the link and its ports.");
+              range_of(1_B, 4_KiB));
+  v.constant("latency", latency, "One-way time of a packet over the link and its ports.",
+             range_of(0_ps, 1s));
   constexpr double kSmallest = 1e-3;  // not a constant: a limit of the input
   v.constant("achieved_fraction", achieved_fraction,
              "What the device is measured to reach of the link's payload rate.", {kSmallest, 1});
@@ -68,7 +72,8 @@ void RootPeerToPeerConfig::fields(FieldVisitor& v) {
   v.constant("rate", rate,
              "Payload a second that one root port forwards to, and from, other root ports.",
              rate_range());
-  v.constant("latency", latency, "Time that the root complex adds to such traffic.");
+  v.constant("latency", latency, "Time that the root complex adds to such traffic.",
+             range_of(0_ps, 1s));
 }
 
 void PeerToPeerConfig::fields(FieldVisitor& v) {

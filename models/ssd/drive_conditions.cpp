@@ -1,6 +1,5 @@
 #include "models/ssd/drive_conditions.hpp"
 
-#include <algorithm>
 #include <cmath>
 
 #include "sim/core/check.hpp"
@@ -29,8 +28,7 @@ void put_under(DriveConfig& drive, const DriveConditions& conditions) {
     slow(command->further_plane);
     slow(command->ready);
   }
-  flash.mega_transfers =
-      std::max(1, static_cast<int>(std::lround(flash.mega_transfers * conditions.speed)));
+  flash.bus_speed *= conditions.speed;
   DriveControllerConfig& controller = drive.controller;
   for (SimDuration* time :
        {&controller.command_cost, &controller.lookup_cost, &controller.completion_cost}) {

@@ -27,6 +27,8 @@
 
 namespace nearkv {
 
+using namespace std::chrono_literals;
+
 namespace {
 
 struct GdsConfig {
@@ -41,7 +43,8 @@ struct GdsConfig {
     v.constant("command_size", command_size, "largest NVMe command", range_of(4_KiB, 1_GiB));
     v.constant("alignment", alignment, "requests begin and end at multiples of this",
                range_of(512_B, 1_MiB));
-    v.constant("request_cost", request_cost, "CPU time of a request in cuFile and its driver");
+    v.constant("request_cost", request_cost, "CPU time of a request in cuFile and its driver",
+               range_of(0_ps, 1s));
     const auto divides = [](Bytes part, Bytes whole) { return whole.count() % part.count() == 0; };
     v.require([&, divides] { return divides(alignment, command_size); }, "command_size",
               "must be a multiple of alignment");

@@ -20,7 +20,7 @@ void ParallelismConfig::fields(FieldVisitor& v) {
                    if (kind == static_cast<std::size_t>(GpuLinkKind::nvlink)) {
                      fields.constant("rate", nvlink_rate, "one GPU, one direction",
                                      at_least(static_cast<double>((1_MBps).per_second())));
-                     fields.constant("latency", nvlink_latency, "one way");
+                     fields.constant("latency", nvlink_latency, "one way", range_of(0_ps, 1s));
                    }
                  });
     gpu_link = static_cast<GpuLinkKind>(index);

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <new>
 #include <utility>
 
 #include <fcntl.h>
@@ -40,6 +41,7 @@ constexpr std::size_t kMostDiagnostics = 1 << 16;
 // The first byte of what a child sends says how the rest is meant.
 constexpr char kFrameFinished = 'F';
 constexpr char kFrameUserError = 'U';
+constexpr char kFrameOutOfMemory = 'M';
 constexpr char kFrameInternalError = 'I';
 
 void check_call(bool succeeded, std::string_view call) {
@@ -155,6 +157,8 @@ std::string frame_of(const std::function<std::string()>& work) {
     return kFrameFinished + work();
   } catch (const ConfigError& error) {
     return kFrameUserError + std::string(error.what());
+  } catch (const std::bad_alloc&) {
+    return kFrameOutOfMemory + std::string("took more memory than this machine gives");
   } catch (const std::exception& error) {
     return kFrameInternalError + std::string(error.what());
   }
@@ -316,6 +320,9 @@ class Child {
         break;
       case kFrameUserError:
         result.end = ChildEnd::user_error;
+        break;
+      case kFrameOutOfMemory:
+        result.end = ChildEnd::over_memory;
         break;
       default:
         result.end = ChildEnd::internal_error;

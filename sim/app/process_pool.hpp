@@ -34,7 +34,7 @@ enum class ChildEnd {
   internal_error,  // the work threw something else
   crashed,         // a signal or a call of exit ended the child
   timed_out,       // it ran longer than it may
-  over_memory,     // it took more memory than it may
+  over_memory,     // it took more memory than it may, or than there was
 };
 
 struct ChildResult {

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 #include <map>
+#include <new>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -115,6 +116,16 @@ TEST_CASE("a child that takes too much memory is ended, also where its peak is o
     CHECK(results[i].use.peak_memory_bytes > kMost);
   }
   CHECK_FALSE(has_children());
+}
+
+TEST_CASE("a child to which the machine gives no memory was over its memory") {
+  ChildResult result;
+  run_in_processes(
+      1, {.jobs = 1, .tick = {}, .limits = {}},
+      [](std::size_t) -> std::string { throw std::bad_alloc(); },
+      [&](std::size_t, ChildResult found) { result = std::move(found); });
+  CHECK(result.end == ChildEnd::over_memory);
+  CHECK(result.output == "took more memory than this machine gives");
 }
 
 TEST_CASE("tasks are asked for one ahead, and a task begins before the last one's result is told") {

@@ -70,6 +70,7 @@ std::string stopped_detail(ChildEnd end, const RunLimits& limits) {
   check(is_stopped(end), "asked why a run was stopped that was not");
   return fmt::format("{}: {}", name_of(RunStatus::stopped),
                      end == ChildEnd::timed_out ? "ran longer than " + limits.wall
+                     : limits.memory.empty()    ? "took more memory than this machine gives"
                                                 : "took more than " + limits.memory);
 }
 

@@ -49,6 +49,8 @@ TEST_CASE("limits are quantities above zero, and messages repeat them as they we
   CHECK(stopped_detail(ChildEnd::timed_out, both) == "stopped: ran longer than 10min (--max-wall)");
   CHECK(stopped_detail(ChildEnd::over_memory, both) ==
         "stopped: took more than 4GiB of memory (--max-memory)");
+  CHECK(stopped_detail(ChildEnd::over_memory, none) ==
+        "stopped: took more memory than this machine gives");
   CHECK_THROWS_AS(static_cast<void>(stopped_detail(ChildEnd::crashed, both)), CheckFailure);
   CHECK(as_arguments({}).empty());
   CHECK(as_arguments({.wall = "90s", .memory = "1GB"}) ==

@@ -496,6 +496,43 @@ TEST_CASE("config fields: unknown keys come with the nearest name, missing keys 
   CHECK(problems(config).starts_with("/a\\nb: unknown key; "));
 }
 
+TEST_CASE("config fields: each quantity has an upper limit") {
+  struct Machine {
+    SimDuration latency{};
+    Bytes memory{};
+    Rate bandwidth{};
+    FlopRate compute{};
+    Power power{};
+
+    void fields(FieldVisitor& v) {
+      v.parameter("latency", latency, "a duration");
+      v.parameter("memory", memory, "a size", at_least(1));
+      v.parameter("bandwidth", bandwidth, "a rate", at_least(1));
+      v.parameter("compute", compute, "a rate");
+      v.parameter("power", power, "a power", at_least(0));
+    }
+  };
+  Machine machine;
+  const auto fields = [&machine](FieldVisitor& v) { machine.fields(v); };
+  static_cast<void>(read_fields(json::parse(R"({"latency": "24h", "memory": "1024TiB",
+    "bandwidth": "1000000TB/s", "compute": "1000000TFLOP/s", "power": "1000000W"})"),
+                                fields));
+  std::string refused;
+  try {
+    static_cast<void>(read_fields(json::parse(R"({"latency": "25h", "memory": "1025TiB",
+      "bandwidth": "1000001TB/s", "compute": "1000001TFLOP/s", "power": "1000001W"})"),
+                                  fields));
+  } catch (const ConfigError& error) {
+    refused = error.what();
+  }
+  CHECK(refused ==
+        "/latency: 25h is out of range; must be 0ps to 24h\n"
+        "/memory: 1025TiB is out of range; must be 1B to 1024TiB\n"
+        "/bandwidth: 1000001TB/s is out of range; must be 1B/s to 1000000TB/s\n"
+        "/compute: 1000001TFLOP/s is out of range; must be 0FLOP/s to 1000PFLOP/s\n"
+        "/power: 1000001W is out of range; must be 0uW to 1000kW");
+}
+
 TEST_CASE("config fields: a hundred problems are told") {
   json config = good_point();
   for (int i = 0; i < 100; ++i) {

@@ -36,7 +36,7 @@ SimTime to_sim_time(double seconds) {
   constexpr double kFewRoundingErrors = 4 * std::numeric_limits<double>::epsilon();
   constexpr double kLeastSlack = 1e-3;
   constexpr double kMostSlack = 0.5;
-  const double picoseconds = seconds * kPicosecondsPerSecond;
+  const double picoseconds = std::min(seconds, 2 * to_seconds(kLongestRun)) * kPicosecondsPerSecond;
   const double slack = std::clamp(picoseconds * kFewRoundingErrors, kLeastSlack, kMostSlack);
   return SimTime{SimDuration{static_cast<std::int64_t>(std::ceil(picoseconds - slack))}};
 }
@@ -452,6 +452,7 @@ void Engine::Impl::run_loop_to(SimTime bound) {
 
 void Engine::Impl::begin_instant(SimTime at) {
   now = std::max(now, at);
+  require_before_end(now);
   do {
     deliver_finished();
     run_loop_to(now + SimDuration{1});

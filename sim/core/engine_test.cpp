@@ -8,6 +8,7 @@
 #include <memory>
 #include <queue>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -327,6 +328,31 @@ TEST_CASE("engine: late in a run, what an actor finishes precedes a timer 1 ps l
     return right;
   };
   CHECK(in_child(run) == 2 * kRounds);
+}
+
+TEST_CASE("engine: a run that is too long ends with the reason") {
+  const auto refused = [](const std::function<void(Engine&)>& act) {
+    return in_child([&act] {
+      Engine engine;
+      const NodeId node = engine.add_node("node");
+      engine.spawn("actor", node, [&] { act(engine); });
+      try {
+        engine.run();
+      } catch (const ConfigError& too_long) {
+        return std::uint64_t{
+            std::string_view(too_long.what())
+                .starts_with("the run takes more than 50 days of simulated time; ")};
+      }
+      return std::uint64_t{0};
+    });
+  };
+  CHECK(refused([](Engine& engine) { engine.wait_until(at(kLongestRun)); }) == 0);
+  CHECK(refused([](Engine& engine) { engine.wait_until(at(kLongestRun + 1_ps)); }) == 1);
+  CHECK(refused([](Engine& engine) {
+          for (int day = 0; day < 100; ++day) {
+            engine.wait_until(engine.now() + 24h);
+          }
+        }) == 1);
 }
 
 TEST_CASE("engine: flows at long times are right to SimGrid's resolution") {

@@ -66,6 +66,7 @@ std::optional<SimTime> EventLoop::run(SimTime bound) {
 }
 
 void EventLoop::watch(SimTime at, const Component& next) {
+  require_before_end(at);
   dispatches_at_instant_ = at == instant_ ? dispatches_at_instant_ + 1 : 1;
   instant_ = at;
   if (dispatches_at_instant_ > most_at_one_instant_) [[unlikely]] {

@@ -38,6 +38,14 @@ struct FieldInfo {
   Range range{};
 };
 
+/// Upper limits of fields that give none: beyond all hardware, and so low that what a run adds and
+/// multiplies stays within 64 bits.
+inline constexpr SimDuration kLongestDuration = std::chrono::hours(24);  // unit: hours, a day
+inline constexpr Bytes kLargestSize{std::int64_t{1} << 50};
+inline constexpr Rate kHighestRate{1'000'000'000'000'000'000};
+inline constexpr FlopRate kHighestFlopRate{1'000'000'000'000'000'000};
+inline constexpr Power kHighestPower{1'000'000'000'000};
+
 /// Access to a list of objects without knowing their type.
 struct ListAccess {
   std::function<void(std::size_t)> resize;
@@ -131,6 +139,18 @@ class FieldVisitor {
   }
 
  private:
+  /// With the type's limits, where the field gives none of its own.
+  static FieldInfo limited(FieldInfo info, std::int64_t highest) {
+    const Range none;
+    if (info.range.highest == none.highest) {
+      info.range.highest = static_cast<double>(highest);
+    }
+    if (info.range.lowest == none.lowest) {
+      info.range.lowest = 0;
+    }
+    return info;
+  }
+
   template <class T>
   void any(const FieldInfo& info, T& value) {
     if constexpr (std::is_same_v<T, bool>) {
@@ -149,15 +169,15 @@ class FieldVisitor {
     } else if constexpr (std::is_same_v<T, std::string>) {
       text(info, value);
     } else if constexpr (std::is_same_v<T, SimDuration>) {
-      duration(info, value);
+      duration(limited(info, kLongestDuration.count()), value);
     } else if constexpr (std::is_same_v<T, Bytes>) {
-      bytes(info, value);
+      bytes(limited(info, kLargestSize.count()), value);
     } else if constexpr (std::is_same_v<T, Rate>) {
-      rate(info, value);
+      rate(limited(info, kHighestRate.per_second()), value);
     } else if constexpr (std::is_same_v<T, FlopRate>) {
-      flop_rate(info, value);
+      flop_rate(limited(info, kHighestFlopRate.per_second()), value);
     } else if constexpr (std::is_same_v<T, Power>) {
-      power(info, value);
+      power(limited(info, kHighestPower.count()), value);
     } else if constexpr (std::is_same_v<T, Energy>) {
       energy(info, value);
     } else {

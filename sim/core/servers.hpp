@@ -36,12 +36,14 @@ class FifoServers {
   [[nodiscard]] Grant probe(SimTime now, SimDuration service) const {
     check(service >= SimDuration{0}, "a service of negative length");
     const SimTime start = std::max(now, free_at_.front());
+    require_before_end(start);
     return {start, start + service};
   }
 
   Grant issue(SimTime now, SimDuration service) {
     check(service >= SimDuration{0}, "a service of negative length");
     const SimTime start = std::max(now, free_at_.front());
+    require_before_end(start);
     take_first(start + service);
     busy_ += service;
     ++jobs_;

@@ -52,6 +52,14 @@ TEST_CASE("servers: misuse is found out") {
   CHECK_THROWS_AS(static_cast<void>(server.probe(at(0ns), -1ns)), CheckFailure);
 }
 
+TEST_CASE("servers: what would begin after the longest run is refused") {
+  FifoServers server(1);
+  CHECK(server.issue(at(0ns), kLongestRun).done == at(kLongestRun));
+  CHECK(server.issue(at(0ns), kLongestRun).done == at(2 * kLongestRun));
+  CHECK_THROWS_AS(static_cast<void>(server.probe(at(0ns), 0ns)), ConfigError);
+  CHECK_THROWS_AS(static_cast<void>(server.issue(at(0ns), 0ns)), ConfigError);
+}
+
 // Brute force: the earliest picosecond at which fewer than k of the earlier jobs are in service,
 // not before the start of an earlier job.
 TEST_CASE("servers: probe equals issue equals brute force") {

@@ -219,6 +219,12 @@ constexpr std::size_t kDurationUnitsUpToSeconds = 5;
 
 }  // namespace
 
+void throw_too_long() {
+  throw ConfigError(
+      "the run takes more than 50 days of simulated time; use fewer or shorter sequences, or look "
+      "for a rate that is too low");
+}
+
 SimDuration parse_duration(std::string_view text) {
   return SimDuration{parse_quantity(kDuration, text)};
 }

@@ -34,6 +34,20 @@ struct SimClock {
 /// A point of simulated time; SimTime{} is the start of the run.
 using SimTime = SimClock::time_point;
 
+/// The longest that is simulated, and the longest that anything takes: twice of it is still a
+/// SimTime, so that a start before the end and a duration can be added.
+inline constexpr SimDuration kLongestRun = std::chrono::hours(24 * 50);  // unit: hours, 50 days
+
+/// Throws ConfigError: something of the run takes longer than kLongestRun.
+[[noreturn]] void throw_too_long();
+
+/// Of what begins at `at`.
+constexpr void require_before_end(SimTime at) {
+  if (at.time_since_epoch() > kLongestRun) [[unlikely]] {
+    throw_too_long();
+  }
+}
+
 inline constexpr SimTime kNever{SimDuration{std::numeric_limits<std::int64_t>::max()}};
 
 [[nodiscard]] constexpr double to_seconds(SimDuration d) {
@@ -107,7 +121,8 @@ template <class Tag>
   return AmountRate<Tag>{static_cast<std::int64_t>(product)};
 }
 
-/// Time to move `amount` >= 0 at `rate` > 0, rounded up to 1 ps. Check fails above 106 days.
+/// Time to move `amount` >= 0 at `rate` > 0, rounded up to 1 ps. Throws ConfigError above
+/// kLongestRun.
 template <class Tag>
 [[nodiscard]] constexpr SimDuration time_for(Amount<Tag> amount, AmountRate<Tag> rate) {
   constexpr std::int64_t kPicosecondsPerSecond = 1'000'000'000'000;
@@ -115,7 +130,9 @@ template <class Tag>
   const auto product = static_cast<Int128>(amount.count()) * kPicosecondsPerSecond;
   const auto divisor = static_cast<Int128>(rate.per_second());
   const Int128 picoseconds = (product + divisor - 1) / divisor;
-  check(picoseconds < std::numeric_limits<std::int64_t>::max(), "a time of more than 106 days");
+  if (picoseconds > kLongestRun.count()) [[unlikely]] {
+    throw_too_long();
+  }
   return SimDuration{static_cast<std::int64_t>(picoseconds)};
 }
 

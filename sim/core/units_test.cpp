@@ -223,7 +223,11 @@ TEST_CASE("units: time for an amount rounds up, against exact integer arithmetic
   }
   CHECK_THROWS_AS(static_cast<void>(time_for(1_B, Rate{0})), CheckFailure);
   CHECK_THROWS_AS(static_cast<void>(time_for(Bytes{-1}, Rate{1})), CheckFailure);
-  CHECK_THROWS_AS(static_cast<void>(time_for(Bytes{10'000'000}, Rate{1})), CheckFailure);
+  CHECK(time_for(Bytes{4'320'000}, Rate{1}) == kLongestRun);
+  CHECK_THROWS_WITH_AS(static_cast<void>(time_for(Bytes{4'320'001}, Rate{1})),
+                       "the run takes more than 50 days of simulated time; use fewer or shorter "
+                       "sequences, or look for a rate that is too low",
+                       ConfigError);
 }
 
 TEST_CASE("units: scaling a rate rounds down and refuses what is no rate") {

@@ -112,7 +112,8 @@ def may_include(file, included):
     if file.under("kernels"):
         return included.startswith("kernels/")
     if file.under("traces"):
-        core = {f"sim/core/{name}.hpp" for name in ("units", "random", "check", "hash")}
+        core = {f"sim/core/{name}.hpp" for name in ("units", "random", "check", "hash",
+                                                     "strict_json")}
         return included in core or included.startswith("traces/")
     return included == "kernels/api.hpp" or included.startswith(("sim/core/", "traces/", "models/"))
 
