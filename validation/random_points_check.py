@@ -89,7 +89,7 @@ def main():
     print(f"{outcomes.total()} random points, seed {seed}: "
           + ", ".join(f"{number} {what}" for what, number in outcomes.most_common()))
     print(*(f"  {number} refused: {what}" for what, number in reasons.most_common(5)), sep="\n")
-    for problem in problems:
+    for problem in problems[:20]:
         print(problem)
     assert not problems, f"{len(problems)} points failed; they are in {folder}"
     shutil.rmtree(folder)
