@@ -82,10 +82,9 @@ bool FioLogReader::next(BlockRecord& record) {
     const std::string_view file = words.word();
     const Action action = action_of(words.word());
     if (action == Action::add) {
-      if (files_.size() >= kMostFiles) {
+      if (files_.emplace(file).second && files_.size() > kMostFiles) {
         lines_.fail(fmt::format("a log of more than {} files", kMostFiles));
       }
-      files_.emplace(file);
       continue;
     }
     if (!is_known(file)) {

@@ -23,6 +23,8 @@ class FioLogReader {
  public:
   /// Throws ConfigError when the file cannot be read or its first line is no fio log's.
   FioLogReader(const std::string& file, const BlockTraceOptions& options);
+  FioLogReader(const FioLogReader&) = delete;
+  FioLogReader& operator=(const FioLogReader&) = delete;
 
   [[nodiscard]] bool has_times() const { return version_ == 3; }
 

@@ -68,8 +68,8 @@ void KvSourceConfig::fields(FieldVisitor& v) {
 void SyntheticHeadsConfig::fields(FieldVisitor& v) {
   traces::SyntheticKvSpec& s = heads_like;
   const Range share{0, 1};
-  const Range spread{0, 10};  // e^60 at six standard deviations
-  const Range strength{0, 1e4};
+  const Range spread{0, 10};  // a limit of the input: e^60 at six standard deviations
+  const Range strength{0, 1e6};
   v.parameter("heads", heads, "synthetic heads in the pool that the run draws from", {1, 4096});
   v.parameter("queries", queries, "queries of each head, at its youngest positions", {1, 1024});
   v.constant("query_channel_spread", s.query_channel_spread, "sd of ln(query scale) over channels",

@@ -301,3 +301,14 @@ TEST_CASE("head reads: synthetic keys beyond FP16 are the config's mistake") {
   const kernels::PageGeometry geometry({64, 4096, 4});
   CHECK_THROWS_AS(SparfReads(geometry, {64, 1}, kSparsity, source, 7, 600), ConfigError);
 }
+
+TEST_CASE("head reads: synthetic queries beyond FP16 are the config's mistake") {
+  SyntheticHeadsConfig source = source_of(4, 2);
+  source.heads_like.recency_logit = 1e6;
+  const kernels::PageGeometry geometry({64, 4096, 4});
+  const SparfReads sparf(geometry, {64, 1}, kSparsity, source, 7, 600);
+  CHECK_THROWS_WITH_AS(static_cast<void>(sparf.at(600)),
+                       "/system/kv_source: the synthetic queries are too large for FP16; choose "
+                       "smaller logits or a smaller query_channel_spread",
+                       ConfigError);
+}
